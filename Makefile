@@ -1,0 +1,43 @@
+# One virtual environment serves every target; it is made at the first use and kept.
+PYTHON ?= python3
+BIN := .venv/bin
+CPP_FILES = $(shell find cpp -name '*.h' -o -name '*.cpp')
+CHECKED = python tests benchmarks examples tools
+
+.PHONY: help demo test bench lint format clean
+help:                     ## this list
+	@grep -E '^[a-z]+:.*##' Makefile | sed 's/:.*##/\t/'
+
+demo: .venv/installed     ## EM and a VAE on handwritten digits; pictures and a table in out/digits
+	$(BIN)/python examples/digits.py
+
+test: .venv/installed     ## the tests
+	$(BIN)/python -m pytest
+
+bench: .venv/installed    ## the comparisons with other libraries, into benchmarks/results
+	$(BIN)/python benchmarks/run.py
+
+lint: .venv/installed     ## style and types
+	$(BIN)/ruff check $(CHECKED)
+	$(BIN)/ruff format --check $(CHECKED)
+	$(BIN)/clang-format --dry-run --Werror $(CPP_FILES)
+	$(BIN)/mypy
+
+format: .venv/installed   ## put the code into the style that lint checks
+	$(BIN)/ruff check --fix $(CHECKED)
+	$(BIN)/ruff format $(CHECKED)
+	$(BIN)/clang-format -i $(CPP_FILES)
+
+clean:                    ## everything that the other targets made
+	rm -rf .venv build out
+
+.venv/tools: constraints.txt
+	test -d .venv || $(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet -c constraints.txt scikit-build-core pybind11 cmake ninja
+	touch $@
+
+# Python sources are used in place; only the compiled core has to be built anew.
+.venv/installed: .venv/tools pyproject.toml CMakeLists.txt cmake/isa.cmake $(CPP_FILES)
+	$(BIN)/pip install --quiet -c constraints.txt --no-build-isolation \
+	  -Cbuild-dir=build/editable -Ccmake.define.ELBOKIT_WERROR=ON -e '.[test,lint]'
+	touch $@

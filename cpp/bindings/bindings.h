@@ -1,0 +1,16 @@
+// One register function per stem.
+#pragma once
+
+#include <pybind11/pybind11.h>
+
+namespace elbokit::bindings {
+
+void register_bernoulli(pybind11::module_& m);
+void register_elementary(pybind11::module_& m);
+void register_gaussian_kl(pybind11::module_& m);
+void register_gmm(pybind11::module_& m);
+void register_logsumexp(pybind11::module_& m);
+void register_system(pybind11::module_& m);
+void register_vae_loss(pybind11::module_& m);
+
+}  // namespace elbokit::bindings

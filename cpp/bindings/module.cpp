@@ -1,0 +1,13 @@
+#include "bindings/bindings.h"
+
+PYBIND11_MODULE(_core, m, pybind11::mod_gil_not_used()) {
+  using namespace elbokit::bindings;
+  m.doc() = "The compiled CPU kernels of elbokit. Their contracts: cpp/include/elbokit.";
+  register_bernoulli(m);
+  register_elementary(m);
+  register_gaussian_kl(m);
+  register_gmm(m);
+  register_logsumexp(m);
+  register_system(m);
+  register_vae_loss(m);
+}

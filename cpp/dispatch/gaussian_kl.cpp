@@ -1,0 +1,36 @@
+#include "elbokit/gaussian_kl.h"
+
+#include "dispatch/cpu_level.h"
+#include "dispatch/row_tasks.h"
+
+namespace elbokit::cpu {
+
+template <class T>
+KlTotals gaussian_kl(const GaussianKlArgs<T>& args) {
+  const auto kernel = ELBOKIT_KERNEL(gaussian_kl<T>);
+  const dispatch::RowTasks tasks(args.rows, args.cols);
+  std::vector<KlTotals> totals(tasks.count());
+  tasks.run([&](std::int64_t begin, std::int64_t end, std::int64_t task) {
+    totals[task] = kernel(args, begin, end);
+  });
+  KlTotals sum;
+  for (const KlTotals& each : totals) {
+    sum.kl += each.kl;
+    sum.charged += each.charged;
+  }
+  return sum;
+}
+
+template <class T>
+void gaussian_kl_backward(const GaussianKlBackwardArgs<T>& args) {
+  const auto kernel = ELBOKIT_KERNEL(gaussian_kl_backward<T>);
+  dispatch::RowTasks(args.rows, args.cols)
+      .run([&](std::int64_t begin, std::int64_t end, std::int64_t) { kernel(args, begin, end); });
+}
+
+template KlTotals gaussian_kl(const GaussianKlArgs<float>&);
+template KlTotals gaussian_kl(const GaussianKlArgs<double>&);
+template void gaussian_kl_backward(const GaussianKlBackwardArgs<float>&);
+template void gaussian_kl_backward(const GaussianKlBackwardArgs<double>&);
+
+}  // namespace elbokit::cpu

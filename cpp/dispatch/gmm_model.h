@@ -1,0 +1,34 @@
+// A mixture's parameters, prepared for the kernels.
+#pragma once
+
+#include <vector>
+
+#include "elbokit/gmm.h"
+
+namespace elbokit::cpu {
+
+// Owns the arrays that its model points to; computed in double, rounded to T at the end.
+template <class T>
+class PreparedGmm {
+ public:
+  explicit PreparedGmm(const GmmParameters& parameters);
+  PreparedGmm(PreparedGmm&&) = default;
+  PreparedGmm(const PreparedGmm&) = delete;
+
+  const GmmModel<T>& model() const { return model_; }
+
+  // What rounding left out of component k's center: mean - pivot - center, (n_features).
+  const double* residual(std::int64_t k) const { return residual_.data() + k * model_.n_features; }
+
+ private:
+  void place_centers(const GmmParameters& parameters);
+  void set_log_constants(const GmmParameters& parameters);
+  void pack_full(const GmmParameters& parameters);
+  void pack_diag(const GmmParameters& parameters);
+
+  GmmModel<T> model_;
+  std::vector<T> pivot_, center_, log_const_, factor_, bias_;
+  std::vector<double> residual_;
+};
+
+}  // namespace elbokit::cpu

@@ -1,0 +1,127 @@
+#include "dispatch/threads.h"
+
+#include <pthread.h>
+#if defined(__linux__)
+#include <sched.h>
+#endif
+
+#include <algorithm>
+#include <atomic>
+#include <condition_variable>
+#include <cstdlib>
+#include <list>
+#include <mutex>
+#include <thread>
+
+namespace elbokit::dispatch {
+
+namespace {
+
+struct Job {
+  Task task;
+  void* context;
+  std::int64_t count;
+  int slots;  // threads that may take part
+  std::atomic<std::int64_t> next{0};
+  int taken = 1;   // slots in use; the caller has slot 0. Guarded by the pool's mutex.
+  int active = 0;  // workers inside. Guarded by the pool's mutex.
+
+  void work(int slot) {
+    for (std::int64_t i; (i = next.fetch_add(1, std::memory_order_relaxed)) < count;)
+      task(context, i, slot);
+  }
+  bool wants_help() const { return taken < slots && next.load(std::memory_order_relaxed) < count; }
+};
+
+struct Pool {
+  std::mutex mutex;
+  std::condition_variable wake, done;
+  std::list<Job*> jobs;  // of all callers
+  int workers = 0;
+
+  void grow(int wanted) {  // with the mutex held
+    for (; workers < wanted; ++workers) std::thread([this] { serve(); }).detach();
+  }
+
+  [[noreturn]] void serve() {
+    std::unique_lock<std::mutex> lock(mutex);
+    for (;;) {
+      const auto found =
+          std::find_if(jobs.begin(), jobs.end(), [](Job* job) { return job->wants_help(); });
+      if (found == jobs.end()) {
+        wake.wait(lock);
+        continue;
+      }
+      Job& job = **found;
+      const int slot = job.taken++;
+      ++job.active;
+      lock.unlock();
+      job.work(slot);
+      lock.lock();
+      if (--job.active == 0) done.notify_all();
+    }
+  }
+
+  void run(Job& job) {
+    {
+      const std::lock_guard<std::mutex> lock(mutex);
+      grow(job.slots - 1);
+      jobs.push_back(&job);
+    }
+    wake.notify_all();
+    job.work(0);
+    std::unique_lock<std::mutex> lock(mutex);
+    jobs.remove(&job);
+    done.wait(lock, [&] { return job.active == 0; });
+  }
+};
+
+// Never destroyed: its threads may outlive the other statics. A forked child has none of its
+// parent's threads and gets a pool of its own.
+std::atomic<Pool*> pool{nullptr};
+std::atomic<int> requested{0};
+
+Pool& get_pool() {
+  static const bool registered = [] {
+    pool.store(new Pool);
+    pthread_atfork(nullptr, nullptr, [] { pool.store(new Pool); });
+    return true;
+  }();
+  (void)registered;
+  return *pool.load();
+}
+
+int default_thread_count() {
+  for (const char* name : {"ELBOKIT_NUM_THREADS", "OMP_NUM_THREADS"})
+    if (const char* value = std::getenv(name))
+      if (const int count = std::atoi(value); count > 0) return count;
+#if defined(__linux__)
+  cpu_set_t set;
+  if (sched_getaffinity(0, sizeof(set), &set) == 0) return std::max(1, CPU_COUNT(&set));
+#endif
+  return std::max(1u, std::thread::hardware_concurrency());
+}
+
+}  // namespace
+
+int thread_count() {
+  int count = requested.load(std::memory_order_relaxed);
+  if (count == 0) {
+    count = std::min(default_thread_count(), kMaxThreads);
+    requested.store(count, std::memory_order_relaxed);
+  }
+  return count;
+}
+
+void set_thread_count(int count) { requested.store(std::min(count, kMaxThreads)); }
+
+void run_tasks(std::int64_t count, Task task, void* context) {
+  const int slots = static_cast<int>(std::min<std::int64_t>(thread_count(), count));
+  Job job{task, context, count, slots};
+  if (slots <= 1)
+    job.work(0);
+  else
+    get_pool().run(job);
+}
+
+}  // namespace elbokit::dispatch

@@ -1,0 +1,33 @@
+// A small thread pool. Its threads sleep when idle, so that it does not fight other pools (OpenMP
+// in torch and BLAS) for the cores, and it starts afresh after fork().
+#pragma once
+
+#include <cstdint>
+#include <type_traits>
+
+namespace elbokit::dispatch {
+
+inline constexpr int kMaxThreads = 256;
+
+// ELBOKIT_NUM_THREADS, else OMP_NUM_THREADS, else the processors that the process may use.
+int thread_count();
+void set_thread_count(int count);
+
+using Task = void (*)(void* context, std::int64_t index, int slot);
+void run_tasks(std::int64_t count, Task task, void* context);
+
+// Calls f(index, slot) for every index in [0, count), in any order and on several threads; returns
+// when all are done. slot < kMaxThreads is unique among the calls that run at the same time.
+// What f computes must not depend on slot, so that results do not depend on the thread count.
+template <class F>
+void parallel_for(std::int64_t count, F&& f) {
+  using Function = std::remove_reference_t<F>;
+  run_tasks(
+      count,
+      [](void* context, std::int64_t index, int slot) {
+        (*static_cast<Function*>(context))(index, slot);
+      },
+      const_cast<void*>(static_cast<const void*>(&f)));
+}
+
+}  // namespace elbokit::dispatch

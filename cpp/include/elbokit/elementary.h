@@ -1,0 +1,24 @@
+// The elementary functions of cpp/math/elementary.h over an array: for tests of their accuracy.
+#pragma once
+
+#include "elbokit/level.h"
+#include "elbokit/matrix.h"
+
+namespace elbokit {
+
+enum class Elementary { exp, expm1, exp2_nonpositive, log, log1p_unit };
+
+#define ELBOKIT_DECLARE(level)                                     \
+  namespace level {                                                \
+  template <class T>                                               \
+  void elementary(Elementary, std::int64_t n, const T* x, T* out); \
+  }
+ELBOKIT_FOR_EACH_LEVEL(ELBOKIT_DECLARE)
+#undef ELBOKIT_DECLARE
+
+namespace cpu {
+template <class T>
+void elementary(Elementary function, std::int64_t n, const T* x, T* out);
+}  // namespace cpu
+
+}  // namespace elbokit

@@ -1,0 +1,122 @@
+// Mixture of Gaussians: the E-step, and the sufficient statistics of one E- and M-step, in one
+// pass over the rows.
+#pragma once
+
+#include <array>
+
+#include "elbokit/level.h"
+#include "elbokit/matrix.h"
+
+namespace elbokit {
+
+enum class Covariance { full, tied, diag, spherical };
+
+// One mixture, in double. Shapes of precisions_cholesky are scikit-learn's: full (K, D, D) and
+// tied (D, D) upper triangular with y = (x - mean) P; diag (K, D); spherical (K).
+struct GmmParameters {
+  Covariance covariance;
+  std::int64_t n_components, n_features;
+  const double *weights, *means, *precisions_cholesky;
+};
+
+template <class T>
+struct GmmRows {
+  std::int64_t n_samples;
+  Matrix<const T> x;              // (n_samples, n_features), any strides
+  Vector<const T> sample_weight;  // optional
+};
+
+// Each optional. log_prob[n] = log p(x_n); responsibilities (n_samples, n_components).
+template <class T>
+struct GmmPosterior {
+  Vector<T> log_prob;
+  Matrix<T> responsibilities;
+};
+
+// With r the responsibilities and w the sample weights, about the means of the parameters:
+//   counts[k]         sum_n w_n r_nk
+//   first[k, i]       sum_n w_n r_nk (x - mean_k)_i
+//   second            sum_n w_n r_nk (x - mean_k)_i (x - mean_k)_j:
+//                     full (K, D, D), tied (D, D) summed over k, diag (K, D) with i = j,
+//                     spherical (K) summed over i = j
+//   log_likelihood    sum_n w_n log p(x_n)
+struct GmmStatistics {
+  double *counts, *first, *second, *log_likelihood;
+};
+
+// ---- Between dispatch and kernels ------------------------------------------------------------
+
+// Tied covariance is full with one factor for all components, spherical is diagonal with one
+// precision for all features, so the kernels know two families.
+enum class Family { full, diag };
+
+// Rows of components, and of a triangular factor's columns, are handled in fours.
+inline constexpr int kComponentTile = 4;
+
+// A mixture as the kernels read it, in the data's type and in log2 units: the logit of component k
+// at row x is log_const[k] - |P_k (x - pivot - center_k) - bias_k|^2, with P scaled by
+// sqrt(log2(e) / 2). center_k is mean_k - pivot rounded to T, and bias_k = P_k (mean_k - pivot -
+// center_k) is what rounding left, so that means far from the pivot lose nothing.
+template <class T>
+struct GmmModel {
+  Family family;
+  std::int64_t n_features, n_components;  // as given
+  std::int64_t padded_features;           // rows of a packed block: whole tiles for family full
+  std::int64_t padded_components;         // whole tiles; the extra ones have log_const -inf
+  const T* pivot;                         // (n_features)
+  const T* center;                        // (padded_components, padded_features)
+  const T* log_const;                     // (padded_components), largest is 0
+  double log_base;                        // natural log; to be added to log p
+  // full: per component and per four columns of P, the rows down to the diagonal: (i, 4).
+  // diag: per four components and per feature, center, precision and bias: (3, 4).
+  const T* factor;
+  std::ptrdiff_t factor_stride;  // between components (full; 0 when tied) or tiles (diag)
+  const T* bias;                 // full: (n_components, padded_features)
+};
+
+// Sums of one chunk of rows, about pivot + center_k. second: full (K, D, D) lower triangles,
+// diag (K, D).
+struct GmmSums {
+  double *counts, *first, *second;
+  double log_likelihood;
+};
+
+template <class T>
+struct GmmChunk {
+  GmmRows<T> rows;
+  std::int64_t begin, end;  // rows of this chunk
+  GmmPosterior<T> posterior;
+  GmmSums* sums;  // null: E-step alone
+  T* workspace;   // gmm_workspace() elements, aligned to 64 bytes
+};
+
+struct GmmShape {
+  std::int64_t block_rows;
+  std::int64_t workspace;  // elements
+};
+
+#define ELBOKIT_DECLARE(level)                            \
+  namespace level {                                       \
+  template <class T>                                      \
+  GmmShape gmm_shape(const GmmModel<T>&);                 \
+  template <class T>                                      \
+  void gmm_chunk(const GmmModel<T>&, const GmmChunk<T>&); \
+  }
+ELBOKIT_FOR_EACH_LEVEL(ELBOKIT_DECLARE)
+#undef ELBOKIT_DECLARE
+
+namespace cpu {
+
+// log p(x_n) and the responsibilities of n_mixtures independent mixtures.
+template <class T>
+void gmm_estep(std::int64_t n_mixtures, const GmmRows<T>* rows, const GmmParameters* parameters,
+               const GmmPosterior<T>* posteriors);
+
+// The statistics of n_mixtures independent mixtures. The same bits for any number of threads.
+template <class T>
+void gmm_statistics(std::int64_t n_mixtures, const GmmRows<T>* rows,
+                    const GmmParameters* parameters, const GmmStatistics* statistics);
+
+}  // namespace cpu
+
+}  // namespace elbokit

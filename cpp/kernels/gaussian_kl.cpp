@@ -1,0 +1,89 @@
+#include "elbokit/gaussian_kl.h"
+
+#include "kernels/rows.h"
+#include "math/gaussian_kl.h"
+
+namespace elbokit::ELBOKIT_LEVEL {
+
+namespace {
+
+// Without free bits nothing is floored, not even a divergence that rounding leaves below 0:
+// its gradient must survive.
+template <class T>
+Vec<T> floor_of(T free_bits) {
+  return broadcast<T>(free_bits > 0 ? free_bits : -__builtin_inff());
+}
+
+// The terms of one row, for both directions.
+template <class T, class Args>
+class KlRow {
+ public:
+  KlRow(const Args& args, std::int64_t row)
+      : mu_(args.mu, row),
+        logvar_(args.logvar, row),
+        prior_mu_(args.prior_mu, row),
+        prior_logvar_(args.prior_logvar, row) {}
+
+  ELBOKIT_INLINE GaussianKl<Vec<T>> operator()(std::int64_t col, int count) const {
+    const Vec<T> mu = mu_(col, count), logvar = logvar_(col, count);
+    if (!prior_mu_.data) return gaussian_kl_term<Vec<T>>(mu, logvar, broadcast<T>(1));
+    const Vec<T> s = prior_logvar_(col, count);
+    return gaussian_kl_term<Vec<T>>(mu - prior_mu_(col, count), logvar - s, exp(-s));
+  }
+
+ private:
+  RowReader<T> mu_, logvar_, prior_mu_, prior_logvar_;
+};
+
+}  // namespace
+
+template <class T>
+KlTotals gaussian_kl(const GaussianKlArgs<T>& args, std::int64_t begin, std::int64_t end) {
+  const Vec<T> floor = floor_of(args.free_bits);
+  KlTotals totals;
+  for (std::int64_t row = begin; row < end; ++row) {
+    const KlRow<T, GaussianKlArgs<T>> term(args, row);
+    Sum<T> kl, charged;
+    for_each_vector<T>(args.cols, [&](std::int64_t col, int count) ELBOKIT_INLINE_LAMBDA {
+      const Vec<T> value = term(col, count).kl;
+      kl.add(first_lanes<T>(value, count));
+      charged.add(first_lanes<T>(select(value < floor, floor, value), count));
+    });
+    const double row_kl = kl.total(), row_charged = charged.total();
+    if (args.row_kl) args.row_kl[row] = static_cast<T>(row_kl);
+    if (args.row_charged) args.row_charged[row] = static_cast<T>(row_charged);
+    totals.kl += row_kl;
+    totals.charged += row_charged;
+  }
+  return totals;
+}
+
+template <class T>
+void gaussian_kl_backward(const GaussianKlBackwardArgs<T>& args, std::int64_t begin,
+                          std::int64_t end) {
+  const Vec<T> floor = floor_of(args.free_bits);
+  for (std::int64_t row = begin; row < end; ++row) {
+    const KlRow<T, GaussianKlBackwardArgs<T>> term(args, row);
+    const Vec<T> factor = broadcast<T>(args.factor[row]);
+    const Vec<T> both = factor + broadcast<T>(args.charged_factor[row]);
+    for_each_vector<T>(args.cols, [&](std::int64_t col, int count) ELBOKIT_INLINE_LAMBDA {
+      const GaussianKl<Vec<T>> value = term(col, count);
+      // A dimension at its floor is charged a constant.
+      const Vec<T> g = select(value.kl < floor, factor, both);
+      write<T>(args.grad_mu.row(row) + col, value.grad_mu() * g, count);
+      write<T>(args.grad_logvar.row(row) + col, value.grad_logvar() * g, count);
+      if (args.grad_prior_mu)
+        write<T>(args.grad_prior_mu.row(row) + col, value.grad_prior_mu() * g, count);
+      if (args.grad_prior_logvar)
+        write<T>(args.grad_prior_logvar.row(row) + col, value.grad_prior_logvar() * g, count);
+    });
+  }
+}
+
+#define ELBOKIT_INSTANTIATE(T)                                                         \
+  template KlTotals gaussian_kl(const GaussianKlArgs<T>&, std::int64_t, std::int64_t); \
+  template void gaussian_kl_backward(const GaussianKlBackwardArgs<T>&, std::int64_t, std::int64_t);
+ELBOKIT_INSTANTIATE(float)
+ELBOKIT_INSTANTIATE(double)
+
+}  // namespace elbokit::ELBOKIT_LEVEL

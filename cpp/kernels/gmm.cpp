@@ -1,0 +1,194 @@
+// One pass over a chunk of rows. Each block small enough for the cache is packed with the vector
+// lanes along the rows, gets its log-probabilities, log-sum-exp and responsibilities, and adds its
+// statistics, before the next block is read.
+#include "elbokit/gmm.h"
+
+#include "kernels/gmm_diag.h"
+#include "kernels/gmm_full.h"
+#include "kernels/rows.h"
+
+namespace elbokit::ELBOKIT_LEVEL {
+
+namespace {
+
+constexpr std::int64_t kMaxBlockRows = 512;
+constexpr std::int64_t kBlockBytes = 384 * 1024;
+
+// Leading dimension of the block's arrays: off a power of two, whose rows would share a cache set.
+template <class T>
+std::ptrdiff_t leading_dimension(std::int64_t block_rows) {
+  return block_rows + 64 / static_cast<std::ptrdiff_t>(sizeof(T));
+}
+
+template <class T>
+bool compensated(const GmmModel<T>& model) {
+  return model.n_features > kPlainFeatures;
+}
+
+// The block's arrays within the workspace; each begins on a cache line.
+template <class T>
+struct Block {
+  std::ptrdiff_t ld;
+  T* x;         // (padded_features, ld), less the pivot
+  T* logits;    // (padded_components, ld), later the responsibilities
+  T* low;       // (padded_components, ld): what the logits' rounding lost, or null
+  T* weight;    // (ld), 0 past the last row
+  T* log_prob;  // (ld), less log_base
+  T* scratch;   // (padded_features + 1, ld)
+
+  Block(const GmmModel<T>& model, std::int64_t block_rows, T* workspace)
+      : ld(leading_dimension<T>(block_rows)),
+        x(workspace),
+        logits(x + model.padded_features * ld),
+        low(compensated(model) ? logits + model.padded_components * ld : nullptr),
+        weight((low ? low : logits) + model.padded_components * ld),
+        log_prob(weight + ld),
+        scratch(log_prob + ld) {}
+};
+
+// Rows [begin, begin + count) less the pivot, features first; zeros up to whole groups and tiles.
+template <class T>
+void pack(const GmmModel<T>& model, const GmmRows<T>& rows, std::int64_t begin, std::int64_t count,
+          std::int64_t padded, const Block<T>& block) {
+  constexpr int lanes = kLanes<T>;
+  const std::int64_t d = model.n_features;
+  for (std::int64_t n = 0; n < padded; n += lanes) {
+    const int height = static_cast<int>(count - n < lanes ? (count > n ? count - n : 0) : lanes);
+    for (std::int64_t j = 0; j < d; j += lanes) {
+      const int width = static_cast<int>(d - j < lanes ? d - j : lanes);
+      const T* const from = rows.x.data + (begin + n) * rows.x.row_stride + j * rows.x.col_stride;
+      const Vec<T> pivot = load_partial(model.pivot + j, width);
+      Vec<T> tile[lanes] = {};
+      if (rows.x.col_stride == 1) {
+        for (int i = 0; i < height; ++i)
+          tile[i] = load_partial(from + i * rows.x.row_stride, width) - pivot;
+      } else {
+        for (int i = 0; i < height; ++i) {
+          T value[lanes] = {};
+          for (int c = 0; c < width; ++c)
+            value[c] = from[i * rows.x.row_stride + c * rows.x.col_stride];
+          tile[i] = load(value) - pivot;
+        }
+      }
+      transpose<T>(tile);
+      for (int c = 0; c < width; ++c) store(block.x + (j + c) * block.ld + n, tile[c]);
+    }
+  }
+  for (std::int64_t j = d; j < model.padded_features; ++j)
+    for (std::int64_t n = 0; n < padded; n += lanes) store(block.x + j * block.ld + n, Vec<T>{});
+  for (std::int64_t n = 0; n < padded; ++n)
+    block.weight[n] = n >= count ? T(0) : rows.sample_weight ? rows.sample_weight[begin + n] : T(1);
+}
+
+// Logits of one group of rows to responsibilities, times the rows' weights if `weighted`.
+template <class T>
+void normalise(std::int64_t n_components, const Block<T>& block, std::int64_t n, bool weighted) {
+  for (int v = 0; v < kRowVectors; ++v, n += kLanes<T>) {
+    T* const logits = block.logits + n;
+    Vec<T> largest = load(logits);
+    for (std::int64_t k = 1; k < n_components; ++k)
+      largest = max(largest, load(logits + k * block.ld));
+    // A row that no component reaches has log p = -inf and responsibilities 0.
+    const Vec<T> lowest = broadcast<T>(-static_cast<T>(__builtin_huge_val()));
+    const Vec<T> shift = select(largest == lowest, Vec<T>{}, largest);
+    Vec<T> sum{};
+    for (std::int64_t k = 0; k < n_components; ++k) {
+      Vec<T> logit = load(logits + k * block.ld) - shift;
+      if (block.low) logit += load(block.low + n + k * block.ld);
+      const Vec<T> r = exp2_nonpositive(logit);
+      store(logits + k * block.ld, r);
+      sum += r;
+    }
+    store(block.log_prob + n, log_density(shift, sum));
+    const Vec<T> numerator = weighted ? load(block.weight + n) : broadcast<T>(1);
+    const Vec<T> factor = select(sum == Vec<T>{}, Vec<T>{}, numerator / sum);
+    for (std::int64_t k = 0; k < n_components; ++k)
+      store(logits + k * block.ld, load(logits + k * block.ld) * factor);
+  }
+}
+
+template <class T>
+void write_posterior(const GmmModel<T>& model, const GmmPosterior<T>& posterior, std::int64_t begin,
+                     std::int64_t count, const Block<T>& block) {
+  if (posterior.log_prob)
+    for (std::int64_t n = 0; n < count; ++n)
+      posterior.log_prob[begin + n] = static_cast<T>(block.log_prob[n] + model.log_base);
+  if (!posterior.responsibilities) return;
+  const Matrix<T> out = posterior.responsibilities;
+  for (std::int64_t n = 0; n < count; ++n)
+    for (std::int64_t k = 0; k < model.n_components; ++k)
+      out.data[(begin + n) * out.row_stride + k * out.col_stride] = block.logits[k * block.ld + n];
+}
+
+template <class T, class FamilyType>
+void add_statistics(const GmmModel<T>& model, std::int64_t count, std::int64_t padded,
+                    const Block<T>& block, GmmSums& sums) {
+  const std::int64_t d = model.n_features;
+  const std::int64_t second_size = model.family == Family::full ? d * d : d;
+  for (std::int64_t k = 0; k < model.n_components; ++k) {
+    const T* const r = block.logits + k * block.ld;
+    Vec<T> counted{};
+    for (std::int64_t n = 0; n < padded; n += kLanes<T>) counted += load(r + n);
+    const T total = reduce_add<T>(counted);
+    if (total == T(0)) continue;  // exact: every term that it would add is 0
+    sums.counts[k] += total;
+    FamilyType::moments(model, k, block.x, block.ld, padded, r, block.scratch, sums.first + k * d,
+                        sums.second + k * second_size);
+  }
+  constexpr int kChains = 8;  // independent sums, so that one addition need not await the last
+  double likelihood[kChains] = {};
+  for (std::int64_t n = 0; n < count; ++n)
+    if (block.weight[n] != T(0))
+      likelihood[n % kChains] += static_cast<double>(block.weight[n]) *
+                                 (static_cast<double>(block.log_prob[n]) + model.log_base);
+  for (int i = 0; i < kChains; ++i) sums.log_likelihood += likelihood[i];
+}
+
+template <class T, class FamilyType, bool Compensated>
+void run_chunk(const GmmModel<T>& model, const GmmChunk<T>& chunk) {
+  const std::int64_t block_rows = gmm_shape(model).block_rows;
+  const Block<T> block(model, block_rows, chunk.workspace);
+  for (std::int64_t begin = chunk.begin; begin < chunk.end; begin += block_rows) {
+    const std::int64_t count = chunk.end - begin < block_rows ? chunk.end - begin : block_rows;
+    const std::int64_t padded = (count + kGroup<T> - 1) / kGroup<T> * kGroup<T>;
+    pack(model, chunk.rows, begin, count, padded, block);
+    for (std::int64_t n = 0; n < padded; n += kGroup<T>) {
+      const LogitRows<T> out{block.logits + n, block.low + n, block.ld};
+      FamilyType::template logits<Compensated>(model, block.x + n, block.ld, out);
+      normalise(model.n_components, block, n, chunk.sums != nullptr);
+    }
+    write_posterior(model, chunk.posterior, begin, count, block);
+    if (chunk.sums) add_statistics<T, FamilyType>(model, count, padded, block, *chunk.sums);
+  }
+}
+
+}  // namespace
+
+template <class T>
+GmmShape gmm_shape(const GmmModel<T>& model) {
+  const std::int64_t arrays =
+      2 * model.padded_features + (compensated(model) ? 2 : 1) * model.padded_components + 3;
+  std::int64_t rows = kBlockBytes / (arrays * static_cast<std::int64_t>(sizeof(T)));
+  rows = rows / kGroup<T> * kGroup<T>;
+  rows = rows < kGroup<T> ? kGroup<T> : rows > kMaxBlockRows ? kMaxBlockRows : rows;
+  return {rows, arrays * leading_dimension<T>(rows)};
+}
+
+template <class T>
+void gmm_chunk(const GmmModel<T>& model, const GmmChunk<T>& chunk) {
+  const bool full = model.family == Family::full;
+  if (compensated(model))
+    full ? run_chunk<T, FullFamily<T>, true>(model, chunk)
+         : run_chunk<T, DiagFamily<T>, true>(model, chunk);
+  else
+    full ? run_chunk<T, FullFamily<T>, false>(model, chunk)
+         : run_chunk<T, DiagFamily<T>, false>(model, chunk);
+}
+
+#define ELBOKIT_INSTANTIATE(T)                     \
+  template GmmShape gmm_shape(const GmmModel<T>&); \
+  template void gmm_chunk(const GmmModel<T>&, const GmmChunk<T>&);
+ELBOKIT_INSTANTIATE(float)
+ELBOKIT_INSTANTIATE(double)
+
+}  // namespace elbokit::ELBOKIT_LEVEL

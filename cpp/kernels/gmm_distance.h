@@ -1,0 +1,67 @@
+// Squared distances, summed feature by feature for a group of rows.
+#pragma once
+
+#include "elbokit/gmm.h"
+#include "math/gaussian.h"
+
+namespace elbokit::ELBOKIT_LEVEL {
+
+// Row vectors that one pass of a micro-kernel keeps in registers.
+inline constexpr int kRowVectors = kVectorRegisters >= 32 ? 4 : 2;
+
+template <class T>
+inline constexpr int kGroup = kRowVectors * kLanes<T>;
+
+// Where the logits of a group go: component k's at high + k * ld. With many features the sum's own
+// rounding would reach the responsibilities, so that what it lost is kept beside it, in low.
+template <class T>
+struct LogitRows {
+  T *high, *low;
+  std::ptrdiff_t ld;
+};
+
+// Longer sums than this are compensated.
+inline constexpr std::int64_t kPlainFeatures = 64;
+
+// a + b = sum + error, exactly (Knuth 1969).
+template <class V>
+ELBOKIT_INLINE void two_sum(V a, V b, V& sum, V& error) {
+  sum = a + b;
+  const V b_rounded = sum - a;
+  error = (a - (sum - b_rounded)) + (b - b_rounded);
+}
+
+template <class T, bool Compensated>
+class Distance {
+ public:
+  ELBOKIT_INLINE void add_square(Vec<T> y) { sum_ += y * y; }
+
+  // To be called every few features.
+  ELBOKIT_INLINE void flush() {
+    if constexpr (Compensated) {
+      Vec<T> error;
+      two_sum(high_, sum_, high_, error);
+      low_ += error;
+      sum_ = Vec<T>{};
+    }
+  }
+
+  // Writes log_const - distance.
+  ELBOKIT_INLINE void store_logit(T log_const, const LogitRows<T>& out, std::ptrdiff_t at) {
+    if constexpr (Compensated) {
+      flush();
+      Vec<T> logit, error;
+      two_sum(broadcast<T>(log_const), -high_, logit, error);
+      store(out.high + at, logit);
+      // A weight of 0 makes the logit -inf, and nothing of it may become NaN.
+      store(out.low + at, select(logit - logit == Vec<T>{}, error - low_, Vec<T>{}));
+    } else {
+      store(out.high + at, log_const - sum_);
+    }
+  }
+
+ private:
+  Vec<T> sum_{}, high_{}, low_{};
+};
+
+}  // namespace elbokit::ELBOKIT_LEVEL

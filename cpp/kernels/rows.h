@@ -1,0 +1,74 @@
+// Walks a row in vectors: operands whose columns are contiguous or repeated, and a masked tail.
+#pragma once
+
+#include "elbokit/matrix.h"
+#include "simd/vec.h"
+
+namespace elbokit::ELBOKIT_LEVEL {
+
+// One row of an operand with col_stride 0 or 1.
+template <class T>
+struct RowReader {
+  const T* data;
+  bool repeated;
+
+  RowReader(const Matrix<const T>& m, std::int64_t row)
+      : data(m.data ? m.row(row) : nullptr), repeated(m.col_stride == 0) {}
+
+  ELBOKIT_INLINE Vec<T> operator()(std::int64_t col, int count) const {
+    if (repeated) return broadcast<T>(*data);
+    return count == kLanes<T> ? load(data + col) : load_partial(data + col, count);
+  }
+};
+
+template <class T>
+ELBOKIT_INLINE void write(T* to, Vec<T> v, int count) {
+  if (count == kLanes<T>)
+    store(to, v);
+  else
+    store_partial(to, v, count);
+}
+
+// The lanes past `count` are cleared, so that a sum may take the whole vector.
+template <class T>
+ELBOKIT_INLINE Vec<T> first_lanes(Vec<T> v, int count) {
+  if (count == kLanes<T>) return v;
+  T lane[kLanes<T>];
+  store(lane, v);
+  return load_partial(lane, count);
+}
+
+// Sums vectors in the value type over at most kRun of them, and the runs in double.
+template <class T>
+class Sum {
+ public:
+  ELBOKIT_INLINE void add(Vec<T> v) {
+    run_ += v;
+    if (++length_ == kRun) flush();
+  }
+  ELBOKIT_INLINE double total() {
+    flush();
+    return total_;
+  }
+
+ private:
+  static constexpr int kRun = 64;
+  ELBOKIT_INLINE void flush() {
+    total_ += reduce_add<T>(run_);
+    run_ = Vec<T>{};
+    length_ = 0;
+  }
+  Vec<T> run_{};
+  double total_ = 0;
+  int length_ = 0;
+};
+
+// Calls f(col, count) for each vector of the row; count < lanes only for the last.
+template <class T, class F>
+ELBOKIT_INLINE void for_each_vector(std::int64_t cols, F&& f) {
+  std::int64_t col = 0;
+  for (; col + kLanes<T> <= cols; col += kLanes<T>) f(col, kLanes<T>);
+  if (col < cols) f(col, static_cast<int>(cols - col));
+}
+
+}  // namespace elbokit::ELBOKIT_LEVEL

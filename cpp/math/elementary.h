@@ -1,0 +1,197 @@
+// exp, expm1, exp2, log and log1p for every value type, without branches.
+//
+// The polynomials are minimax fits; tools/minimax.py prints them with the error that they leave.
+// Largest errors over the whole range, measured by tests/test_elementary.py: 1.5 units in the last
+// place.
+#pragma once
+
+#include "math/value.h"
+
+namespace elbokit::ELBOKIT_LEVEL {
+
+template <class T>
+struct Format;
+
+template <>
+struct Format<float> {
+  static constexpr int mantissa_bits = 23;
+  static constexpr std::uint32_t bias = 127;
+  static constexpr std::uint32_t sqrt_half = 0x3f3504f3u;
+  static constexpr float round = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer
+  static constexpr float ln2_high = 0.693359375f;
+  static constexpr float ln2_low = -2.12194440e-4f;
+  static constexpr float exp_low = -104.0f, exp_high = 89.0f;
+  static constexpr float exp2_zero = -126.0f;
+  static constexpr float expm1[] = {0.500000005f,   0.166666668f,   0.0416663547f,
+                                    0.00833327305f, 0.00139410083f, 0.000199141698f};
+  static constexpr float exp2[] = {0.693147206f,   0.240226513f,   0.0555032778f,
+                                   0.00961800388f, 0.00134002723f, 0.000154763027f};
+  static constexpr float atanh[] = {0.666667767f, 0.399774956f, 0.298730732f};
+};
+
+template <>
+struct Format<double> {
+  static constexpr int mantissa_bits = 52;
+  static constexpr std::uint64_t bias = 1023;
+  static constexpr std::uint64_t sqrt_half = 0x3fe6a09e667f3bcdull;
+  static constexpr double round = 6755399441055744.0;  // 1.5 * 2^52
+  static constexpr double ln2_high = 6.93147180369123816490e-01;
+  static constexpr double ln2_low = 1.90821492927058770002e-10;
+  static constexpr double exp_low = -746.0, exp_high = 710.0;
+  static constexpr double exp2_zero = -1022.0;
+  static constexpr double expm1[] = {0.5,
+                                     0.166666666666666766,
+                                     0.0416666666666667014,
+                                     0.00833333333332161574,
+                                     0.00138888888888668295,
+                                     0.000198412698861587186,
+                                     0.000024801587360569571,
+                                     2.75572441817440845e-6,
+                                     2.75572427497864159e-7,
+                                     2.51090449506914658e-8,
+                                     2.09244460453700504e-9};
+  static constexpr double exp2[] = {
+      0.693147180559945308,     0.240226506959101332,   0.0555041086648217417,
+      0.00961812910759332758,   0.00133335581463790518, 0.000154035304580860003,
+      0.0000152527338675205123, 1.32154348133790059e-6, 1.01780464713268039e-7,
+      7.07386083758058771e-9,   4.45738559675419023e-10};
+  static constexpr double atanh[] = {
+      0.66666666666667349,  0.39999999999411091,  0.285714287432629665, 0.222221984759588482,
+      0.181835697411200491, 0.153139032156990251, 0.147975079955722681};
+};
+
+template <class V>
+ELBOKIT_INLINE V constant(Lane<V> value) {
+  return value - V{};
+}
+
+template <class V>
+ELBOKIT_INLINE V max(V a, V b) {
+  return select(a > b, a, b);
+}
+
+template <class V>
+ELBOKIT_INLINE V min(V a, V b) {
+  return select(a < b, a, b);
+}
+
+template <class V>
+ELBOKIT_INLINE V abs(V x) {
+  return bit_cast<V>(bit_cast<Bits<V>>(x) & (~Bits<V>{} >> 1));
+}
+
+// Horner's rule, c[0] + c[1] x + ...
+template <class V, int N>
+ELBOKIT_INLINE V polynomial(const Lane<V> (&c)[N], V x) {
+  V p = constant<V>(c[N - 1]);
+  for (int i = N - 2; i >= 0; --i) p = p * x + c[i];
+  return p;
+}
+
+// The nearest integer, for |x| < 2^21.
+template <class V>
+ELBOKIT_INLINE V round(V x) {
+  return (x + Format<Lane<V>>::round) - Format<Lane<V>>::round;
+}
+
+// 2^n for an integral n in the range of normal exponents.
+template <class V>
+ELBOKIT_INLINE V power_of_two(V n) {
+  using F = Format<Lane<V>>;
+  return bit_cast<V>((bit_cast<Bits<V>>(n + F::round) + F::bias) << F::mantissa_bits);
+}
+
+// x 2^n for an integral n; overflows to infinity and underflows through the subnormals to 0.
+template <class V>
+ELBOKIT_INLINE V scale(V x, V n) {
+#if defined(__AVX512F__)
+  // The maskz forms: GCC 12 warns of its own header's undefined operand in the plain ones.
+  if constexpr (sizeof(V) == 64 && sizeof(Lane<V>) == 4)
+    return bit_cast<V>(_mm512_maskz_scalef_ps(0xffff, bit_cast<__m512>(x), bit_cast<__m512>(n)));
+  else if constexpr (sizeof(V) == 64)
+    return bit_cast<V>(_mm512_maskz_scalef_pd(0xff, bit_cast<__m512d>(x), bit_cast<__m512d>(n)));
+  else
+#endif
+  {
+    const V half = round(n * Lane<V>(0.5));
+    return x * power_of_two(half) * power_of_two(n - half);
+  }
+}
+
+// x = n ln 2 + r with |r| <= ln(2) / 2, after Cody and Waite (1980); p = e^r - 1.
+template <class V>
+struct ReducedExp {
+  V n, p;
+};
+
+template <class V>
+ELBOKIT_INLINE ReducedExp<V> reduce_exp(V x) {
+  using F = Format<Lane<V>>;
+  constexpr Lane<V> log2_e = Lane<V>(1.4426950408889634074);
+  // Written so that NaN passes both comparisons unchanged.
+  x = select(x < F::exp_low, constant<V>(F::exp_low), x);
+  x = select(x > F::exp_high, constant<V>(F::exp_high), x);
+  const V n = round(x * log2_e);
+  const V r = (x - n * F::ln2_high) - n * F::ln2_low;
+  return {n, r + r * r * polynomial(F::expm1, r)};
+}
+
+template <class V>
+ELBOKIT_INLINE V exp(V x) {
+  const ReducedExp<V> e = reduce_exp(x);
+  return scale(e.p + Lane<V>(1), e.n);
+}
+
+template <class V>
+ELBOKIT_INLINE V expm1(V x) {
+  const ReducedExp<V> e = reduce_exp(x);
+  const V power = scale(constant<V>(1), e.n);
+  // Far above 1 the difference is e^x itself, and 2^n may overflow where e^x does not.
+  return select(power < constant<V>(Lane<V>(1e30)), e.p * power + (power - Lane<V>(1)),
+                scale(e.p + Lane<V>(1), e.n));
+}
+
+// 2^x for x <= 0, and exactly 0 below the normal numbers.
+template <class V>
+ELBOKIT_INLINE V exp2_nonpositive(V x) {
+  using F = Format<Lane<V>>;
+  const V clamped = max(x, constant<V>(F::exp2_zero));
+  const V n = round(clamped);
+  const V f = clamped - n;
+  const V power = (f * polynomial(F::exp2, f) + Lane<V>(1)) * power_of_two(n);
+  return select(x < F::exp2_zero, V{}, power);
+}
+
+// 2 atanh(s) = log((1 + s) / (1 - s)) for |s| <= 3 - 2 sqrt(2).
+template <class V>
+ELBOKIT_INLINE V twice_atanh(V s) {
+  const V z = s * s;
+  return s * z * polynomial(Format<Lane<V>>::atanh, z) + (s + s);
+}
+
+// log x for a positive, normal, finite x.
+template <class V>
+ELBOKIT_INLINE V log(V x) {
+  using F = Format<Lane<V>>;
+  // x = 2^e m with m in [sqrt(1/2), sqrt(2)).
+  const Bits<V> u = bit_cast<Bits<V>>(x) - F::sqrt_half + (F::bias << F::mantissa_bits);
+  const Bits<V> exponent = (u >> F::mantissa_bits) - F::bias;
+  const Bits<V> mantissa = (u & ((decltype(F::bias)(1) << F::mantissa_bits) - 1)) + F::sqrt_half;
+  const Bits<V> magic = bit_cast<Bits<V>>(constant<V>(F::round));
+  const V e = bit_cast<V>(exponent + magic) - F::round;
+  const V f = bit_cast<V>(mantissa) - Lane<V>(1);
+  return e * F::ln2_high + (twice_atanh(f / (f + Lane<V>(2))) + e * F::ln2_low);
+}
+
+// log(1 + u) for u in [0, 1]: log1p(e^-|x|) of the losses. Above sqrt(2) - 1 the argument is
+// halved first, so that one short series serves the whole interval.
+template <class V>
+ELBOKIT_INLINE V log1p_unit(V u) {
+  const auto large = u > constant<V>(Lane<V>(0.41421356237309504880));
+  const V numerator = select(large, u - Lane<V>(1), u);
+  const V denominator = select(large, u + Lane<V>(3), u + Lane<V>(2));
+  const V shift = select(large, constant<V>(Lane<V>(0.69314718055994530942)), V{});
+  return shift + twice_atanh(numerator / denominator);
+}
+
+}  // namespace elbokit::ELBOKIT_LEVEL

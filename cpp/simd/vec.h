@@ -1,0 +1,179 @@
+// The CPU vector type, over the compiler's vector extensions: one width per CPU level.
+#pragma once
+
+#include "math/value.h"
+
+#include <cstddef>
+#include <utility>
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+namespace elbokit::ELBOKIT_LEVEL {
+
+#if defined(__AVX512F__)
+inline constexpr int kVectorBytes = 64;
+inline constexpr int kVectorRegisters = 32;
+#elif defined(__AVX2__)
+inline constexpr int kVectorBytes = 32;
+inline constexpr int kVectorRegisters = 16;
+#else
+inline constexpr int kVectorBytes = 16;
+inline constexpr int kVectorRegisters = 16;
+#endif
+
+template <class T>
+struct VectorOf {
+  typedef T type __attribute__((vector_size(kVectorBytes)));
+};
+
+template <class T>
+using Vec = typename VectorOf<T>::type;
+
+template <>
+struct Value<Vec<float>> {
+  using Lane = float;
+  using Bits = Vec<std::uint32_t>;
+  static constexpr int lanes = kVectorBytes / 4;
+};
+
+template <>
+struct Value<Vec<double>> {
+  using Lane = double;
+  using Bits = Vec<std::uint64_t>;
+  static constexpr int lanes = kVectorBytes / 8;
+};
+
+template <class T>
+inline constexpr int kLanes = kVectorBytes / static_cast<int>(sizeof(T));
+
+template <class Mask, class V>
+ELBOKIT_INLINE V select(Mask mask, V a, V b) {
+  return mask ? a : b;
+}
+
+template <class T>
+ELBOKIT_INLINE Vec<T> broadcast(T value) {
+  return value - Vec<T>{};  // the compiler turns this into one broadcast, and keeps NaN and -0
+}
+
+template <class T>
+ELBOKIT_INLINE Vec<T> load(const T* from) {
+  Vec<T> v;
+  __builtin_memcpy(&v, from, sizeof(v));
+  return v;
+}
+
+template <class T>
+ELBOKIT_INLINE void store(T* to, Vec<T> v) {
+  __builtin_memcpy(to, &v, sizeof(v));
+}
+
+// The first `count` lanes, 0 <= count <= lanes; the others are 0. Reads nothing past them.
+template <class T>
+ELBOKIT_INLINE Vec<T> load_partial(const T* from, int count) {
+#if defined(__AVX512F__)
+  if constexpr (sizeof(T) == 4)
+    return bit_cast<Vec<T>>(_mm512_maskz_loadu_ps(static_cast<__mmask16>((1u << count) - 1), from));
+  else
+    return bit_cast<Vec<T>>(_mm512_maskz_loadu_pd(static_cast<__mmask8>((1u << count) - 1), from));
+#else
+  Vec<T> v{};
+  for (int i = 0; i < count; ++i) v[i] = from[i];
+  return v;
+#endif
+}
+
+// Writes the first `count` lanes and nothing past them.
+template <class T>
+ELBOKIT_INLINE void store_partial(T* to, Vec<T> v, int count) {
+#if defined(__AVX512F__)
+  if constexpr (sizeof(T) == 4)
+    _mm512_mask_storeu_ps(to, static_cast<__mmask16>((1u << count) - 1), bit_cast<__m512>(v));
+  else
+    _mm512_mask_storeu_pd(to, static_cast<__mmask8>((1u << count) - 1), bit_cast<__m512d>(v));
+#else
+  for (int i = 0; i < count; ++i) to[i] = v[i];
+#endif
+}
+
+// Keeps a loaded vector in its register. Without it GCC folds the load into every use and
+// reads the same memory once per FMA.
+template <class V>
+ELBOKIT_INLINE void pin(V& v) {
+#if defined(__AVX512F__)
+  asm("" : "+v"(v));
+#elif defined(__x86_64__)
+  asm("" : "+x"(v));
+#else
+  asm("" : "+w"(v));
+#endif
+}
+
+// Lane numbers as a compile-time pack: shuffles want constants.
+template <class T, int... I, class F>
+ELBOKIT_INLINE constexpr Bits<Vec<T>> lane_map(std::integer_sequence<int, I...>, F f) {
+  return Bits<Vec<T>>{static_cast<decltype(Bits<T>{})>(f(I))...};
+}
+
+template <class T, class F>
+ELBOKIT_INLINE constexpr Bits<Vec<T>> lane_map(F f) {
+  return lane_map<T>(std::make_integer_sequence<int, kLanes<T>>{}, f);
+}
+
+// Sum and maximum of the lanes in a fixed order: halves are joined until one lane is left.
+template <class T, int Half = kLanes<T> / 2>
+ELBOKIT_INLINE T reduce_add(Vec<T> v) {
+  v += __builtin_shuffle(v, lane_map<T>([](int lane) { return lane ^ Half; }));
+  if constexpr (Half > 1)
+    return reduce_add<T, Half / 2>(v);
+  else
+    return v[0];
+}
+
+template <class T, int Half = kLanes<T> / 2>
+ELBOKIT_INLINE T reduce_max(Vec<T> v) {
+  const Vec<T> other = __builtin_shuffle(v, lane_map<T>([](int lane) { return lane ^ Half; }));
+  v = v > other ? v : other;
+  if constexpr (Half > 1)
+    return reduce_max<T, Half / 2>(v);
+  else
+    return v[0];
+}
+
+template <class T>
+ELBOKIT_INLINE Vec<T> sqrt(Vec<T> v) {
+#if defined(__AVX512F__)
+  if constexpr (sizeof(T) == 4)
+    return bit_cast<Vec<T>>(_mm512_maskz_sqrt_ps(0xffff, bit_cast<__m512>(v)));
+  else
+    return bit_cast<Vec<T>>(_mm512_maskz_sqrt_pd(0xff, bit_cast<__m512d>(v)));
+#elif defined(__AVX2__)
+  if constexpr (sizeof(T) == 4)
+    return bit_cast<Vec<T>>(_mm256_sqrt_ps(bit_cast<__m256>(v)));
+  else
+    return bit_cast<Vec<T>>(_mm256_sqrt_pd(bit_cast<__m256d>(v)));
+#else
+  for (int i = 0; i < kLanes<T>; ++i)
+    v[i] = sizeof(T) == 4 ? __builtin_sqrtf(static_cast<float>(v[i])) : __builtin_sqrt(v[i]);
+  return v;
+#endif
+}
+
+// Rows to columns of a lanes x lanes tile (Eklundh 1972): exchange blocks of 1, 2, 4, ... lanes.
+template <class T, int Block = 1>
+ELBOKIT_INLINE void transpose(Vec<T> (&row)[kLanes<T>]) {
+  constexpr int n = kLanes<T>;
+  for (int i = 0; i < n; ++i) {
+    if (i & Block) continue;
+    const Vec<T> a = row[i], b = row[i + Block];
+    row[i] = __builtin_shuffle(
+        a, b, lane_map<T>([](int lane) { return lane & Block ? n + lane - Block : lane; }));
+    row[i + Block] = __builtin_shuffle(
+        a, b, lane_map<T>([](int lane) { return lane & Block ? n + lane : lane + Block; }));
+  }
+  if constexpr (2 * Block < n) transpose<T, 2 * Block>(row);
+}
+
+}  // namespace elbokit::ELBOKIT_LEVEL

@@ -1,0 +1,46 @@
+"""Fast, exact kernels for the evidence lower bound: EM for mixtures and fused VAE losses.
+
+The package imports in a moment: what needs scikit-learn or torch is loaded at its first use.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from elbokit import ops
+from elbokit._core import get_num_threads, set_num_threads
+from elbokit._core import version as __version__
+from elbokit._versions import show_versions
+
+if TYPE_CHECKING:
+    from elbokit import mixture, plot, reference, torch
+    from elbokit.mixture import GaussianMixture
+
+__all__ = [
+    "GaussianMixture",
+    "__version__",
+    "get_num_threads",
+    "mixture",
+    "ops",
+    "plot",
+    "reference",
+    "set_num_threads",
+    "show_versions",
+    "torch",
+]
+
+_SUBMODULES = {"mixture", "plot", "reference", "torch"}
+_HOMES = {"GaussianMixture": "elbokit.mixture"}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _SUBMODULES:
+        return importlib.import_module(f"elbokit.{name}")
+    if name in _HOMES:
+        return getattr(importlib.import_module(_HOMES[name]), name)
+    raise AttributeError(f"module 'elbokit' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

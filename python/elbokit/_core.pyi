@@ -1,0 +1,86 @@
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+_Array = npt.NDArray[np.floating[Any]]
+_Float64 = npt.NDArray[np.float64]
+
+version: str
+compiler: str
+build_type: str
+
+def built_cpu_levels() -> list[str]: ...
+def cpu_levels() -> list[str]: ...
+def cpu_level() -> str: ...
+def set_cpu_level(level: str) -> None: ...
+def get_num_threads() -> int: ...
+def set_num_threads(n: int) -> None: ...
+def elementary(function: str, x: _Array, out: _Array) -> None: ...
+def logsumexp(a: _Array, out: _Array) -> None: ...
+def logsumexp_backward(a: _Array, lse: _Array, grad: _Array, out: _Array) -> None: ...
+def bernoulli_loss(
+    logits: _Array,
+    target: _Array,
+    weight: _Array | None,
+    pos_weight: _Array | None,
+    scale: float,
+    elementwise_out: _Array | None,
+    row_out: _Array | None,
+    grad_out: _Array | None,
+) -> float: ...
+def gaussian_kl(
+    mu: _Array,
+    logvar: _Array,
+    prior_mu: _Array | None,
+    prior_logvar: _Array | None,
+    free_bits: float,
+    row_out: _Array | None,
+    charged_out: _Array | None,
+) -> tuple[float, float]: ...
+def gaussian_kl_backward(
+    mu: _Array,
+    logvar: _Array,
+    prior_mu: _Array | None,
+    prior_logvar: _Array | None,
+    free_bits: float,
+    factor: _Array,
+    charged_factor: _Array,
+    grad_mu: _Array,
+    grad_logvar: _Array,
+    grad_prior_mu: _Array | None,
+    grad_prior_logvar: _Array | None,
+) -> None: ...
+def vae_loss(
+    logits: _Array,
+    target: _Array,
+    mu: _Array,
+    logvar: _Array,
+    free_bits: float,
+    scale: float,
+    reconstruction_out: _Array | None,
+    kl_out: _Array | None,
+    charged_out: _Array | None,
+    grad_logits: _Array | None,
+) -> tuple[float, float, float]: ...
+def gmm_estep(
+    X: _Array,
+    weights: _Float64,
+    means: _Float64,
+    precisions_cholesky: _Float64,
+    covariance_type: str,
+    log_prob: _Array | None,
+    responsibilities: _Array | None,
+) -> None: ...
+def gmm_statistics(
+    X: _Array,
+    sample_weight: _Array | None,
+    weights: _Float64,
+    means: _Float64,
+    precisions_cholesky: _Float64,
+    covariance_type: str,
+    counts: _Float64,
+    first_moments: _Float64,
+    second_moments: _Float64,
+    log_likelihood: _Float64,
+) -> None: ...

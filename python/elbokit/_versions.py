@@ -1,0 +1,39 @@
+"""What was built, and what it runs on."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+
+from elbokit import _core
+
+__all__ = ["show_versions"]
+
+
+def _installed(distribution: str) -> str:
+    try:
+        return importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def show_versions() -> None:
+    """Print the build, the CPU level, threads, CUDA and the versions of the neighbours.
+
+    Also what ``python -m elbokit`` prints. Imports neither torch nor scikit-learn.
+    """
+    built, usable = _core.built_cpu_levels(), _core.cpu_levels()
+    lines = {
+        "elbokit": _core.version,
+        "python": f"{platform.python_version()} on {platform.platform()}",
+        "compiler": f"{_core.compiler} ({_core.build_type})",
+        "CPU levels": f"built {', '.join(built)}; usable here {', '.join(usable)}",
+        "CPU level": f"{_core.cpu_level()} (override: ELBOKIT_CPU_LEVEL)",
+        "threads": f"{_core.get_num_threads()} (override: ELBOKIT_NUM_THREADS)",
+        "CUDA": "not built; kernels run on the CPU",
+        "numpy": _installed("numpy"),
+        "scikit-learn": _installed("scikit-learn"),
+        "torch": _installed("torch"),
+    }
+    for name, value in lines.items():
+        print(f"{name:<13} {value}")
