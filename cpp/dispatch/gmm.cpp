@@ -81,7 +81,7 @@ std::vector<PreparedGmm<T>> prepare(std::int64_t n_mixtures, const GmmParameters
   return models;
 }
 
-// Moves component k's sums from pivot + center to its mean, and mirrors a full second moment.
+// Moves component k's sums from its center to its mean, and mirrors a full second moment.
 template <class T>
 void recentre(const PreparedGmm<T>& prepared, std::int64_t k, const SumsLayout& layout,
               const GmmSums& sums) {

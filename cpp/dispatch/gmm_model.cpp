@@ -52,7 +52,6 @@ PreparedGmm<T>::PreparedGmm(const GmmParameters& p) {
     pack_full(p);
   else
     pack_diag(p);
-  model_.pivot = pivot_.data();
   model_.center = center_.data();
   model_.log_const = log_const_.data();
   model_.factor = factor_.data();
@@ -62,22 +61,14 @@ PreparedGmm<T>::PreparedGmm(const GmmParameters& p) {
 template <class T>
 void PreparedGmm<T>::place_centers(const GmmParameters& p) {
   const std::int64_t d = p.n_features;
-  std::vector<double> pivot(d);
-  double total = 0;
-  for (std::int64_t k = 0; k < p.n_components; ++k) {
-    total += p.weights[k];
-    for (std::int64_t j = 0; j < d; ++j) pivot[j] += p.weights[k] * p.means[k * d + j];
-  }
-  pivot_.resize(d);
-  for (std::int64_t j = 0; j < d; ++j) pivot_[j] = static_cast<T>(pivot[j] / total);
   center_.resize(model_.padded_components * model_.padded_features);
   residual_.resize(p.n_components * d);
   for (std::int64_t k = 0; k < p.n_components; ++k)
     for (std::int64_t j = 0; j < d; ++j) {
-      const double offset = p.means[k * d + j] - static_cast<double>(pivot_[j]);
+      const double mean = p.means[k * d + j];
       T& center = center_[k * model_.padded_features + j];
-      center = static_cast<T>(offset);
-      residual_[k * d + j] = offset - static_cast<double>(center);
+      center = static_cast<T>(mean);
+      residual_[k * d + j] = mean - static_cast<double>(center);
     }
 }
 

@@ -17,7 +17,7 @@ class PreparedGmm {
 
   const GmmModel<T>& model() const { return model_; }
 
-  // What rounding left out of component k's center: mean - pivot - center, (n_features).
+  // What rounding left out of component k's center: mean - center, (n_features).
   const double* residual(std::int64_t k) const { return residual_.data() + k * model_.n_features; }
 
  private:
@@ -27,7 +27,7 @@ class PreparedGmm {
   void pack_diag(const GmmParameters& parameters);
 
   GmmModel<T> model_;
-  std::vector<T> pivot_, center_, log_const_, factor_, bias_;
+  std::vector<T> center_, log_const_, factor_, bias_;
   std::vector<double> residual_;
 };
 

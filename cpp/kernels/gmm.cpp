@@ -29,7 +29,7 @@ bool compensated(const GmmModel<T>& model) {
 template <class T>
 struct Block {
   std::ptrdiff_t ld;
-  T* x;         // (padded_features, ld), less the pivot
+  T* x;         // (padded_features, ld)
   T* logits;    // (padded_components, ld), later the responsibilities
   T* low;       // (padded_components, ld): what the logits' rounding lost, or null
   T* weight;    // (ld), 0 past the last row
@@ -46,7 +46,7 @@ struct Block {
         scratch(log_prob + ld) {}
 };
 
-// Rows [begin, begin + count) less the pivot, features first; zeros up to whole groups and tiles.
+// Rows [begin, begin + count), features first; zeros up to whole groups and tiles.
 template <class T>
 void pack(const GmmModel<T>& model, const GmmRows<T>& rows, std::int64_t begin, std::int64_t count,
           std::int64_t padded, const Block<T>& block) {
@@ -57,17 +57,16 @@ void pack(const GmmModel<T>& model, const GmmRows<T>& rows, std::int64_t begin, 
     for (std::int64_t j = 0; j < d; j += lanes) {
       const int width = static_cast<int>(d - j < lanes ? d - j : lanes);
       const T* const from = rows.x.data + (begin + n) * rows.x.row_stride + j * rows.x.col_stride;
-      const Vec<T> pivot = load_partial(model.pivot + j, width);
       Vec<T> tile[lanes] = {};
       if (rows.x.col_stride == 1) {
         for (int i = 0; i < height; ++i)
-          tile[i] = load_partial(from + i * rows.x.row_stride, width) - pivot;
+          tile[i] = load_partial(from + i * rows.x.row_stride, width);
       } else {
         for (int i = 0; i < height; ++i) {
           T value[lanes] = {};
           for (int c = 0; c < width; ++c)
             value[c] = from[i * rows.x.row_stride + c * rows.x.col_stride];
-          tile[i] = load(value) - pivot;
+          tile[i] = load(value);
         }
       }
       transpose<T>(tile);

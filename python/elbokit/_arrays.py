@@ -51,11 +51,11 @@ def as_float_array(a: Any, name: str) -> FloatArray:
                 ) from error
         else:
             a = np.asarray(a)
-    if a.dtype not in (np.float32, np.float64):
+    if a.dtype.kind != "f" or a.itemsize not in (4, 8):
         raise TypeError(f"`{name}` has dtype {a.dtype}, expected float32 or float64")
     a = np.asarray(a, dtype=a.dtype.newbyteorder("="))
     whole = a.flags.aligned and all(stride % a.itemsize == 0 for stride in a.strides)
-    return a if whole else np.ascontiguousarray(a)
+    return a if whole else a.copy()
 
 
 def returns_like(a: Any) -> Callable[[FloatArray], Any]:

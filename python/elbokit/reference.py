@@ -63,16 +63,16 @@ def logsumexp(a: npt.ArrayLike, axis: int = -1) -> Array:
 
     Notes
     -----
-    The largest term is factored out, so nothing overflows:
-    ``log sum_i exp(a_i) = m + log sum_i exp(a_i - m)`` with ``m = max_i a_i``.
+    The largest term is factored out, so nothing overflows, and left out of the sum, so a
+    result near zero keeps its digits: ``m + log1p(sum_{i != argmax} exp(a_i - m))``.
     """
     values = np.asarray(a, dtype=np.float64)
-    largest = np.max(values, axis=axis, keepdims=True)
-    # An infinite maximum is left alone: inf - inf would be nan.
-    shift = np.where(np.isfinite(largest), largest, 0.0)
-    with np.errstate(divide="ignore"):
-        log_sum = np.log(np.sum(np.exp(values - shift), axis=axis))
-    return np.asarray(log_sum + np.squeeze(shift, axis=axis))
+    at = np.expand_dims(np.argmax(values, axis=axis), axis)
+    largest = np.take_along_axis(values, at, axis)
+    # An infinite maximum is not subtracted: inf - inf would be nan.
+    terms = np.exp(values - np.where(np.isfinite(largest), largest, 0.0))
+    np.put_along_axis(terms, at, 0.0, axis)
+    return np.asarray(np.squeeze(largest, axis) + np.log1p(np.sum(terms, axis=axis)))
 
 
 def gmm_log_density(

@@ -54,16 +54,15 @@ enum class Family { full, diag };
 inline constexpr int kComponentTile = 4;
 
 // A mixture as the kernels read it, in the data's type and in log2 units: the logit of component k
-// at row x is log_const[k] - |P_k (x - pivot - center_k) - bias_k|^2, with P scaled by
-// sqrt(log2(e) / 2). center_k is mean_k - pivot rounded to T, and bias_k = P_k (mean_k - pivot -
-// center_k) is what rounding left, so that means far from the pivot lose nothing.
+// at row x is log_const[k] - |P_k (x - center_k) - bias_k|^2, with P scaled by sqrt(log2(e) / 2).
+// center_k is mean_k rounded to T, and bias_k = P_k (mean_k - center_k) is what rounding left. The
+// difference of two T is rounded relative to itself, so means far from the origin lose nothing.
 template <class T>
 struct GmmModel {
   Family family;
   std::int64_t n_features, n_components;  // as given
   std::int64_t padded_features;           // rows of a packed block: whole tiles for family full
   std::int64_t padded_components;         // whole tiles; the extra ones have log_const -inf
-  const T* pivot;                         // (n_features)
   const T* center;                        // (padded_components, padded_features)
   const T* log_const;                     // (padded_components), largest is 0
   double log_base;                        // natural log; to be added to log p
@@ -74,7 +73,7 @@ struct GmmModel {
   const T* bias;                 // full: (n_components, padded_features)
 };
 
-// Sums of one chunk of rows, about pivot + center_k. second: full (K, D, D) lower triangles,
+// Sums of one chunk of rows, about center_k. second: full (K, D, D) lower triangles,
 // diag (K, D).
 struct GmmSums {
   double *counts, *first, *second;
