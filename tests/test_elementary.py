@@ -95,5 +95,7 @@ def test_exp_reaches_the_ends_of_the_range(cpu_level: str, dtype: type) -> None:
     assert ulps(evaluate("expm1", x), np.expm1(x.astype(np.longdouble))).max() < LIMIT
     subnormal = np.array([bottom - 5], dtype)
     np.testing.assert_allclose(
-        evaluate("exp", subnormal), np.exp(subnormal.astype(np.longdouble)), atol=info.smallest_subnormal
+        evaluate("exp", subnormal),
+        np.exp(subnormal.astype(np.longdouble)),
+        atol=info.smallest_subnormal,
     )

@@ -6,9 +6,9 @@ import hypothesis
 import numpy as np
 import pytest
 from hypothesis import strategies as st
-from strided import LAYOUTS, with_layout
 
 from elbokit import _core, ops, reference
+from strided import LAYOUTS, with_layout
 
 COVARIANCE_TYPES = ("full", "tied", "diag", "spherical")
 SHAPES = [
@@ -150,10 +150,14 @@ def test_layouts_give_the_same_bits(
     X = rng.normal(size=(700, 7)).astype(np.float32)
     laid_out = with_layout(X, layout)
     for got, exact in zip(
-        (*ops.gmm_estep(laid_out, *mixture, covariance_type),
-         *ops.gmm_statistics(laid_out, *mixture, covariance_type)),
-        (*ops.gmm_estep(X, *mixture, covariance_type),
-         *ops.gmm_statistics(X, *mixture, covariance_type)),
+        (
+            *ops.gmm_estep(laid_out, *mixture, covariance_type),
+            *ops.gmm_statistics(laid_out, *mixture, covariance_type),
+        ),
+        (
+            *ops.gmm_estep(X, *mixture, covariance_type),
+            *ops.gmm_statistics(X, *mixture, covariance_type),
+        ),
         strict=True,
     ):
         np.testing.assert_array_equal(got, exact)
@@ -181,7 +185,9 @@ def test_batch_of_mixtures(covariance_type: str, batch: tuple[int, ...]) -> None
         alone = ops.gmm_statistics(X[index], *mixture, covariance_type, weight[index])
         for one, all_ in zip(alone, got, strict=True):
             np.testing.assert_array_equal(all_[index], one, err_msg=f"mixture {i}")
-        np.testing.assert_array_equal(log_prob[index], ops.gmm_estep(X[index], *mixture, covariance_type)[0])
+        np.testing.assert_array_equal(
+            log_prob[index], ops.gmm_estep(X[index], *mixture, covariance_type)[0]
+        )
 
 
 def test_parameters_broadcast_over_the_batch(rng: np.random.Generator) -> None:
@@ -189,12 +195,18 @@ def test_parameters_broadcast_over_the_batch(rng: np.random.Generator) -> None:
     X = rng.normal(size=(5, 1, 20, 2))
     stacked = ops.gmm_statistics(X, *mixture)
     assert stacked.counts.shape == (5, 1, 3)
-    np.testing.assert_array_equal(stacked.counts[3, 0], ops.gmm_statistics(X[3, 0], *mixture).counts)
+    np.testing.assert_array_equal(
+        stacked.counts[3, 0], ops.gmm_statistics(X[3, 0], *mixture).counts
+    )
 
 
 @hypothesis.given(
-    st.integers(1, 90), st.integers(1, 9), st.integers(1, 9), st.sampled_from(COVARIANCE_TYPES),
-    st.sampled_from([np.float32, np.float64]), st.integers(0, 2**32 - 1),
+    st.integers(1, 90),
+    st.integers(1, 9),
+    st.integers(1, 9),
+    st.sampled_from(COVARIANCE_TYPES),
+    st.sampled_from([np.float32, np.float64]),
+    st.integers(0, 2**32 - 1),
 )
 def test_statistics_properties(
     n: int, d: int, k: int, covariance_type: str, dtype: type, seed: int
@@ -221,14 +233,23 @@ def test_statistics_properties(
     order = rng.permutation(k)
     weights, means, factor = mixture
     permuted = ops.gmm_statistics(
-        X, weights[order], means[order], factor if covariance_type == "tied" else factor[order],
-        covariance_type, weight,
+        X,
+        weights[order],
+        means[order],
+        factor if covariance_type == "tied" else factor[order],
+        covariance_type,
+        weight,
     )
     assert_close(permuted.counts, whole.counts[order], tolerance)
     assert_close(permuted.first_moments, whole.first_moments[order], tolerance)
     shift = 2.0 ** rng.integers(0, 3, d)
     moved = ops.gmm_statistics(
-        X.astype(np.float64) + shift, weights, means + shift, factor, covariance_type, weight.astype(np.float64)
+        X.astype(np.float64) + shift,
+        weights,
+        means + shift,
+        factor,
+        covariance_type,
+        weight.astype(np.float64),
     )
     assert_close(moved.second_moments, whole.second_moments, tolerance)
 
@@ -243,8 +264,10 @@ def test_same_bits_for_any_number_of_threads_and_every_run(
     for threads in (1, 2, 3, 2, 7):
         _core.set_num_threads(threads)
         results.append(
-            (*ops.gmm_statistics(X, *mixture, covariance_type),
-             *ops.gmm_estep(X, *mixture, covariance_type))
+            (
+                *ops.gmm_statistics(X, *mixture, covariance_type),
+                *ops.gmm_estep(X, *mixture, covariance_type),
+            )
         )
     for other in results[1:]:
         for a, b in zip(results[0], other, strict=True):
@@ -292,7 +315,11 @@ BAD = [
     ({"precisions_cholesky": np.zeros((2, 2, 2))}, ValueError, "diagonal entry 0.0"),
     ({"covariance_type": "banana"}, ValueError, "`covariance_type` is 'banana'"),
     ({"X": np.zeros((3, 4, 2)), "weights": np.full((2, 2), 0.5)}, ValueError, "do not broadcast"),
-    ({"sample_weight": np.ones(3)}, ValueError, r"`sample_weight` has shape \(3,\), expected \(4,\)"),
+    (
+        {"sample_weight": np.ones(3)},
+        ValueError,
+        r"`sample_weight` has shape \(3,\), expected \(4,\)",
+    ),
     ({"sample_weight": np.array([1.0, 1, -1, 1])}, ValueError, "`sample_weight` has the value -1"),
     ({"sample_weight": np.array([1, 1, np.nan, 1])}, ValueError, "`sample_weight` .* row 2"),
     ({"sample_weight": np.ones(4, int)}, TypeError, "`sample_weight` has dtype int64"),

@@ -6,9 +6,9 @@ import pytest
 import scipy.special
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from strided import LAYOUTS, with_layout
 
 from elbokit import ops, reference
+from strided import LAYOUTS, with_layout
 
 SIZES = (1, 2, 3, 15, 16, 17, 65, 507)
 TOLERANCE = {np.float32: 1e-6, np.float64: 2e-15}

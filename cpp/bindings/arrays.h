@@ -59,11 +59,13 @@ std::ptrdiff_t stride(const py::array& a, int axis) {
 }
 
 template <class T>
-T* pointer(const py::array& a) {
-  if constexpr (std::is_const_v<T>)
+T* pointer(const py::array& a, const char* name) {
+  if constexpr (std::is_const_v<T>) {
     return static_cast<T*>(a.data());
-  else
-    return static_cast<T*>(const_cast<py::array&>(a).mutable_data());  // throws if read-only
+  } else {
+    if (!a.writeable()) throw py::value_error("`" + std::string(name) + "` is read-only");
+    return static_cast<T*>(const_cast<py::array&>(a).mutable_data());
+  }
 }
 
 // A (rows, cols) view whose columns are contiguous or repeated. T is const for inputs.
@@ -71,8 +73,8 @@ template <class T>
 Matrix<T> matrix(const py::array& a, const char* name, py::ssize_t rows, py::ssize_t cols) {
   using Value = std::remove_const_t<T>;
   expect<Value>(a, name, {rows, cols});
-  Matrix<T> m{pointer<T>(a), stride<Value>(a, 0), stride<Value>(a, 1)};
-  if (cols <= 1) m.col_stride = 1;
+  Matrix<T> m{pointer<T>(a, name), stride<Value>(a, 0), stride<Value>(a, 1)};
+  if (rows == 0 || cols <= 1) m.col_stride = 1;  // NumPy's strides mean nothing there
   if (rows <= 1) m.row_stride = cols * m.col_stride;
   const bool repeated = std::is_const_v<T> && m.col_stride == 0;
   if (m.col_stride != 1 && !repeated)
@@ -91,7 +93,7 @@ template <class T>
 Vector<T> vector(const py::array& a, const char* name, py::ssize_t n) {
   using Value = std::remove_const_t<T>;
   expect<Value>(a, name, {n});
-  return {pointer<T>(a), stride<Value>(a, 0)};
+  return {pointer<T>(a, name), stride<Value>(a, 0)};
 }
 
 template <class T>
@@ -105,7 +107,7 @@ T* contiguous(const py::array& a, const char* name, std::initializer_list<py::ss
   expect<std::remove_const_t<T>>(a, name, shape);
   if (!(a.flags() & py::array::c_style))
     throw py::value_error("`" + std::string(name) + "` is not C-contiguous");
-  return pointer<T>(a);
+  return pointer<T>(a, name);
 }
 
 inline void expect_dimensions(const py::array& a, const char* name, py::ssize_t ndim) {

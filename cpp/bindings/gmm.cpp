@@ -86,11 +86,12 @@ struct Batch {
     for (py::ssize_t b = 0; b < size; ++b) {
       GmmRows<T> rows{};
       rows.n_samples = n;
-      rows.x = {pointer<const T>(X) + b * stride<T>(X, 0), stride<T>(X, 1), stride<T>(X, 2)};
+      rows.x = {pointer<const T>(X, "X") + b * stride<T>(X, 0), stride<T>(X, 1), stride<T>(X, 2)};
       if (d == 1) rows.x.col_stride = 1;
       if (sample_weight)
-        rows.sample_weight = {pointer<const T>(*sample_weight) + b * stride<T>(*sample_weight, 0),
-                              stride<T>(*sample_weight, 1)};
+        rows.sample_weight = {
+            pointer<const T>(*sample_weight, "sample_weight") + b * stride<T>(*sample_weight, 0),
+            stride<T>(*sample_weight, 1)};
       all.push_back(rows);
     }
     return all;

@@ -14,7 +14,7 @@ Args input_args(const py::array& a) {
   expect<T>(a, "a", {a.shape(0), a.shape(1), a.shape(2)});
   Args args{};
   args.outer = a.shape(0), args.n = a.shape(1), args.inner = a.shape(2);
-  args.a = pointer<const T>(a);
+  args.a = pointer<const T>(a, "a");
   args.outer_stride = stride<T>(a, 0);
   args.axis_stride = stride<T>(a, 1);
   args.inner_stride = stride<T>(a, 2);

@@ -53,9 +53,9 @@ def as_float_array(a: Any, name: str) -> FloatArray:
             a = np.asarray(a)
     if a.dtype.kind != "f" or a.itemsize not in (4, 8):
         raise TypeError(f"`{name}` has dtype {a.dtype}, expected float32 or float64")
-    a = np.asarray(a, dtype=a.dtype.newbyteorder("="))
-    whole = a.flags.aligned and all(stride % a.itemsize == 0 for stride in a.strides)
-    return a if whole else a.copy()
+    native: FloatArray = np.asarray(a, dtype=a.dtype.newbyteorder("="))
+    whole = native.flags.aligned and all(s % native.itemsize == 0 for s in native.strides)
+    return native if whole else native.copy()
 
 
 def returns_like(a: Any) -> Callable[[FloatArray], Any]:
@@ -74,9 +74,9 @@ def require_finite(a: FloatArray, name: str, axis: int = -2) -> None:
     a : ndarray of shape (..., n_rows, n_columns)
         With ``axis=-1`` of shape (..., n_rows).
     """
-    bad = ~np.isfinite(a)
+    bad: npt.NDArray[np.bool_] = ~np.isfinite(a)
     if axis == -2:
-        bad = bad.any(axis=-1)
+        bad = np.any(bad, axis=-1)
     if not bad.any():
         return
     where = np.argwhere(bad)[0]

@@ -170,7 +170,7 @@ def gmm_statistics(
     sum of the statistics (Neal & Hinton, 1998).
     """
     mixtures = _check_mixtures(X, weights, means, precisions_cholesky, covariance_type)
-    size, n_samples, n_features = mixtures.X.shape
+    size, _, n_features = mixtures.X.shape
     n_components = mixtures.weights.shape[1]
     row_weight = _check_sample_weight(sample_weight, mixtures)
     statistics = GmmStatistics(
@@ -180,7 +180,11 @@ def gmm_statistics(
         log_likelihood=np.empty(size),
     )
     _core.gmm_statistics(
-        mixtures.X, row_weight, *mixtures[2:], covariance_type, *statistics  # type: ignore[arg-type]
+        mixtures.X,
+        row_weight,
+        *mixtures[2:],
+        covariance_type,
+        *statistics,  # type: ignore[arg-type]
     )
     if not np.isfinite(statistics.log_likelihood).all():
         _require_finite_rows(mixtures)
@@ -289,7 +293,7 @@ def _check_parameter_values(
         )
     if triangular and np.tril(precisions_cholesky, -1).any():
         raise ValueError(
-            "`precisions_cholesky` has entries below the diagonal, expected upper triangular factors"
+            "`precisions_cholesky` has entries below the diagonal, expected upper triangles"
         )
 
 

@@ -1,0 +1,145 @@
+"""CPU levels, threads, fork: what stands between Python and the kernels."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import re
+import shutil
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import elbokit
+from elbokit import _core, ops
+
+
+def run(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+PRINT_LEVEL = "import elbokit._core as c; print(c.cpu_level())"
+
+
+def test_the_highest_usable_level_is_chosen() -> None:
+    assert set(_core.cpu_levels()) <= set(_core.built_cpu_levels())
+    environment = {"ELBOKIT_CPU_LEVEL": ""}
+    assert run(PRINT_LEVEL, **environment).stdout.strip() == _core.cpu_levels()[-1]
+
+
+@pytest.mark.parametrize("level", _core.cpu_levels())
+def test_environment_overrides_the_level(level: str) -> None:
+    assert run(PRINT_LEVEL, ELBOKIT_CPU_LEVEL=level).stdout.strip() == level
+
+
+def test_an_unknown_level_is_refused() -> None:
+    result = run(PRINT_LEVEL, ELBOKIT_CPU_LEVEL="v9")
+    assert result.returncode != 0
+    assert "ELBOKIT_CPU_LEVEL is 'v9', expected one of" in result.stderr
+    with pytest.raises(ValueError, match="level is 'v9', expected one of"):
+        _core.set_cpu_level("v9")
+
+
+def test_levels_agree(rng: np.random.Generator) -> None:
+    a = rng.normal(size=(100, 37))
+    results = []
+    before = _core.cpu_level()
+    for level in _core.cpu_levels():
+        _core.set_cpu_level(level)
+        results.append(ops.logsumexp(a))
+    _core.set_cpu_level(before)
+    for result in results[1:]:
+        np.testing.assert_allclose(result, results[0], rtol=1e-14)
+
+
+def test_number_of_threads(restore_threads: None) -> None:
+    elbokit.set_num_threads(3)
+    assert elbokit.get_num_threads() == 3
+    with pytest.raises(ValueError, match="`n` is 0, expected at least 1"):
+        elbokit.set_num_threads(0)
+    code = "import elbokit; print(elbokit.get_num_threads())"
+    assert run(code, ELBOKIT_NUM_THREADS="5").stdout.strip() == "5"
+    assert run(code, ELBOKIT_NUM_THREADS="", OMP_NUM_THREADS="4").stdout.strip() == "4"
+
+
+def statistics(seed: int) -> float:
+    rng = np.random.default_rng(seed)
+    X = rng.normal(size=(30_000, 4)).astype(np.float32)
+    means = rng.normal(size=(3, 4))
+    result = ops.gmm_statistics(X, np.full(3, 1 / 3), means, np.ones((3, 4)), "diag")
+    return float(result.log_likelihood)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no fork")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
+def test_after_fork(restore_threads: None) -> None:
+    """A child gets a pool of its own, also when its parent's threads are at work."""
+    elbokit.set_num_threads(2)
+    expected = [statistics(seed) for seed in range(4)]
+    stop = threading.Event()
+
+    def keep_busy() -> None:
+        while not stop.is_set():
+            statistics(0)
+
+    busy = threading.Thread(target=keep_busy)
+    busy.start()
+    try:
+        with multiprocessing.get_context("fork").Pool(2) as pool:
+            assert pool.map_async(statistics, range(4)).get(timeout=60) == expected
+    finally:
+        stop.set()
+        busy.join()
+
+
+def test_callers_at_the_same_time(restore_threads: None) -> None:
+    elbokit.set_num_threads(2)
+    expected = [statistics(seed) for seed in range(6)]
+    results: dict[int, float] = {}
+
+    def work(seed: int) -> None:
+        for _ in range(5):
+            results[seed] = statistics(seed)
+
+    callers = [threading.Thread(target=work, args=(seed,)) for seed in range(6)]
+    for caller in callers:
+        caller.start()
+    for caller in callers:
+        caller.join(timeout=60)
+    assert [results[seed] for seed in range(6)] == expected
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads ELF objects")
+def test_no_level_lends_code_to_another() -> None:
+    """An object built for a CPU level may define weak symbols in its own namespace alone.
+
+    The linker keeps one copy of a weak symbol: a shared inline function compiled for AVX-512
+    would then run on every machine.
+    """
+    objects = sorted(
+        (Path(__file__).parent.parent / "build").glob("*/**/elbokit_kernels_v*.dir/**/*.o")
+    )
+    if not objects or not shutil.which("nm"):
+        pytest.skip("needs the objects of the editable build")
+    for path in objects:
+        level = re.search(r"elbokit_kernels_(\w+)\.dir", str(path))[1]
+        symbols = subprocess.run(
+            ["nm", "--demangle", "--defined-only", path], capture_output=True, text=True, check=True
+        ).stdout.splitlines()
+        names = [line.split(maxsplit=2) for line in symbols]
+        foreign = [
+            name for *_, kind, name in names if kind in "WVu" and f"elbokit::{level}::" not in name
+        ]
+        assert not foreign, f"{path.name}: {foreign}"
+        initialisers = [name for *_, name in names if "_GLOBAL__sub_I" in name]
+        assert not initialisers, f"{path.name} has static initialisers"
