@@ -1,0 +1,122 @@
+"""EM of Gaussian mixtures: time per iteration of ``GaussianMixture.fit``, beside scikit-learn."""
+
+from __future__ import annotations
+
+import functools
+import warnings
+from typing import Any
+
+import numpy as np
+import sklearn.mixture
+from sklearn.exceptions import ConvergenceWarning
+
+import elbokit
+import harness
+
+# n_samples, n_features, n_components, covariance type
+CASES = [
+    (100_000, 16, 8, "full"),
+    (100_000, 16, 8, "diag"),
+    (200_000, 64, 32, "diag"),
+    (50_000, 64, 32, "full"),
+    (500_000, 2, 16, "full"),
+    (1_000_000, 8, 64, "diag"),
+]
+SHORT, LONG = 1, 5  # iterations; their difference leaves out what is done once per fit
+ROUNDS = 3
+PEERS = {"elbokit": elbokit.GaussianMixture, "scikit-learn": sklearn.mixture.GaussianMixture}
+
+
+def overlapping(n: int, d: int, k: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Data on which no component can be left out, and the means to start from."""
+    means = rng.normal(size=(k, d)).astype(np.float32) * 2 / np.sqrt(d)
+    X = means[rng.integers(k, size=n)] + rng.normal(size=(n, d)).astype(np.float32)
+    return X, means + 0.1 * rng.normal(size=(k, d)).astype(np.float32)
+
+
+def operations(n: int, d: int, k: int, covariance_type: str) -> int:
+    """Multiplications and additions that an iteration cannot do without.
+
+    Full: a triangular product in the E-step and a symmetric one in the M-step. Diagonal: two
+    fused multiply-adds per entry in each step.
+    """
+    return n * k * (2 * d * (d + 1) if covariance_type == "full" else 8 * d)
+
+
+def fit(estimator: type, X: np.ndarray, means: np.ndarray, kind: str, iterations: int) -> Any:
+    k, d = means.shape
+    precisions = {"full": np.tile(np.eye(d, dtype=X.dtype), (k, 1, 1)), "diag": np.ones_like(means)}
+    model = estimator(
+        k,
+        covariance_type=kind,
+        tol=0.0,
+        max_iter=iterations,
+        weights_init=np.full(k, 1 / k),
+        means_init=means,
+        precisions_init=precisions[kind],
+        init_params="random_from_data",
+        random_state=0,
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # stopping early is the point
+        return model.fit(X)
+
+
+def per_iteration(X: np.ndarray, means: np.ndarray, kind: str) -> harness.Timing:
+    """Seconds per EM iteration of each peer, once the peers' answers are seen to agree."""
+    ours, theirs = (fit(estimator, X, means, kind, LONG) for estimator in PEERS.values())
+    np.testing.assert_allclose(ours.means_, theirs.means_, rtol=0, atol=5e-3)
+    np.testing.assert_allclose(ours.lower_bound_, theirs.lower_bound_, rtol=1e-4)
+    fits = {
+        f"{name} {iterations}": functools.partial(fit, estimator, X, means, kind, iterations)
+        for name, estimator in PEERS.items()
+        for iterations in (SHORT, LONG)
+    }
+    whole = harness.interleave(fits, rounds=ROUNDS, warm_up=1).seconds
+    return harness.Timing(
+        {
+            name: [
+                (long - short) / (LONG - SHORT)
+                for long, short in zip(
+                    whole[f"{name} {LONG}"], whole[f"{name} {SHORT}"], strict=True
+                )
+            ]
+            for name in PEERS
+        }
+    )
+
+
+def main() -> None:
+    rate = harness.flops_per_second()
+    rows = []
+    for n, d, k, kind in harness.progress(CASES, "EM"):
+        timing = per_iteration(*overlapping(n, d, k, np.random.default_rng(0)), kind)
+        mine = timing.median("elbokit")
+        limit = operations(n, d, k, kind) / rate
+        rows.append(
+            [
+                f"{n:,} × {d}, {k}, {kind}",
+                harness.duration(timing.median("scikit-learn")),
+                harness.duration(mine),
+                f"{timing.ratio('scikit-learn', 'elbokit'):.1f}",
+                harness.duration(limit),
+                f"{limit / mine:.0%}",
+            ]
+        )
+    harness.write(
+        "gmm",
+        "EM, time per iteration",
+        "float32, overlapping components, all from the same start; `GaussianMixture.fit` with "
+        f"{LONG} iterations less one with {SHORT}, over {LONG - SHORT}; medians of {ROUNDS} "
+        "interleaved rounds. Means and bounds agree before anything is timed. Limit: the "
+        "arithmetic that cannot be left out at the rate of torch's float32 matrix product "
+        f"({rate / 1e9:.0f} GFLOP/s in this run).",
+        harness.table(
+            ["n × d, k, covariance", "scikit-learn", "elbokit", "ratio", "limit", "of the limit"],
+            rows,
+        ),
+    )
+
+
+if __name__ == "__main__":
+    main()
