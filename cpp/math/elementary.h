@@ -9,6 +9,22 @@
 
 namespace elbokit::ELBOKIT_LEVEL {
 
+template <class V>
+ELBOKIT_INLINE V constant(Lane<V> value) {
+  return value - V{};
+}
+
+// c + x (c1 + x (c2 + ...)).
+template <class V, class T>
+ELBOKIT_INLINE V horner(V, T c) {
+  return constant<V>(c);
+}
+
+template <class V, class T, class... More>
+ELBOKIT_INLINE V horner(V x, T c, More... more) {
+  return horner(x, more...) * x + c;
+}
+
 template <class T>
 struct Format;
 
@@ -22,11 +38,23 @@ struct Format<float> {
   static constexpr float ln2_low = -2.12194440e-4f;
   static constexpr float exp_low = -104.0f, exp_high = 89.0f;
   static constexpr float exp2_zero = -126.0f;
-  static constexpr float expm1[] = {0.500000005f,   0.166666668f,   0.0416663547f,
-                                    0.00833327305f, 0.00139410083f, 0.000199141698f};
-  static constexpr float exp2[] = {0.693147206f,   0.240226513f,   0.0555032778f,
-                                   0.00961800388f, 0.00134002723f, 0.000154763027f};
-  static constexpr float atanh[] = {0.666667767f, 0.399774956f, 0.298730732f};
+
+  template <class V>  // (e^x - 1 - x) / x^2
+  static ELBOKIT_INLINE V expm1(V x) {
+    return horner(x, 0.500000005f, 0.166666668f, 0.0416663547f, 0.00833327305f, 0.00139410083f,
+                  0.000199141698f);
+  }
+
+  template <class V>  // (2^x - 1) / x
+  static ELBOKIT_INLINE V exp2(V x) {
+    return horner(x, 0.693147206f, 0.240226513f, 0.0555032778f, 0.00961800388f, 0.00134002723f,
+                  0.000154763027f);
+  }
+
+  template <class V>  // (2 atanh(s) - 2 s) / s^3 in x = s^2
+  static ELBOKIT_INLINE V atanh(V x) {
+    return horner(x, 0.666667767f, 0.399774956f, 0.298730732f);
+  }
 };
 
 template <>
@@ -39,31 +67,30 @@ struct Format<double> {
   static constexpr double ln2_low = 1.90821492927058770002e-10;
   static constexpr double exp_low = -746.0, exp_high = 710.0;
   static constexpr double exp2_zero = -1022.0;
-  static constexpr double expm1[] = {0.5,
-                                     0.166666666666666766,
-                                     0.0416666666666667014,
-                                     0.00833333333332161574,
-                                     0.00138888888888668295,
-                                     0.000198412698861587186,
-                                     0.000024801587360569571,
-                                     2.75572441817440845e-6,
-                                     2.75572427497864159e-7,
-                                     2.51090449506914658e-8,
-                                     2.09244460453700504e-9};
-  static constexpr double exp2[] = {
-      0.693147180559945308,     0.240226506959101332,   0.0555041086648217417,
-      0.00961812910759332758,   0.00133335581463790518, 0.000154035304580860003,
-      0.0000152527338675205123, 1.32154348133790059e-6, 1.01780464713268039e-7,
-      7.07386083758058771e-9,   4.45738559675419023e-10};
-  static constexpr double atanh[] = {
-      0.66666666666667349,  0.39999999999411091,  0.285714287432629665, 0.222221984759588482,
-      0.181835697411200491, 0.153139032156990251, 0.147975079955722681};
-};
 
-template <class V>
-ELBOKIT_INLINE V constant(Lane<V> value) {
-  return value - V{};
-}
+  template <class V>  // (e^x - 1 - x) / x^2
+  static ELBOKIT_INLINE V expm1(V x) {
+    return horner(x, 0.5, 0.166666666666666766, 0.0416666666666667014, 0.00833333333332161574,
+                  0.00138888888888668295, 0.000198412698861587186, 0.000024801587360569571,
+                  2.75572441817440845e-6, 2.75572427497864159e-7, 2.51090449506914658e-8,
+                  2.09244460453700504e-9);
+  }
+
+  template <class V>  // (2^x - 1) / x
+  static ELBOKIT_INLINE V exp2(V x) {
+    return horner(x, 0.693147180559945308, 0.240226506959101332, 0.0555041086648217417,
+                  0.00961812910759332758, 0.00133335581463790518, 0.000154035304580860003,
+                  0.0000152527338675205123, 1.32154348133790059e-6, 1.01780464713268039e-7,
+                  7.07386083758058771e-9, 4.45738559675419023e-10);
+  }
+
+  template <class V>  // (2 atanh(s) - 2 s) / s^3 in x = s^2
+  static ELBOKIT_INLINE V atanh(V x) {
+    return horner(x, 0.66666666666667349, 0.39999999999411091, 0.285714287432629665,
+                  0.222221984759588482, 0.181835697411200491, 0.153139032156990251,
+                  0.147975079955722681);
+  }
+};
 
 template <class V>
 ELBOKIT_INLINE V max(V a, V b) {
@@ -71,21 +98,8 @@ ELBOKIT_INLINE V max(V a, V b) {
 }
 
 template <class V>
-ELBOKIT_INLINE V min(V a, V b) {
-  return select(a < b, a, b);
-}
-
-template <class V>
 ELBOKIT_INLINE V abs(V x) {
   return bit_cast<V>(bit_cast<Bits<V>>(x) & (~Bits<V>{} >> 1));
-}
-
-// Horner's rule, c[0] + c[1] x + ...
-template <class V, int N>
-ELBOKIT_INLINE V polynomial(const Lane<V> (&c)[N], V x) {
-  V p = constant<V>(c[N - 1]);
-  for (int i = N - 2; i >= 0; --i) p = p * x + c[i];
-  return p;
 }
 
 // The nearest integer, for |x| < 2^21.
@@ -133,7 +147,7 @@ ELBOKIT_INLINE ReducedExp<V> reduce_exp(V x) {
   x = select(x > F::exp_high, constant<V>(F::exp_high), x);
   const V n = round(x * log2_e);
   const V r = (x - n * F::ln2_high) - n * F::ln2_low;
-  return {n, r + r * r * polynomial(F::expm1, r)};
+  return {n, r + r * r * F::expm1(r)};
 }
 
 template <class V>
@@ -158,7 +172,7 @@ ELBOKIT_INLINE V exp2_nonpositive(V x) {
   const V clamped = max(x, constant<V>(F::exp2_zero));
   const V n = round(clamped);
   const V f = clamped - n;
-  const V power = (f * polynomial(F::exp2, f) + Lane<V>(1)) * power_of_two(n);
+  const V power = (f * F::exp2(f) + Lane<V>(1)) * power_of_two(n);
   return select(x < F::exp2_zero, V{}, power);
 }
 
@@ -166,7 +180,7 @@ ELBOKIT_INLINE V exp2_nonpositive(V x) {
 template <class V>
 ELBOKIT_INLINE V twice_atanh(V s) {
   const V z = s * s;
-  return s * z * polynomial(Format<Lane<V>>::atanh, z) + (s + s);
+  return s * z * Format<Lane<V>>::atanh(z) + (s + s);
 }
 
 // log x for a positive, normal, finite x.

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
-import platform
 
 from elbokit import _core
 
@@ -11,6 +9,8 @@ __all__ = ["show_versions"]
 
 
 def _installed(distribution: str) -> str:
+    import importlib.metadata
+
     try:
         return importlib.metadata.version(distribution)
     except importlib.metadata.PackageNotFoundError:
@@ -22,6 +22,8 @@ def show_versions() -> None:
 
     Also what ``python -m elbokit`` prints. Imports neither torch nor scikit-learn.
     """
+    import platform
+
     built, usable = _core.built_cpu_levels(), _core.cpu_levels()
     lines = {
         "elbokit": _core.version,
