@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-
 from elbokit import _core
 
 __all__ = ["show_versions"]
