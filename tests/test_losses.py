@@ -69,6 +69,19 @@ def test_bernoulli(
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
+def test_bernoulli_of_a_sure_prediction_keeps_its_digits(cpu_level: str, dtype: type) -> None:
+    """log1p(e^-|l|) must not be the difference of two large terms."""
+    logits = np.linspace(-30, 30, 61, dtype=dtype)[None]
+    target = (logits > 0).astype(dtype)
+    elementwise, grad = out(logits.shape, dtype), out(logits.shape, dtype)
+    _core.bernoulli_loss(logits, target, None, None, 1.0, elementwise, None, grad)
+    size = np.abs(logits.astype(np.longdouble))
+    np.testing.assert_allclose(elementwise, np.log1p(np.exp(-size)), rtol=RELATIVE[dtype])
+    exact = np.where(logits > 0, -1, 1) / (1 + np.exp(size))
+    np.testing.assert_allclose(grad, exact, rtol=RELATIVE[dtype])
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
 def test_bernoulli_extreme_logits(cpu_level: str, dtype: type) -> None:
     logits = np.array([[1e4, -1e4, 1e4, -1e4, 0.0]], dtype)
     target = np.array([[1.0, 0.0, 0.0, 1.0, 0.5]], dtype)

@@ -17,8 +17,8 @@ double bernoulli_loss(const BernoulliArgs<T>& args, std::int64_t begin, std::int
     Sum<T> sum;
     for_each_vector<T>(args.cols, [&](std::int64_t col, int count) ELBOKIT_INLINE_LAMBDA {
       const Vec<T> t = target(col, count);
-      const Vec<T> positive = pos_weight.data ? (pos_weight(col, count) - one) * t + one : one;
-      BernoulliTerm<Vec<T>> term = bernoulli_term<Vec<T>>(logits(col, count), t, positive);
+      const Vec<T> on = pos_weight.data ? pos_weight(col, count) * t : t;
+      BernoulliTerm<Vec<T>> term = bernoulli_term<Vec<T>>(logits(col, count), one - t, on);
       if (weight.data) {
         const Vec<T> w = weight(col, count);
         term = {term.loss * w, term.grad * w};

@@ -10,19 +10,20 @@ struct BernoulliTerm {
   V loss, grad;
 };
 
-// With logit l, target t in [0, 1] and weight p of the positive class,
-//   loss = (1 - t) l + (1 + (p - 1) t) log(1 + e^-l),
-//   d loss / d l = (1 - t) - (1 + (p - 1) t) sigma(-l),
-// both through e^-|l|, which never overflows. p = 1 is -log p(t | l). PyTorch's
-// binary_cross_entropy_with_logits defines p.
+// With logit l, target t in [0, 1], weight p of the positive class, and off = 1 - t, on = p t:
+//   loss = off log(1 + e^l) + on log(1 + e^-l),
+//   d loss / d l = off sigmoid(l) - on sigmoid(-l).
+// p = 1 is -log p(t | l); PyTorch's binary_cross_entropy_with_logits defines p. Written through
+// e^-|l|, which never overflows, as a sum of terms of one sign, so that nothing cancels.
 template <class V>
-ELBOKIT_INLINE BernoulliTerm<V> bernoulli_term(V logit, V target, V positive_factor) {
+ELBOKIT_INLINE BernoulliTerm<V> bernoulli_term(V logit, V off, V on) {
   const V one = constant<V>(1);
-  const V u = exp(-abs(logit));
-  const V softplus = log1p_unit(u) + max(-logit, V{});
-  const V sigmoid_of_minus = select(logit < V{}, one, u) / (one + u);
-  const V off = one - target;
-  return {off * logit + positive_factor * softplus, off - positive_factor * sigmoid_of_minus};
+  const V size = abs(logit);
+  const V u = exp(-size);
+  const auto positive = logit >= V{};
+  const V wrong = select(positive, off, on);  // the weight of the class that the logit denies
+  const V tail = (off + on) * (u / (one + u));
+  return {size * wrong + (off + on) * log1p_unit(u), select(positive, wrong - tail, tail - wrong)};
 }
 
 }  // namespace elbokit::ELBOKIT_LEVEL
