@@ -1,0 +1,7 @@
+"""Mixture models fitted by EM, with scikit-learn's estimator interface."""
+
+from __future__ import annotations
+
+from elbokit.mixture.gaussian_mixture import GaussianMixture
+
+__all__ = ["GaussianMixture"]

@@ -1,0 +1,173 @@
+"""Checks of the estimator's array arguments; messages begin as scikit-learn's do."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from sklearn.utils import check_array
+
+from elbokit.mixture._parameters import covariance_shape
+
+__all__ = ["GivenParameters", "check_given", "check_sample_weight"]
+
+Array = npt.NDArray[np.float64]
+
+
+class GivenParameters(NamedTuple):
+    """The starting parameters that the caller chose, float64; None where not given."""
+
+    weights: Array | None
+    means: Array | None
+    precisions: Array | None
+
+
+def check_given(
+    weights_init: Any,
+    means_init: Any,
+    precisions_init: Any,
+    covariance_type: str,
+    n_components: int,
+    n_features: int,
+) -> GivenParameters:
+    """Check `weights_init`, `means_init` and `precisions_init`.
+
+    Parameters
+    ----------
+    weights_init : array-like of shape (n_components,) or None
+        In [0, 1], sum 1.
+    means_init : array-like of shape (n_components, n_features) or None
+        Component means.
+    precisions_init : array-like or None
+        Positive definite, in the shape of `covariance_type`.
+    covariance_type : {'full', 'tied', 'diag', 'spherical'}
+        Shape of the covariances.
+    n_components, n_features : int
+        Sizes of the model.
+
+    Returns
+    -------
+    given : GivenParameters
+        What is not None, checked and in float64.
+
+    Raises
+    ------
+    ValueError
+        If a shape or value is not as described; the message names the argument.
+    """
+    return GivenParameters(
+        None if weights_init is None else _check_weights(weights_init, n_components),
+        None if means_init is None else _check_means(means_init, n_components, n_features),
+        None
+        if precisions_init is None
+        else _check_precisions(precisions_init, covariance_type, n_components, n_features),
+    )
+
+
+def _check_weights(weights: Any, n_components: int) -> Array:
+    """Check `weights_init`: shape (n_components,), in [0, 1], sum 1; return float64."""
+    given = check_array(
+        weights, dtype=[np.float64, np.float32], ensure_2d=False, input_name="weights_init"
+    )
+    _check_shape(given, (n_components,), "weights", "weights_init")
+    if (given < 0.0).any() or (given > 1.0).any():
+        raise ValueError(
+            "The parameter 'weights' should be in the range [0, 1], but got max value "
+            f"{given.max():.5f}, min value {given.min():.5f} (weights_init)"
+        )
+    tolerance = 1e-6 if given.dtype == np.float32 else 1e-8
+    total = float(given.sum(dtype=np.float64))
+    if abs(1.0 - total) > tolerance:
+        raise ValueError(
+            "The parameter 'weights' should be normalized, but got sum(weights) = "
+            f"{total:.5f} (weights_init)"
+        )
+    return np.asarray(given, dtype=np.float64)
+
+
+def _check_means(means: Any, n_components: int, n_features: int) -> Array:
+    """Check `means_init`: shape (n_components, n_features); return float64."""
+    given = check_array(
+        means, dtype=[np.float64, np.float32], ensure_2d=False, input_name="means_init"
+    )
+    _check_shape(given, (n_components, n_features), "means", "means_init")
+    return np.asarray(given, dtype=np.float64)
+
+
+def _check_precisions(
+    precisions: Any, covariance_type: str, n_components: int, n_features: int
+) -> Array:
+    """Check `precisions_init`: shape and positive definiteness; return float64."""
+    given = check_array(
+        precisions,
+        dtype=[np.float64, np.float32],
+        ensure_2d=False,
+        allow_nd=covariance_type == "full",
+        input_name="precisions_init",
+    )
+    shape = covariance_shape(covariance_type, n_components, n_features)
+    _check_shape(given, shape, f"{covariance_type} precision", "precisions_init")
+    if covariance_type in ("diag", "spherical"):
+        if (given <= 0.0).any():
+            raise ValueError(
+                f"'{covariance_type} precision' should be positive, but got the minimum "
+                f"{given.min()} (precisions_init)"
+            )
+    else:
+        for k, matrix in enumerate(given.reshape(-1, n_features, n_features)):
+            if not np.allclose(matrix, matrix.T) or np.linalg.eigvalsh(matrix)[0] <= 0.0:
+                owner = f"component {k} is not" if covariance_type == "full" else "it is not"
+                raise ValueError(
+                    f"'{covariance_type} precision' should be symmetric, positive-definite, "
+                    f"but {owner} (precisions_init)"
+                )
+    return np.asarray(given, dtype=np.float64)
+
+
+def check_sample_weight(sample_weight: Any, n_samples: int) -> Array | None:
+    """Check the weights of the samples.
+
+    Parameters
+    ----------
+    sample_weight : array-like of shape (n_samples,) or None
+        Non-negative weights, not all zero.
+    n_samples : int
+        Number of rows of X.
+
+    Returns
+    -------
+    sample_weight : ndarray of shape (n_samples,) or None
+        float64 weights; None where all are equal, since only ratios matter.
+
+    Raises
+    ------
+    ValueError
+        If shape or values are not as described.
+    """
+    if sample_weight is None:
+        return None
+    given: Array = np.asarray(sample_weight)
+    if given.shape != (n_samples,):
+        raise ValueError(
+            f"sample_weight has shape {given.shape}, expected ({n_samples},), one weight per sample"
+        )
+    given = check_array(given, dtype=np.float64, ensure_2d=False, input_name="sample_weight")
+    if (given < 0.0).any():
+        row = int(np.argmax(given < 0.0))
+        raise ValueError(
+            f"sample_weight must be non-negative, got {given[row]} for sample {row} "
+            "(Negative values in data passed to `sample_weight`)"
+        )
+    if not given.any():
+        raise ValueError("sample_weight must have a positive sum, got all zeros")
+    return None if (given == given[0]).all() else given
+
+
+def _check_shape(array: Any, shape: tuple[int, ...], name: str, argument: str) -> None:
+    """Raise scikit-learn's message for a wrong shape."""
+    if array.shape != shape:
+        raise ValueError(
+            f"The parameter '{name}' should have the shape of {shape}, but got {array.shape} "
+            f"({argument})"
+        )

@@ -1,0 +1,26 @@
+"""VAE losses and models for torch, over the compiled kernels.
+
+``import elbokit`` does not import torch; this package does. `VAETrainer` needs the extra
+``[train]``.
+"""
+
+from __future__ import annotations
+
+from elbokit.torch._bernoulli import binary_cross_entropy_with_logits
+from elbokit.torch._gaussian_kl import gaussian_kl
+from elbokit.torch._logsumexp import logsumexp
+from elbokit.torch._trainer import VAETrainer
+from elbokit.torch._vae import VAE, VAEOutput
+from elbokit.torch._vae_loss import VAELoss, VAELossOutput, vae_loss
+
+__all__ = [
+    "binary_cross_entropy_with_logits",
+    "gaussian_kl",
+    "logsumexp",
+    "vae_loss",
+    "VAELoss",
+    "VAELossOutput",
+    "VAE",
+    "VAEOutput",
+    "VAETrainer",
+]

@@ -1,0 +1,197 @@
+"""Training data as batches, in an order that the seed and the epoch determine."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler
+
+__all__ = ["Batches", "EpochSampler", "make_batches", "stream_seed"]
+
+
+def stream_seed(seed: int, stream: str, epoch: int = 0, rank: int = 0) -> int:
+    """Return a seed for one purpose in one epoch, unrelated to that of any other."""
+    entropy = (seed, *stream.encode(), epoch, rank)
+    return int(np.random.SeedSequence(entropy).generate_state(1)[0])
+
+
+class Batches(Protocol):
+    """An iterable of batches, each a tensor of shape (n, ...)."""
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the order of the next iteration."""
+
+    def __iter__(self) -> Iterator[Tensor]:
+        """Iterate over one epoch."""
+
+    def __len__(self) -> int:
+        """Return the number of batches; TypeError if the data does not know."""
+
+
+class EpochSampler(Sampler[int]):
+    """Indices of one process, in an order that depends on `seed` and the epoch alone.
+
+    Parameters
+    ----------
+    n : int
+        Number of samples.
+    seed : int or None
+        None keeps the order of the data.
+    rank, world_size : int
+        Which of how many processes; when shuffling, all get equally many indices.
+    """
+
+    def __init__(self, n: int, seed: int | None, rank: int = 0, world_size: int = 1) -> None:
+        self.n, self.seed, self.rank, self.world_size = n, seed, rank, world_size
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the order of the next iteration."""
+        self.epoch = epoch
+
+    def indices(self) -> Tensor:
+        """Return the indices of this epoch and process."""
+        if self.seed is None:
+            return torch.arange(self.rank, self.n, self.world_size)
+        generator = torch.Generator().manual_seed(stream_seed(self.seed, "order", self.epoch))
+        order = torch.randperm(self.n, generator=generator)
+        # Gradients are averaged between processes: none may have a batch more.
+        order = torch.cat([order, order[: -self.n % self.world_size]])
+        return order[self.rank :: self.world_size]
+
+    def __iter__(self) -> Iterator[int]:
+        """Iterate over the indices."""
+        return iter(self.indices().tolist())
+
+    def __len__(self) -> int:
+        """Return the number of indices."""
+        whole = self.n if self.seed is None else self.n + (-self.n % self.world_size)
+        return len(range(self.rank, whole, self.world_size))
+
+
+class _TensorBatches:
+    """Batches gathered from one tensor, without a detour over single samples."""
+
+    def __init__(self, X: Tensor, batch_size: int, sampler: EpochSampler) -> None:
+        self.X, self.batch_size, self.sampler = X, batch_size, sampler
+
+    def set_epoch(self, epoch: int) -> None:
+        self.sampler.set_epoch(epoch)
+
+    def __iter__(self) -> Iterator[Tensor]:
+        for index in torch.split(self.sampler.indices(), self.batch_size):
+            yield self.X[index.to(self.X.device)]
+
+    def __len__(self) -> int:
+        return -(-len(self.sampler) // self.batch_size)
+
+
+class _LoaderBatches:
+    """The data of a DataLoader, without labels, checked batch by batch."""
+
+    def __init__(self, name: str, loader: Any, dtype: torch.dtype) -> None:
+        self.name, self.loader, self.dtype = name, loader, dtype
+
+    def set_epoch(self, epoch: int) -> None:
+        set_epoch = getattr(self.loader.sampler, "set_epoch", None)
+        if set_epoch is not None:
+            set_epoch(epoch)
+
+    def __iter__(self) -> Iterator[Tensor]:
+        done = 0
+        for batch in self.loader:
+            x = batch[0] if isinstance(batch, (tuple, list)) else batch
+            if not isinstance(x, Tensor):
+                kind = type(x).__name__
+                raise TypeError(f"`{self.name}` gives batches of {kind}, expected tensors")
+            yield check_values(self.name, x.to(self.dtype), first_row=done)
+            done += len(x)
+
+    def __len__(self) -> int:
+        return len(self.loader)
+
+
+def check_values(name: str, X: Tensor, first_row: int = 0) -> Tensor:
+    """Return `X`, a batch of data, if all of it is in [0, 1]; the error names the first bad row."""
+    if X.dim() < 2 or X.numel() == 0:
+        raise ValueError(
+            f"`{name}` has shape {tuple(X.shape)}, expected (n_samples, ...), not empty"
+        )
+    low, high = torch.aminmax(X)
+    if bool((low >= 0) & (high <= 1)):  # False for NaN
+        return X
+    flat = X.flatten(1)
+    row, column = (~((flat >= 0) & (flat <= 1))).nonzero()[0].tolist()
+    raise ValueError(
+        f"`{name}` has the value {flat[row, column].item():g} in row {first_row + row}, "
+        "expected values in [0, 1]"
+    )
+
+
+def _as_tensor(name: str, X: Any, dtype: torch.dtype) -> Tensor:
+    if not isinstance(X, Tensor):
+        array = np.asarray(X)
+        if array.dtype.kind not in "fiub":
+            raise TypeError(f"`{name}` has dtype {array.dtype}, expected numbers")
+        # torch refuses negative strides, and warns about arrays that it may not write to.
+        X = torch.from_numpy(np.require(array, requirements=["C", "W"]))
+    if X.is_complex():
+        raise TypeError(f"`{name}` has dtype {X.dtype}, expected real numbers")
+    return check_values(name, X.detach().to(dtype))
+
+
+def make_batches(
+    name: str,
+    data: Any,
+    batch_size: int,
+    seed: int | None,
+    dtype: torch.dtype,
+    rank: int = 0,
+    world_size: int = 1,
+) -> Batches:
+    """Batches of arrays, a Dataset or a DataLoader.
+
+    Parameters
+    ----------
+    name : str
+        Name of the argument, for errors.
+    data : array-like of shape (n_samples, ...), Tensor, Dataset or DataLoader
+        A Dataset gives x or (x, ...); a DataLoader keeps its own batches and its own order.
+    batch_size : int
+        Samples in a batch of this process.
+    seed : int or None
+        Determines the order, with the epoch; None keeps the order of the data.
+    dtype : torch.dtype
+        Dtype of the batches.
+    rank, world_size : int
+        Which of how many processes.
+
+    Returns
+    -------
+    Batches
+
+    Raises
+    ------
+    TypeError
+        The data is not numeric.
+    ValueError
+        The data is empty, or an array holds a value outside [0, 1].
+    """
+    if isinstance(data, DataLoader):
+        return _LoaderBatches(name, data, dtype)
+    if isinstance(data, IterableDataset):
+        return _LoaderBatches(name, DataLoader(data, batch_size), dtype)
+    if isinstance(data, Dataset):
+        n = len(data)  # type: ignore[arg-type]
+        if n == 0:
+            raise ValueError(f"`{name}` is empty, expected at least one sample")
+        sampler = EpochSampler(n, seed, rank, world_size)
+        # With a generator of its own, for a loader draws from it even without workers.
+        loader = DataLoader(data, batch_size, sampler=sampler, generator=torch.Generator())
+        return _LoaderBatches(name, loader, dtype)
+    X = _as_tensor(name, data, dtype)
+    return _TensorBatches(X, batch_size, EpochSampler(len(X), seed, rank, world_size))

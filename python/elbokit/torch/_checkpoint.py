@@ -1,0 +1,48 @@
+"""Checkpoints that are whole or absent: written to a temporary file, then renamed."""
+
+from __future__ import annotations
+
+import os
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+
+__all__ = ["load_checkpoint", "save_checkpoint"]
+
+_FORMAT = 1
+
+
+def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
+    """Write `state` to `path`; on any failure `path` is what it was before."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # In the same folder, for only a rename within one file system is atomic.
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            torch.save({"format": _FORMAT, **state}, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """Read what `save_checkpoint` wrote, on the CPU.
+
+    Raises
+    ------
+    ValueError
+        The file is damaged, or is not such a checkpoint.
+    """
+    try:
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
+        raise ValueError(f"checkpoint {path} cannot be read: {error}") from error
+    found = state.get("format") if isinstance(state, dict) else type(state).__name__
+    if found != _FORMAT:
+        raise ValueError(f"checkpoint {path} has format {found}, expected {_FORMAT}")
+    return state

@@ -1,0 +1,145 @@
+"""Argument checks: every error names the argument, what was given and what was expected."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+__all__ = [
+    "autocast_low_precision",
+    "check_broadcast",
+    "check_event_dims",
+    "check_non_negative",
+    "check_positive_int",
+    "check_reduction",
+    "check_same_shape",
+    "check_tensors",
+]
+
+# One entry per file of implementations (_cpu.py); "meta" is served by the fake kernels.
+_DEVICES = ("cpu", "meta")
+_LOW_PRECISION = (torch.float16, torch.bfloat16)
+_BINARY = (torch.bool, torch.uint8)
+
+
+def check_tensors(**arguments: Tensor | None) -> torch.dtype:
+    """Check type, dtype and device of the operands of one call.
+
+    Parameters
+    ----------
+    **arguments : Tensor or None
+        Operands by name; None means "not given". An operand called ``target`` may be of dtype
+        bool or uint8.
+
+    Returns
+    -------
+    torch.dtype
+        The dtype to compute in: float64 if the operands are float64; float32 if they are any
+        mixture of float32, bfloat16 and float16.
+
+    Raises
+    ------
+    TypeError
+        An operand is not a tensor, is not floating-point, or mixes float64 with a narrower type.
+    ValueError
+        The operands are on several devices, or on one without kernels.
+    """
+    first = first_name = None
+    dtype = None
+    dtype_name = ""
+    for name, value in arguments.items():
+        if value is None:
+            continue
+        if not isinstance(value, Tensor):
+            raise TypeError(f"`{name}` must be a torch.Tensor, got {type(value).__name__}")
+        if first is None:
+            first, first_name = value, name
+            if value.device.type not in _DEVICES:
+                raise ValueError(
+                    f"`{name}` is on device {value.device}, expected a CPU tensor: this build has "
+                    "no kernels for that device"
+                )
+        elif value.device != first.device:
+            raise ValueError(
+                f"`{name}` is on device {value.device}, expected {first.device} as `{first_name}`"
+            )
+        if value.dtype in _BINARY and name == "target":
+            continue
+        if not value.dtype.is_floating_point:
+            kinds = "a floating-point dtype" + (", bool or uint8" if name == "target" else "")
+            raise TypeError(f"`{name}` has dtype {value.dtype}, expected {kinds}")
+        computed = torch.float32 if value.dtype in _LOW_PRECISION else value.dtype
+        if computed not in (torch.float32, torch.float64):
+            raise TypeError(
+                f"`{name}` has dtype {value.dtype}, expected float64, float32, bfloat16 or float16"
+            )
+        if dtype is None:
+            dtype, dtype_name = computed, name
+        elif computed != dtype:
+            raise TypeError(
+                f"`{name}` has dtype {value.dtype}, expected {dtype} to go with `{dtype_name}`"
+            )
+    assert dtype is not None
+    return dtype
+
+
+def autocast_low_precision(tensor: Tensor) -> bool:
+    """Whether `tensor` is a low-precision operand inside an autocast region."""
+    return tensor.dtype in _LOW_PRECISION and torch.is_autocast_enabled(tensor.device.type)
+
+
+def check_same_shape(name: str, tensor: Tensor, other_name: str, other: Tensor) -> None:
+    """Raise ValueError unless `tensor` has the shape of `other`."""
+    if tensor.shape != other.shape:
+        raise ValueError(
+            f"`{name}` has shape {tuple(tensor.shape)}, expected {tuple(other.shape)} "
+            f"as `{other_name}`"
+        )
+
+
+def check_broadcast(name: str, tensor: Tensor | None, other_name: str, other: Tensor) -> None:
+    """Raise ValueError unless `tensor`, if given, broadcasts to the shape of `other`."""
+    if tensor is None:
+        return
+    missing = other.dim() - tensor.dim()
+    fits = missing >= 0 and all(
+        size in (1, full) for size, full in zip(tensor.shape, other.shape[missing:], strict=True)
+    )
+    if not fits:
+        raise ValueError(
+            f"`{name}` has shape {tuple(tensor.shape)}, expected one that broadcasts to "
+            f"{tuple(other.shape)}, the shape of `{other_name}`"
+        )
+
+
+def check_event_dims(name: str, tensor: Tensor) -> None:
+    """Raise ValueError unless `tensor` has a batch dimension."""
+    if tensor.dim() == 0:
+        raise ValueError(f"`{name}` has shape (), expected (n_samples, ...)")
+
+
+def check_reduction(value: object, allowed: Sequence[str], hint: str = "") -> None:
+    """Raise ValueError unless `value` is one of the `allowed` reductions."""
+    if not isinstance(value, str) or value not in allowed:
+        raise ValueError(f"`reduction` is {value!r}, expected one of {', '.join(allowed)}{hint}")
+
+
+def check_non_negative(name: str, value: object) -> float:
+    """Return `value` as a float, if it is a finite number that is not negative."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"`{name}` has type {type(value).__name__}, expected a number")
+    if not 0 <= value < math.inf:  # also false for NaN; math.isfinite would break a traced graph
+        raise ValueError(f"`{name}` is {value}, expected a finite number >= 0")
+    return float(value)
+
+
+def check_positive_int(name: str, value: object) -> int:
+    """Return `value`, if it is an int above zero."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"`{name}` has type {type(value).__name__}, expected an int")
+    if value <= 0:
+        raise ValueError(f"`{name}` is {value}, expected an int > 0")
+    return value

@@ -1,0 +1,104 @@
+"""Log-sum-exp over any dimensions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from elbokit.torch import _ops  # noqa: F401  (registers the operators)
+from elbokit.torch._autograd import to_differentiate, with_signature
+from elbokit.torch._checks import check_tensors
+from elbokit.torch._formulas import logsumexp_grad
+from elbokit.torch._reduction import reduced_shape
+
+__all__ = ["logsumexp"]
+
+
+class _LogSumExp(torch.autograd.Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    @with_signature
+    def forward(input: Tensor, dim: tuple[int, ...], keepdim: bool) -> Tensor:
+        output: Tensor = torch.ops.elbokit.logsumexp.default(input, dim, keepdim)
+        return output
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        input, dim, _ = inputs
+        ctx.save_for_backward(input, output)
+        ctx.dim = dim
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        input, output = ctx.saved_tensors
+        if to_differentiate():
+            kept = reduced_shape(input.shape, ctx.dim, True)
+            d_input = logsumexp_grad(grad.reshape(kept), input, output.reshape(kept))
+        else:
+            d_input = torch.ops.elbokit.logsumexp_backward.default(grad, input, output, ctx.dim)
+        return d_input, None, None
+
+
+def _normalized(dim: int | Sequence[int], ndim: int) -> tuple[int, ...]:
+    """Return the dimensions of `dim`, sorted and counted from 0; all of them for an empty `dim`."""
+    dims = tuple(dim) if isinstance(dim, (tuple, list)) else (dim,)
+    for d in dims:
+        if isinstance(d, bool) or not isinstance(d, int):
+            raise TypeError(f"`dim` is {dim!r}, expected an int or a tuple of ints")
+        # A 0-d tensor has a dimension 0, as everywhere in torch.
+        if not -max(ndim, 1) <= d < max(ndim, 1):
+            raise ValueError(f"`dim` is {dim!r}, expected dimensions of an input with {ndim}")
+    if ndim == 0:
+        return ()
+    counted = tuple(sorted(d % ndim for d in dims))
+    if len(set(counted)) < len(counted):
+        raise ValueError(f"`dim` is {dim!r}, expected each dimension at most once")
+    return counted or tuple(range(ndim))
+
+
+def logsumexp(input: Tensor, dim: int | Sequence[int], keepdim: bool = False) -> Tensor:
+    r"""Logarithm of the sum of exponentials, as `torch.logsumexp`.
+
+    Parameters
+    ----------
+    input : Tensor of any shape
+        float64, float32, bfloat16 or float16 (computed in float32); integers and bool are
+        converted to the default dtype.
+    dim : int or sequence of int
+        Dimensions to reduce; an empty sequence means all.
+    keepdim : bool, default=False
+        Whether the reduced dimensions stay, with size 1.
+
+    Returns
+    -------
+    Tensor
+        `input` reduced over `dim`. -inf where there is nothing to sum or everything is -inf, inf
+        where anything is inf, NaN where anything is NaN.
+
+    Raises
+    ------
+    TypeError
+        `input` is no tensor or is complex, or `dim` is no int.
+    ValueError
+        `dim` is out of range or repeated, or `input` is on a device without kernels.
+
+    Notes
+    -----
+    .. math:: m + \log \sum_i e^{x_i - m}, \qquad m = \max_i x_i.
+
+    The gradient is :math:`e^{x_i - y}` for the result :math:`y`, and 0 where :math:`y = -\infty`
+    (where torch gives NaN): an impossible event has no preferred cause. Differentiable any number
+    of times.
+    """
+    if isinstance(input, Tensor) and not (input.is_floating_point() or input.is_complex()):
+        input = input.to(torch.get_default_dtype())
+    dtype = check_tensors(input=input)
+    dims = _normalized(dim, input.dim())
+    output: Tensor = _LogSumExp.apply(  # type: ignore[no-untyped-call]
+        input.to(dtype), dims, bool(keepdim)
+    )
+    return output.to(input.dtype)

@@ -1,0 +1,156 @@
+"""Bad arguments of elbokit.torch: which error, and what it names."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import pytest
+import torch
+
+from elbokit.torch import (
+    VAE,
+    VAELoss,
+    VAETrainer,
+    binary_cross_entropy_with_logits,
+    gaussian_kl,
+    logsumexp,
+    vae_loss,
+)
+
+X = torch.zeros(4, 6)
+Z = torch.zeros(4, 2)
+
+
+class Elsewhere(torch.Tensor):
+    """A tensor that claims to be on a GPU."""
+
+    @property
+    def device(self):
+        return torch.device("cuda", 0)
+
+
+GPU = X.as_subclass(Elsewhere)
+
+LOSSES = {
+    "bce array": (lambda: binary_cross_entropy_with_logits(np.zeros(3), X), TypeError,
+        "`input` must be a torch.Tensor, got ndarray"),
+    "bce integer": (lambda: binary_cross_entropy_with_logits(X.long(), X), TypeError,
+        "`input` has dtype torch.int64, expected a floating-point dtype"),
+    "bce complex": (lambda: binary_cross_entropy_with_logits(X.cfloat(), X), TypeError,
+        "`input` has dtype torch.complex64"),
+    "bce integer target": (lambda: binary_cross_entropy_with_logits(X, X.long()), TypeError,
+        "`target` has dtype torch.int64, expected a floating-point dtype, bool or uint8"),
+    "bce mixed dtypes": (lambda: binary_cross_entropy_with_logits(X, X.double()), TypeError,
+        "`target` has dtype torch.float64, expected torch.float32 to go with `input`"),
+    "bce mixed weight": (lambda: binary_cross_entropy_with_logits(X, X, X.double()), TypeError,
+        "`weight` has dtype torch.float64"),
+    "bce shape": (lambda: binary_cross_entropy_with_logits(X, X[0]), ValueError,
+        "`target` has shape (6,), expected (4, 6) as `input`"),
+    "bce weight shape": (lambda: binary_cross_entropy_with_logits(X, X, X[0, :4]), ValueError,
+        "`weight` has shape (4,), expected one that broadcasts to (4, 6), the shape of `input`"),
+    "bce weight too large": (
+        lambda: binary_cross_entropy_with_logits(X[0], X[0], pos_weight=X), ValueError,
+        "`pos_weight` has shape (4, 6), expected one that broadcasts to (6,)"),
+    "bce reduction": (lambda: binary_cross_entropy_with_logits(X, X, reduction="avg"), ValueError,
+        "`reduction` is 'avg', expected one of none, mean, sum"),
+    "bce rows": (lambda: binary_cross_entropy_with_logits(X, X, reduction="rows"), ValueError,
+        "`reduction` is 'rows'"),
+    "bce GPU": (lambda: binary_cross_entropy_with_logits(GPU, GPU), ValueError,
+        "`input` is on device cuda:0, expected a CPU tensor"),
+    "bce two devices": (lambda: binary_cross_entropy_with_logits(X, X.to("meta")), ValueError,
+        "`target` is on device meta, expected cpu as `input`"),
+    "kl shape": (lambda: gaussian_kl(Z, Z[:3]), ValueError,
+        "`logvar` has shape (3, 2), expected (4, 2) as `mu`"),
+    "kl scalar": (lambda: gaussian_kl(Z[0, 0], Z[0, 0]), ValueError,
+        "`mu` has shape (), expected (n_samples, ...)"),
+    "kl prior": (lambda: gaussian_kl(Z, Z, prior_mu=Z[:, :1].repeat(1, 3)), ValueError,
+        "`prior_mu` has shape (4, 3), expected one that broadcasts to (4, 2)"),
+    "kl prior dtype": (lambda: gaussian_kl(Z, Z, prior_logvar=Z.double()), TypeError,
+        "`prior_logvar` has dtype torch.float64, expected torch.float32 to go with `mu`"),
+    "kl number": (lambda: gaussian_kl(Z, 0.0), TypeError,
+        "`logvar` must be a torch.Tensor, got float"),
+    "kl mean": (lambda: gaussian_kl(Z, Z, reduction="mean"), ValueError,
+        "`reduction` is 'mean', expected one of none, sum, batchmean ('mean' over elements"),
+    "kl reduction": (lambda: gaussian_kl(Z, Z, reduction=None), ValueError,
+        "`reduction` is None"),
+    "vae target": (lambda: vae_loss(X, X[:, :5], Z, Z), ValueError,
+        "`target` has shape (4, 5), expected (4, 6) as `logits`"),
+    "vae logvar": (lambda: vae_loss(X, X, Z, Z[:, :1]), ValueError,
+        "`logvar` has shape (4, 1), expected (4, 2) as `mu`"),
+    "vae batch": (lambda: vae_loss(X, X, Z[:3], Z[:3]), ValueError,
+        "`mu` has 3 samples (shape (3, 2)), expected 4 as `logits` (shape (4, 6))"),
+    "vae integer": (lambda: vae_loss(X.int(), X, Z, Z), TypeError,
+        "`logits` has dtype torch.int32"),
+    "vae mixed": (lambda: vae_loss(X, X, Z.double(), Z.double()), TypeError,
+        "`mu` has dtype torch.float64, expected torch.float32 to go with `logits`"),
+    "vae mean": (lambda: vae_loss(X, X, Z, Z, reduction="mean"), ValueError,
+        "`reduction` is 'mean'"),
+    "vae beta": (lambda: vae_loss(X, X, Z, Z, beta=-1.0), ValueError,
+        "`beta` is -1.0, expected a finite number >= 0"),
+    "vae NaN beta": (lambda: vae_loss(X, X, Z, Z, beta=float("nan")), ValueError,
+        "`beta` is nan"),
+    "vae text beta": (lambda: vae_loss(X, X, Z, Z, beta="1"), TypeError,
+        "`beta` has type str, expected a number"),
+    "vae free bits": (lambda: vae_loss(X, X, Z, Z, free_bits=-0.1), ValueError,
+        "`free_bits` is -0.1, expected a finite number >= 0"),
+    "module": (lambda: VAELoss(reduction="mean"), ValueError, "`reduction` is 'mean'"),
+    "module beta": (lambda: VAELoss(beta=-1), ValueError, "`beta` is -1"),
+    "lse range": (lambda: logsumexp(X, 2), ValueError,
+        "`dim` is 2, expected dimensions of an input with 2"),
+    "lse twice": (lambda: logsumexp(X, (0, -2)), ValueError,
+        "`dim` is (0, -2), expected each dimension at most once"),
+    "lse type": (lambda: logsumexp(X, 1.0), TypeError, "`dim` is 1.0, expected an int"),
+    "lse complex": (lambda: logsumexp(X.cfloat(), 0), TypeError,
+        "`input` has dtype torch.complex64"),
+    "lse list": (lambda: logsumexp([1.0], 0), TypeError,
+        "`input` must be a torch.Tensor, got list"),
+}  # fmt: skip
+
+LINEAR = torch.nn.Linear(6, 4)
+
+MODELS = {
+    "latent_dim": (lambda: VAE(6, 0), ValueError, "`latent_dim` is 0, expected an int > 0"),
+    "latent_dim type": (lambda: VAE(6, 2.0), TypeError, "`latent_dim` has type float"),
+    "n_features": (lambda: VAE(-1), ValueError, "`n_features` is -1"),
+    "hidden": (lambda: VAE(6, 2, (8, 0)), ValueError, "`hidden[1]` is 0"),
+    "nothing": (lambda: VAE(), ValueError, "`n_features` is None"),
+    "one network": (lambda: VAE(encoder=LINEAR), ValueError, "`n_features` is None"),
+    "both": (lambda: VAE(6, encoder=LINEAR, decoder=LINEAR), ValueError, "`n_features` is given"),
+    "function": (lambda: VAE(encoder=LINEAR, decoder=abs), TypeError,
+        "`decoder` has type builtin_function_or_method, expected torch.nn.Module"),
+    "data": (lambda: VAE(5).encode(X), ValueError, "`x` has shape (4, 6), expected (n_samples, 5)"),
+    "array": (lambda: VAE(6).encode(X.numpy()), TypeError, "`x` must be a torch.Tensor"),
+    "encoder": (lambda: VAE(latent_dim=3, encoder=LINEAR, decoder=LINEAR).encode(X), ValueError,
+        "`encoder` returned (4, 4), expected one tensor of shape (n_samples, 6) or two of shape "
+        "(n_samples, 3)"),
+    "latent points": (lambda: VAE(6).decode(X), ValueError,
+        "`z` has shape (4, 6), expected (n, 2)"),
+    "decoder": (lambda: VAE(encoder=LINEAR, decoder=torch.nn.Linear(2, 5)).elbo(X), ValueError,
+        "`x` has shape (4, 6), expected (4, 5) as `the decoder's output`"),
+    "n": (lambda: VAE(6).sample(0), ValueError, "`n` is 0"),
+    "n_steps": (lambda: VAE(6).interpolate(X, X, 0), ValueError, "`n_steps` is 0"),
+    "ends": (lambda: VAE(6).interpolate(X, X[:1]), ValueError, "`x1` has shape (1, 6)"),
+    "n_samples": (lambda: VAE(6).log_likelihood(X, 0), ValueError, "`n_samples` is 0"),
+    "max_rows": (lambda: VAE(6).log_likelihood(X, max_rows=0), ValueError, "`max_rows` is 0"),
+    "trained": (lambda: VAETrainer(LINEAR), TypeError,
+        "`vae` has type Linear, expected elbokit.torch.VAE"),
+    "max_epochs": (lambda: VAETrainer(VAE(6), max_epochs=0), ValueError, "`max_epochs` is 0"),
+    "batch_size": (lambda: VAETrainer(VAE(6), batch_size=0), ValueError, "`batch_size` is 0"),
+    "lr": (lambda: VAETrainer(VAE(6), lr=-1e-3), ValueError, "`lr` is -0.001"),
+    "beta": (lambda: VAETrainer(VAE(6), beta=-1), ValueError, "`beta` is -1"),
+    "free_bits": (lambda: VAETrainer(VAE(6), free_bits=-1), ValueError, "`free_bits` is -1"),
+    "seed": (lambda: VAETrainer(VAE(6), seed=-1), ValueError, "`seed` is -1"),
+    "seed type": (lambda: VAETrainer(VAE(6), seed=None), TypeError, "`seed` has type NoneType"),
+    "optimizer": (lambda: VAETrainer(VAE(6), optimizer="adam"), TypeError,
+        "`optimizer` has type str"),
+}  # fmt: skip
+
+CASES = {**LOSSES, **MODELS}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_error_names_the_argument(case: str) -> None:
+    call, error, message = CASES[case]
+    with pytest.raises(error, match=re.escape(message)):
+        call()

@@ -1,0 +1,166 @@
+"""The registered operators: schemas, fake kernels, torch.compile, what importing costs."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+
+from elbokit import torch as losses
+from torch_cases import draw, targets
+
+# Of torch's own making: dynamo instantiates every autograd.Function that it traces, and inductor
+# imports torch.jit.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning"),
+]
+
+
+def samples() -> Iterator[tuple[str, tuple[Any, ...]]]:
+    logits, target = draw(3, 4, 2), targets(3, 4, 2)
+    mu, logvar, m, s = (draw(3, 5, seed=i) for i in range(4))
+    x = draw(2, 3, 4)
+    for reduction in ("none", "rows", "sum", "mean", "batchmean"):
+        yield "bernoulli_loss", (logits, target, None, None, reduction, True)
+    yield "bernoulli_loss", (logits, target, m[:1, :2], s[:, :1, None], "mean", False)
+    yield "bernoulli_loss", (logits[0, 0, 0], target[0, 0, 0], None, None, "mean", True)
+    yield "bernoulli_loss", (logits[:0], target[:0], None, None, "sum", True)
+    yield "gaussian_kl", (mu, logvar, None, None, "rows")
+    yield "gaussian_kl", (mu, logvar, m[0], s, "batchmean")
+    yield "gaussian_kl_backward", (m[:, 0], None, mu, logvar, None, None, 0.0, "rows", False)
+    g = torch.tensor(2.0, dtype=torch.float64)
+    yield "gaussian_kl_backward", (None, g, mu, logvar, m[0], s, 0.1, "batchmean", True)
+    yield "vae_loss", (logits, target, mu, logvar, 0.0, "batchmean", True)
+    yield "vae_loss", (logits.float(), target.float(), m.float(), s.float(), 0.5, "rows", False)
+    yield "logsumexp", (x, (1,), False)
+    yield "logsumexp", (x, (0, 2), True)
+    for dims in ((1,), (0, 2)):
+        y = torch.logsumexp(x, dims)
+        yield "logsumexp_backward", (y.exp(), x, y, dims)
+
+
+@pytest.mark.parametrize(("name", "arguments"), list(samples()))
+def test_opcheck(name: str, arguments: tuple[Any, ...]) -> None:
+    # Batch sizes that tracing may make symbolic must not be specialised, nor inputs returned.
+    operator = getattr(torch.ops.elbokit, name).default
+    torch.library.opcheck(operator, arguments)
+    outputs = operator(*arguments)
+    outputs = (outputs,) if isinstance(outputs, torch.Tensor) else outputs
+    tensors = [a for a in arguments if isinstance(a, torch.Tensor) and a.numel()]
+    storages = {a.untyped_storage().data_ptr() for a in tensors}
+    assert storages.isdisjoint(o.untyped_storage().data_ptr() for o in outputs if o.numel())
+    on_meta = operator(*(a.to("meta") if isinstance(a, torch.Tensor) else a for a in arguments))
+    on_meta = (on_meta,) if isinstance(on_meta, torch.Tensor) else on_meta
+    for real, fake in zip(outputs, on_meta, strict=True):
+        assert (real.shape, real.dtype, real.stride()) == (fake.shape, fake.dtype, fake.stride())
+
+
+def everything(
+    logits: torch.Tensor,
+    target: torch.Tensor,
+    mu: torch.Tensor,
+    logvar: torch.Tensor,
+    weight: torch.Tensor,
+    prior_mu: torch.Tensor,
+) -> torch.Tensor:
+    """Call every loss once, on results of other operators, to one number."""
+    out = losses.vae_loss(2 * logits, target, mu + 1, logvar, beta=0.5, free_bits=0.1)
+    rows = losses.vae_loss(logits, target, mu, 2 * logvar, reduction="none")
+    kl = losses.gaussian_kl(mu, logvar, prior_mu, reduction="none")
+    each = losses.binary_cross_entropy_with_logits(logits, target, weight, reduction="none")
+    mean = losses.binary_cross_entropy_with_logits(logits, target, pos_weight=weight)
+    pooled = losses.logsumexp(mu * logvar, (0, 1)) + losses.logsumexp(logits, 1).sum()
+    terms = out.loss * out.kl, (rows.loss * kl).sum(), each.square().sum(), mean, pooled
+    return torch.stack(terms).sum()
+
+
+def operands(n: int) -> tuple[torch.Tensor, ...]:
+    return (
+        draw(n, 7, grad=True),
+        targets(n, 7, grad=True),
+        draw(n, 3, seed=1, grad=True),
+        draw(n, 3, seed=2, grad=True),
+        draw(7, seed=3).exp().requires_grad_(),
+        draw(3, seed=4, grad=True),
+    )
+
+
+def values_and_grads(
+    function: Callable[..., torch.Tensor], given: tuple[torch.Tensor, ...]
+) -> tuple[torch.Tensor, ...]:
+    value = function(*given)
+    return value, *torch.autograd.grad(value, given)
+
+
+@pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
+def test_compiles_to_one_graph(backend: str) -> None:
+    torch._dynamo.reset()
+    compiled = torch.compile(everything, fullgraph=True, backend=backend)
+    # The second batch size makes the shapes dynamic: one more compilation, and none for the third.
+    for n in (4, 6, 9)[: 1 if backend == "inductor" else 3]:
+        given = operands(n)
+        torch.testing.assert_close(
+            values_and_grads(compiled, given), values_and_grads(everything, given)
+        )
+    with torch.no_grad():
+        torch.testing.assert_close(compiled(*given), everything(*given))
+
+
+def test_one_compilation_serves_all_batch_sizes() -> None:
+    torch._dynamo.reset()
+    counter = torch._dynamo.testing.CompileCounterWithBackend("aot_eager")
+    compiled = torch.compile(everything, fullgraph=True, backend=counter, dynamic=True)
+    counts = []
+    for n in (4, 6, 9):
+        compiled(*operands(n)).backward()
+        counts.append(counter.frame_count)
+    assert counts[0] > 0
+    assert counts == counts[:1] * 3
+
+
+def test_compiled_vae() -> None:
+    torch._dynamo.reset()
+    torch.manual_seed(0)
+    vae = losses.VAE(6, 2, (4,))
+    x = targets(5, 6, dtype=torch.float32)
+
+    def step(x: torch.Tensor) -> torch.Tensor:
+        return vae.loss(x, beta=0.5).loss
+
+    results = []
+    for function in (step, torch.compile(step, fullgraph=True, backend="aot_eager")):
+        torch.manual_seed(1)
+        results.append(torch.autograd.grad(function(x), list(vae.parameters())))
+    torch.testing.assert_close(*results)
+
+
+def run(code: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-W", "error", "-c", code]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def test_elbokit_alone_imports_no_torch() -> None:
+    done = run("import sys, elbokit; assert 'torch' not in sys.modules")
+    assert done.returncode == 0, done.stderr
+
+
+def test_losses_need_neither_fabric_nor_tqdm() -> None:
+    done = run(
+        "import sys\n"
+        "sys.modules['lightning_fabric'] = None\n"
+        "import elbokit.torch as et\n"
+        "trainer = et.VAETrainer(et.VAE(3))\n"
+        "try:\n"
+        "    trainer.fit([[0.0, 1.0, 0.5]])\n"
+        "except ImportError as error:\n"
+        "    assert 'lightning_fabric' in str(error), error\n"
+        "    assert 'elbokit[train]' in str(error), error\n"
+        "else:\n"
+        "    raise AssertionError('no error')\n"
+    )
+    assert done.returncode == 0, done.stderr
