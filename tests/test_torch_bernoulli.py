@@ -209,10 +209,11 @@ def test_saved_gradient_survives_its_users() -> None:
     (first,) = torch.autograd.grad(loss, logits, retain_graph=True)
     expected = first.clone()
     first.zero_()
-    loss.backward(retain_graph=True)
-    loss.backward(retain_graph=True)
+    torch.autograd.backward(loss, retain_graph=True)
+    torch.autograd.backward(loss, retain_graph=True)
+    assert logits.grad is not None
     logits.grad.mul_(7)
-    loss.backward()
+    torch.autograd.backward(loss)
     torch.testing.assert_close(logits.grad, 15 * expected)
 
 

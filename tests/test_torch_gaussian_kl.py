@@ -63,8 +63,9 @@ def test_priors(cpu_level: str, reduction: str, prior: str) -> None:
     given = [
         None if s is None else draw(*s, seed=2 + i, grad=True) for i, s in enumerate(PRIORS[prior])
     ]
-    kl = gaussian_kl(mu, logvar, *given, reduction=reduction)
-    expected = reduce(true_kl(mu, logvar, *given), reduction)
+    prior_mu, prior_logvar = given
+    kl = gaussian_kl(mu, logvar, prior_mu, prior_logvar, reduction)
+    expected = reduce(true_kl(mu, logvar, prior_mu, prior_logvar), reduction)
     torch.testing.assert_close(kl, expected)
     operands = [x for x in (mu, logvar, *given) if x is not None]
     upstream = torch.rand_like(kl)
@@ -142,13 +143,13 @@ def test_gradients_of_any_order(reduction: str, prior: str) -> None:
     given = [None if s is None else draw(*s, seed=2 + i)[..., :4] for i, s in enumerate(shapes)]
     mu, logvar = draw(3, 4, grad=True), draw(3, 4, seed=1, grad=True)
     places = [i for i, x in enumerate(given) if x is not None]
-    priors = [given[i].detach().requires_grad_() for i in places]
+    priors = [x.detach().requires_grad_() for x in given if x is not None]
 
     def function(mu: torch.Tensor, logvar: torch.Tensor, *priors: torch.Tensor) -> torch.Tensor:
-        pair = [None, None]
+        pair: list[torch.Tensor | None] = [None, None]
         for i, x in zip(places, priors, strict=True):
             pair[i] = x
-        return gaussian_kl(mu, logvar, *pair, reduction=reduction)
+        return gaussian_kl(mu, logvar, pair[0], pair[1], reduction)
 
     operands = mu, logvar, *priors
     assert gradcheck(function, operands)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +16,11 @@ from torch_cases import draw, targets
 
 def generator(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
+
+
+def log_prob(distribution: Any, x: torch.Tensor) -> torch.Tensor:
+    density: torch.Tensor = distribution.log_prob(x)
+    return density
 
 
 @pytest.fixture
@@ -34,7 +40,7 @@ def test_pass_and_loss(vae: VAE) -> None:
     ours = vae.loss(x, beta=0.5, free_bits=0.1, generator=generator())
     expected = vae_loss(out.logits, x, mu, logvar, beta=0.5, free_bits=0.1)
     torch.testing.assert_close(ours, expected)
-    ours.loss.backward()
+    torch.autograd.backward(ours.loss)
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in vae.parameters())
 
 
@@ -100,8 +106,8 @@ def importance_sampled(
     for n in chunks:
         z = vae.reparameterize(*(p.expand(n, *p.shape) for p in (mu, logvar)), generator=draws)
         decoded = torch.distributions.Bernoulli(logits=vae.decoder(z), validate_args=False)
-        log_joint = decoded.log_prob(x).sum(2) + prior.log_prob(z).sum(2)
-        weights.append(log_joint - posterior.log_prob(z).sum(2))
+        log_joint = log_prob(decoded, x).sum(2) + log_prob(prior, z).sum(2)
+        weights.append(log_joint - log_prob(posterior, z).sum(2))
     return (torch.logsumexp(torch.cat(weights), 0) - math.log(sum(chunks))).detach()
 
 
@@ -163,7 +169,7 @@ def exact_model(
     z = torch.from_numpy(node)[:, None]
     log_weight = torch.from_numpy(weight / weight.sum()).log()
     logits = vae.decoder(z)
-    each = torch.distributions.Bernoulli(logits=logits).log_prob(x[:, None, :]).sum(2)
+    each = log_prob(torch.distributions.Bernoulli(logits=logits), x[:, None, :]).sum(2)
     return vae, x, each, log_weight
 
 
@@ -180,7 +186,7 @@ def test_identity_of_the_bound(seed: int) -> None:
     z = mu + torch.exp(logvar / 2) * torch.from_numpy(node)
     probability = torch.from_numpy(weight / weight.sum())
     logits = vae.decoder(z[:, None])
-    log_likelihood = torch.distributions.Bernoulli(logits=logits).log_prob(x[:, None, :]).sum(2)
+    log_likelihood = log_prob(torch.distributions.Bernoulli(logits=logits), x[:, None, :]).sum(2)
     log_prior = -0.5 * (z**2 + math.log(2 * math.pi))
     log_q = -0.5 * ((z - mu) ** 2 / logvar.exp() + logvar + math.log(2 * math.pi))
     entropy = 0.5 * (logvar + math.log(2 * math.pi) + 1)

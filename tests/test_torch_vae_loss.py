@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -98,7 +99,7 @@ def test_agrees_with_plain_torch(cpu_level: str, reduction: str, options: dict[s
         torch.testing.assert_close(grads, expected)
 
 
-COMBINATIONS = {
+COMBINATIONS: dict[str, Callable[[VAELossOutput], torch.Tensor]] = {
     "loss": lambda o: o.loss,
     "reconstruction": lambda o: o.reconstruction,
     "kl": lambda o: o.kl,
