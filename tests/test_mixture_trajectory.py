@@ -48,19 +48,24 @@ def assert_same_model(ours, theirs, rtol):
 @pytest.mark.parametrize("covariance_type", COVARIANCE_TYPES)
 def test_every_iteration_from_a_given_start(covariance_type):
     X = overlapping_clusters()
-    start = X[[3, 150, 250, 400]]
-    for max_iter in range(1, 21):
-        ours, theirs = fit_both(
-            X,
-            n_components=4,
-            covariance_type=covariance_type,
-            means_init=start,
-            random_state=0,
-            max_iter=max_iter,
-            tol=0.0,
-        )
-        assert_same_model(ours, theirs, rtol=1e-9)
-        assert_allclose(ours.lower_bounds_, theirs.lower_bounds_, rtol=1e-11)
+    parameters = {
+        "n_components": 4,
+        "covariance_type": covariance_type,
+        "means_init": X[[3, 150, 250, 400]],
+        "random_state": 0,
+        "max_iter": 1,
+        "tol": 0.0,
+        "warm_start": True,  # one more iteration at each call
+    }
+    ours, theirs = GaussianMixture(**parameters), SklearnMixture(**parameters)
+    for _ in range(20):
+        assert_same_model(ours.fit(X), theirs.fit(X), rtol=1e-9)
+        assert ours.lower_bound_ == pytest.approx(theirs.lower_bound_, rel=1e-11)
+    # The same without a stop.
+    parameters |= {"max_iter": 20, "warm_start": False}
+    ours, theirs = fit_both(X, **parameters)
+    assert_same_model(ours, theirs, rtol=1e-9)
+    assert_allclose(ours.lower_bounds_, theirs.lower_bounds_, rtol=1e-11)
 
 
 @pytest.mark.parametrize("covariance_type", COVARIANCE_TYPES)

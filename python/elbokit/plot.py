@@ -1,0 +1,215 @@
+"""Pictures of mixtures and VAEs with matplotlib: images, bounds, latent maps.
+
+Every function draws on the axes or figure that it is given, or makes a new figure without
+touching pyplot's state, so it works without a display. Needs the extra ``[plot]``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+__all__ = ["bound_curves", "image_rows", "image_sheet", "latent_map", "new_figure"]
+
+
+def new_figure(width: float, height: float, *, pad: float = 0.06) -> Figure:
+    """Make a figure that lays itself out and is known to no pyplot window.
+
+    Parameters
+    ----------
+    width, height : float
+        Size in inches.
+    pad : float, default=0.06
+        Inches around each axes.
+
+    Returns
+    -------
+    figure : matplotlib.figure.Figure
+        An empty figure.
+
+    Raises
+    ------
+    ImportError
+        If matplotlib is not installed.
+    """
+    try:
+        from matplotlib.figure import Figure
+        from matplotlib.layout_engine import ConstrainedLayoutEngine
+    except ImportError as error:
+        raise ImportError("elbokit.plot needs matplotlib: pip install elbokit[plot]") from error
+    layout = ConstrainedLayoutEngine(w_pad=pad, h_pad=pad)
+    return Figure(figsize=(width, height), dpi=130, layout=layout)
+
+
+def bound_curves(
+    curves: Mapping[str, Sequence[float]],
+    *,
+    others: Sequence[Sequence[float]] = (),
+    others_label: str = "",
+    xlabel: str = "iteration",
+    ylabel: str = "bound (nats per sample)",
+    ax: Axes | None = None,
+) -> Axes:
+    """Draw a bound over iterations or epochs, counted from 1.
+
+    Parameters
+    ----------
+    curves : mapping of str to sequence of float
+        Label and values of the curves that matter.
+    others : sequence of sequences of float, default=()
+        Curves for comparison, drawn thin and grey.
+    others_label : str, default=""
+        Their common label.
+    xlabel, ylabel : str
+        Names of the axes.
+    ax : matplotlib.axes.Axes, default=None
+        Where to draw; None makes a new figure.
+
+    Returns
+    -------
+    ax : matplotlib.axes.Axes
+        The axes; ``ax.figure`` is the figure.
+    """
+    ax = new_figure(6.4, 4.0).subplots() if ax is None else ax
+    for i, values in enumerate(others):
+        label = others_label if i == 0 else None
+        ax.plot(np.arange(1, len(values) + 1), values, color="0.75", lw=0.8, label=label)
+    for label, values in curves.items():
+        marker = "o" if len(values) <= 40 else None
+        ax.plot(np.arange(1, len(values) + 1), values, lw=1.8, marker=marker, ms=3.5, label=label)
+    ax.set_xlabel(xlabel)
+    ax.set_ylabel(ylabel)
+    ax.grid(alpha=0.25)
+    if len(curves) + len(others) > 1:
+        ax.legend(frameon=False)
+    return ax
+
+
+def image_rows(
+    rows: Mapping[str, npt.ArrayLike],
+    *,
+    titles: Sequence[str] | None = None,
+    vmax: float | None = None,
+    scale: float = 0.8,
+) -> Figure:
+    """Draw labelled rows of small images.
+
+    Parameters
+    ----------
+    rows : mapping of str to array-like of shape (n_images, height, width)
+        Label and images of each row; rows may have different lengths.
+    titles : sequence of str, default=None
+        Titles over the images of the first row.
+    vmax : float, default=None
+        Value drawn black; None takes the largest of all.
+    scale : float, default=0.8
+        Inches per image.
+
+    Returns
+    -------
+    figure : matplotlib.figure.Figure
+        One axes per image.
+    """
+    stacks = {label: np.asarray(images) for label, images in rows.items()}
+    n_columns = max(len(images) for images in stacks.values())
+    top = max(float(images.max()) for images in stacks.values()) if vmax is None else vmax
+    longest = max(len(line) for label in stacks for line in label.split("\n"))
+    lines = 1 + titles[0].count("\n") if titles else 0
+    figure = new_figure(
+        scale * n_columns + 0.09 * longest, scale * len(stacks) + 0.14 * lines + 0.3
+    )
+    axes = figure.subplots(len(stacks), n_columns, squeeze=False)
+    for i, (label, images) in enumerate(stacks.items()):
+        for j, ax in enumerate(axes[i]):
+            ax.set_axis_off()
+            if j < len(images):
+                ax.imshow(images[j], cmap="gray_r", vmin=0.0, vmax=top)
+                if titles is not None and i == 0:
+                    ax.set_title(titles[j], fontsize=8)
+        axes[i, 0].text(
+            -0.15,
+            0.5,
+            label,
+            transform=axes[i, 0].transAxes,
+            ha="right",
+            va="center",
+            fontsize=9,
+        )
+    return figure
+
+
+def image_sheet(images: npt.ArrayLike, ax: Axes, *, gap: int = 1, **options: Any) -> Axes:
+    """Draw a grid of images as one picture.
+
+    Parameters
+    ----------
+    images : array-like of shape (n_rows, n_columns, height, width)
+        Images; the first row is drawn at the top.
+    ax : matplotlib.axes.Axes
+        Where to draw.
+    gap : int, default=1
+        Pixels of value 0 between images.
+    **options
+        Passed on to ``Axes.imshow``.
+
+    Returns
+    -------
+    ax : matplotlib.axes.Axes
+        The axes given.
+    """
+    before, after = gap // 2, gap - gap // 2
+    grid = np.pad(images, ((0, 0), (0, 0), (before, after), (before, after)))
+    n_rows, n_columns, height, width = grid.shape
+    sheet = grid.swapaxes(1, 2).reshape(n_rows * height, n_columns * width)
+    ax.imshow(sheet, **({"cmap": "gray_r"} | options))
+    return ax
+
+
+def latent_map(
+    z: npt.ArrayLike, labels: npt.ArrayLike, *, ax: Axes | None = None, label: str = "class"
+) -> Axes:
+    """Draw two-dimensional latent points, coloured by class, with each class's number.
+
+    Parameters
+    ----------
+    z : array-like of shape (n_samples, 2)
+        Latent points, e.g. posterior means.
+    labels : array-like of int of shape (n_samples,)
+        Class of each point, at most ten of them.
+    ax : matplotlib.axes.Axes, default=None
+        Where to draw; None makes a new figure.
+    label : str, default="class"
+        Name of the classes, for the legend.
+
+    Returns
+    -------
+    ax : matplotlib.axes.Axes
+        The axes; ``ax.figure`` is the figure.
+    """
+    ax = new_figure(6.4, 5.6).subplots() if ax is None else ax
+    points, classes = np.asarray(z), np.asarray(labels)
+    for i, value in enumerate(np.unique(classes)):
+        rows = points[classes == value]
+        ax.scatter(rows[:, 0], rows[:, 1], s=9, alpha=0.7, color=f"C{i % 10}", label=str(value))
+        middle = np.median(rows, axis=0)
+        ax.annotate(
+            str(value),
+            (float(middle[0]), float(middle[1])),
+            ha="center",
+            va="center",
+            fontsize=13,
+            fontweight="bold",
+            bbox={"boxstyle": "circle,pad=0.15", "fc": "white", "ec": f"C{i % 10}", "alpha": 0.9},
+        )
+    ax.legend(title=label, frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    ax.set_xlabel("$z_1$")
+    ax.set_ylabel("$z_2$")
+    ax.set_aspect("equal")
+    return ax
