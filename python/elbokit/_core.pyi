@@ -63,6 +63,7 @@ def vae_loss(
     charged_out: _Array | None,
     grad_logits: _Array | None,
 ) -> tuple[float, float, float]: ...
+def precision_cholesky(covariances: _Float64, factors: _Float64) -> int: ...
 def gmm_estep(
     X: _Array,
     weights: _Float64,

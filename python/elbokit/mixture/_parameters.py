@@ -6,7 +6,8 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from scipy.linalg import solve_triangular
+
+from elbokit import _core
 
 __all__ = [
     "GmmParameters",
@@ -86,13 +87,17 @@ def precisions_cholesky_from_covariances(
     With ``Sigma = L L^T`` the factor is ``P = L^-T``.
     """
     if covariance_type == "tied":
-        return _inverse_factor(covariances, "the tied covariance")
+        factors = np.empty_like(covariances[None])
+        if _core.precision_cholesky(np.ascontiguousarray(covariances[None]), factors) >= 0:
+            raise _singular("the tied covariance")
+        return np.asarray(factors[0])
     if components is None:
         components = np.arange(len(covariances))
     if covariance_type == "full":
         factors = np.empty_like(covariances)
-        for k, covariance in enumerate(covariances):
-            factors[k] = _inverse_factor(covariance, f"component {components[k]}")
+        failed = _core.precision_cholesky(np.ascontiguousarray(covariances), factors)
+        if failed >= 0:
+            raise _singular(f"component {components[failed]}")
         return factors
     variances = covariances.reshape(len(covariances), -1)
     regular = ((variances > 0.0) & np.isfinite(variances)).all(axis=1)
@@ -139,18 +144,6 @@ def covariances_from_cholesky(factors: Array, covariance_type: str) -> Array:
         return np.asarray(factors**-2.0)
     inverse = np.linalg.inv(factors)
     return np.asarray(inverse.swapaxes(-1, -2) @ inverse)
-
-
-def _inverse_factor(covariance: Array, owner: str) -> Array:
-    """Return ``L^-T`` of one covariance ``L L^T``."""
-    if not np.isfinite(covariance).all():
-        raise _singular(owner)
-    try:
-        lower = np.linalg.cholesky(covariance)
-    except np.linalg.LinAlgError:
-        raise _singular(owner) from None
-    identity = np.eye(len(covariance))
-    return np.ascontiguousarray(solve_triangular(lower, identity, lower=True).T)
 
 
 def _singular(owner: str) -> SingularCovarianceError:

@@ -1,0 +1,26 @@
+// The factor of a precision matrix from its covariance: Sigma = L L^T gives P = L^-T, upper
+// triangular, with Sigma^-1 = P P^T.
+#pragma once
+
+#include "elbokit/level.h"
+#include "elbokit/matrix.h"
+
+namespace elbokit {
+
+// covariance and factor are (d, d) and contiguous, of the covariance the lower triangle is read;
+// work holds 2 d^2 doubles. False, and factor as it was, if the covariance is not positive
+// definite.
+#define ELBOKIT_DECLARE(level)                                                                     \
+  namespace level {                                                                                \
+  bool precision_cholesky(std::int64_t d, const double* covariance, double* factor, double* work); \
+  }
+ELBOKIT_FOR_EACH_LEVEL(ELBOKIT_DECLARE)
+#undef ELBOKIT_DECLARE
+
+namespace cpu {
+// n matrices (n, d, d). Returns the first that is not positive definite, or -1.
+std::int64_t precision_cholesky(std::int64_t n, std::int64_t d, const double* covariances,
+                                double* factors);
+}  // namespace cpu
+
+}  // namespace elbokit
