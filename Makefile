@@ -4,9 +4,9 @@ BIN := .venv/bin
 CPP_FILES = $(shell find cpp -name '*.h' -o -name '*.cpp')
 CHECKED = python tests benchmarks examples tools
 
-.PHONY: help demo test bench lint format clean
+.PHONY: help demo test bench bench-kernels lint format clean
 help:                     ## this list
-	@grep -E '^[a-z]+:.*##' Makefile | sed 's/:.*##/\t/'
+	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*##/\t/'
 
 demo: .venv/installed     ## EM and a VAE on handwritten digits; pictures and a table in out/digits
 	$(BIN)/python examples/digits.py
@@ -16,6 +16,9 @@ test: .venv/installed     ## the tests
 
 bench: .venv/installed    ## the comparisons with other libraries, into benchmarks/results
 	$(BIN)/python benchmarks/run.py
+
+bench-kernels: .venv/installed  ## each kernel alone, at each CPU level
+	$(BIN)/python -m pytest benchmarks/test_kernels.py --benchmark-enable --benchmark-only --benchmark-sort=name --benchmark-columns=median,iqr,rounds
 
 lint: .venv/installed     ## style and types
 	$(BIN)/ruff check $(CHECKED)
