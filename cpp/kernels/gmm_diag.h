@@ -45,20 +45,22 @@ struct DiagFamily {
       // Features past the last repeat it; their sums are not read.
       std::int64_t feature[tile];
       for (int c = 0; c < tile; ++c) feature[c] = j + c < d ? j + c : d - 1;
-      Vec<T> sum[tile] = {}, square[tile] = {};
+      Vec<T> sums[2 * tile] = {};  // of the differences, then of their squares
       for (std::int64_t n = 0; n < rows; n += kLanes<T>) {
         Vec<T> w = load(r + n);
         pin(w);
         for (int c = 0; c < tile; ++c) {
           const Vec<T> difference = load(x + feature[c] * ld + n) - center[feature[c]];
           const Vec<T> weighted = w * difference;
-          sum[c] += weighted;
-          square[c] += weighted * difference;
+          sums[c] += weighted;
+          sums[tile + c] += weighted * difference;
         }
       }
+      T total[2 * tile];
+      reduce_add_all(sums, total);
       for (int c = 0; c < tile && j + c < d; ++c) {
-        first[j + c] += reduce_add<T>(sum[c]);
-        second[j + c] += reduce_add<T>(square[c]);
+        first[j + c] += total[c];
+        second[j + c] += total[tile + c];
       }
     }
   }

@@ -71,7 +71,7 @@ struct FullFamily {
     // Half the tile at a time where registers are few.
     constexpr int width = kVectorRegisters >= 32 ? tile : tile / 2;
     for (int half = 0; half < tile; half += width) {
-      Vec<T> product[tile][width] = {};
+      Vec<T> product[tile * width] = {};
       for (std::int64_t n = 0; n < rows; n += kLanes<T>) {
         Vec<T> right[width];
         for (int b = 0; b < width; ++b) {
@@ -81,13 +81,15 @@ struct FullFamily {
         for (int a = 0; a < tile; ++a) {
           Vec<T> left = load(z + (i + a) * ld + n);
           pin(left);
-          for (int b = 0; b < width; ++b) product[a][b] += left * right[b];
+          for (int b = 0; b < width; ++b) product[a * width + b] += left * right[b];
         }
       }
+      T sum[tile][width];
+      reduce_add_all(product, sum[0]);
       for (int a = 0; a < tile; ++a)
         for (int b = 0; b < width; ++b) {
           const std::int64_t row = i + a, col = j + half + b;
-          if (row < d && col <= row) second[row * d + col] += reduce_add<T>(product[a][b]);
+          if (row < d && col <= row) second[row * d + col] += sum[a][b];
         }
     }
   }

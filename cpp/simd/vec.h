@@ -122,14 +122,18 @@ ELBOKIT_INLINE constexpr Bits<Vec<T>> lane_map(F f) {
   return lane_map<T>(std::make_integer_sequence<int, kLanes<T>>{}, f);
 }
 
-// Sum and maximum of the lanes in a fixed order: halves are joined until one lane is left.
-template <class T, int Half = kLanes<T> / 2>
-ELBOKIT_INLINE T reduce_add(Vec<T> v) {
+// Adds to each lane those that differ from it in the bits of Half, Half / 2, ..., 1.
+template <class T, int Half>
+ELBOKIT_INLINE void fold_lanes(Vec<T>& v) {
   v += __builtin_shuffle(v, lane_map<T>([](int lane) { return lane ^ Half; }));
-  if constexpr (Half > 1)
-    return reduce_add<T, Half / 2>(v);
-  else
-    return v[0];
+  if constexpr (Half > 1) fold_lanes<T, Half / 2>(v);
+}
+
+// Sum and maximum of the lanes in a fixed order: halves are joined until one lane is left.
+template <class T>
+ELBOKIT_INLINE T reduce_add(Vec<T> v) {
+  fold_lanes<T, kLanes<T> / 2>(v);
+  return v[0];
 }
 
 template <class T, int Half = kLanes<T> / 2>
@@ -140,6 +144,37 @@ ELBOKIT_INLINE T reduce_max(Vec<T> v) {
     return reduce_max<T, Half / 2>(v);
   else
     return v[0];
+}
+
+// Sums of the lanes of N vectors at once, N a power of two: neighbours are joined while their
+// lanes are folded, a third of the work of N single sums.
+template <class T, int N, int Half = kLanes<T> / 2>
+ELBOKIT_INLINE void reduce_add_all(Vec<T> (&v)[N], T* out) {
+  if constexpr (N > kLanes<T>) {
+    for (int half = 0; half < 2; ++half)
+      reduce_add_all(*reinterpret_cast<Vec<T>(*)[N / 2]>(v + half * (N / 2)), out + half * (N / 2));
+  } else if constexpr (N > 1) {
+    Vec<T> joined[N / 2];
+    for (int i = 0; i < N / 2; ++i) {
+      constexpr int n = kLanes<T>;
+      const Vec<T> a = v[i], b = v[i + N / 2];
+      joined[i] = __builtin_shuffle(
+                      a, b, lane_map<T>([](int lane) { return lane & Half ? n + lane : lane; })) +
+                  __builtin_shuffle(a, b, lane_map<T>([](int lane) {
+                                      return lane & Half ? n + (lane ^ Half) : lane ^ Half;
+                                    }));
+    }
+    if constexpr (Half > 1) {
+      reduce_add_all<T, N / 2, Half / 2>(joined, out);
+    } else {
+      store(out, joined[0]);
+    }
+  } else {
+    // Fewer vectors than lanes: every 2 Half lanes hold parts of one sum.
+    Vec<T> sum = v[0];
+    fold_lanes<T, Half>(sum);
+    for (int i = 0; i < kLanes<T> / (2 * Half); ++i) out[i] = sum[i * 2 * Half];
+  }
 }
 
 template <class T>
