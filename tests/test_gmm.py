@@ -18,6 +18,8 @@ SHAPES = [
     (3, 2, 1),
     (15, 3, 2),
     (16, 4, 4),
+    (513, 2, 16),
+    (700, 3, 9),
     (17, 5, 3),
     (63, 15, 2),
     (64, 16, 5),
@@ -324,6 +326,11 @@ BAD = [
     ({"sample_weight": np.array([1, 1, np.nan, 1])}, ValueError, "`sample_weight` .* row 2"),
     ({"sample_weight": np.ones(4, int)}, TypeError, "`sample_weight` has dtype int64"),
 ]
+
+
+def test_nan_in_a_row_of_weight_zero_is_refused_too() -> None:
+    with pytest.raises(ValueError, match="`X` has NaN or infinity in row 2"):
+        ops.gmm_statistics(**GOOD | {"X": NAN_ROW, "sample_weight": np.array([1.0, 1, 0, 0])})
 
 
 @pytest.mark.parametrize(("change", "error", "message"), BAD)

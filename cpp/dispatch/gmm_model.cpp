@@ -14,8 +14,11 @@ constexpr double kLog2Pi = 1.83787706640934548356;
 // Distances are scaled so that logits come out in log2 units: exp is then a power of two.
 const double kScale = std::sqrt(0.5 * kLog2E);
 
-std::int64_t whole_tiles(std::int64_t n) {
-  return (n + kComponentTile - 1) / kComponentTile * kComponentTile;
+std::int64_t whole_tiles(std::int64_t n) { return (n + kTile - 1) / kTile * kTile; }
+
+// Columns of a full factor that are packed together.
+std::int64_t column_tile(std::int64_t n_features) {
+  return n_features <= kSmallFeatures ? 1 : kTile;
 }
 
 // Entry (j, i) of component k's factor P, for either full form.
@@ -44,7 +47,8 @@ PreparedGmm<T>::PreparedGmm(const GmmParameters& p) {
   model_.family = full ? Family::full : Family::diag;
   model_.n_features = p.n_features;
   model_.n_components = p.n_components;
-  model_.padded_features = full ? whole_tiles(p.n_features) : p.n_features;
+  model_.padded_features =
+      full && column_tile(p.n_features) > 1 ? whole_tiles(p.n_features) : p.n_features;
   model_.padded_components = whole_tiles(p.n_components);
   place_centers(p);
   set_log_constants(p);
@@ -95,16 +99,16 @@ void PreparedGmm<T>::pack_full(const GmmParameters& p) {
   const std::int64_t d = p.n_features, padded = model_.padded_features;
   const bool tied = p.covariance == Covariance::tied;
   std::int64_t size = 0;  // of one packed factor
-  for (std::int64_t i = 0; i < padded; i += kComponentTile)
-    size += (i + kComponentTile) * kComponentTile;
+  const std::int64_t tile = column_tile(d);
+  for (std::int64_t i = 0; i < padded; i += tile) size += (i + tile) * tile;
   model_.factor_stride = tied ? 0 : size;
   factor_.assign(tied ? size : p.n_components * size, T(0));
   bias_.assign(p.n_components * padded, T(0));
   for (std::int64_t k = 0; k < p.n_components; ++k) {
     T* out = factor_.data() + k * model_.factor_stride;
-    for (std::int64_t i = 0; i < padded; i += kComponentTile)
-      for (std::int64_t j = 0; j < i + kComponentTile; ++j)
-        for (std::int64_t c = i; c < i + kComponentTile; ++c, ++out)
+    for (std::int64_t i = 0; i < padded; i += tile)
+      for (std::int64_t j = 0; j < i + tile; ++j)
+        for (std::int64_t c = i; c < i + tile; ++c, ++out)
           if (j <= c && c < d) *out = static_cast<T>(kScale * factor_entry(p, k, j, c));
     for (std::int64_t i = 0; i < d; ++i) {
       double bias = 0;
@@ -116,7 +120,7 @@ void PreparedGmm<T>::pack_full(const GmmParameters& p) {
 
 template <class T>
 void PreparedGmm<T>::pack_diag(const GmmParameters& p) {
-  constexpr std::int64_t tile = kComponentTile;
+  constexpr std::int64_t tile = kTile;
   const std::int64_t d = p.n_features;
   model_.factor_stride = d * 3 * tile;
   factor_.assign(model_.padded_components / tile * model_.factor_stride, T(0));

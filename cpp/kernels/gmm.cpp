@@ -5,6 +5,7 @@
 
 #include "kernels/gmm_diag.h"
 #include "kernels/gmm_full.h"
+#include "kernels/gmm_small.h"
 #include "kernels/rows.h"
 
 namespace elbokit::ELBOKIT_LEVEL {
@@ -119,28 +120,37 @@ void write_posterior(const GmmModel<T>& model, const GmmPosterior<T>& posterior,
       out.data[(begin + n) * out.row_stride + k * out.col_stride] = block.logits[k * block.ld + n];
 }
 
+// The sum of term(n) over whole groups of rows, in several chains: one addition need not await the
+// last.
+template <class T, class F>
+T sum_rows(std::int64_t rows, F&& term) {
+  Vec<T> sum[kRowVectors] = {};
+  for (std::int64_t n = 0; n < rows; n += kGroup<T>)
+    for (int v = 0; v < kRowVectors; ++v) sum[v] += term(n + v * kLanes<T>);
+  for (int v = 1; v < kRowVectors; ++v) sum[0] += sum[v];
+  return reduce_add<T>(sum[0]);
+}
+
 template <class T, class FamilyType>
-void add_statistics(const GmmModel<T>& model, std::int64_t count, std::int64_t padded,
-                    const Block<T>& block, GmmSums& sums) {
+void add_statistics(const GmmModel<T>& model, std::int64_t padded, const Block<T>& block,
+                    GmmSums& sums) {
   const std::int64_t d = model.n_features;
   const std::int64_t second_size = model.family == Family::full ? d * d : d;
   for (std::int64_t k = 0; k < model.n_components; ++k) {
     const T* const r = block.logits + k * block.ld;
-    Vec<T> counted{};
-    for (std::int64_t n = 0; n < padded; n += kLanes<T>) counted += load(r + n);
-    const T total = reduce_add<T>(counted);
+    const T total = sum_rows<T>(padded, [&](std::int64_t n) { return load(r + n); });
     if (total == T(0)) continue;  // exact: every term that it would add is 0
     sums.counts[k] += total;
     FamilyType::moments(model, k, block.x, block.ld, padded, r, block.scratch, sums.first + k * d,
                         sums.second + k * second_size);
   }
-  constexpr int kChains = 8;  // independent sums, so that one addition need not await the last
-  double likelihood[kChains] = {};
-  for (std::int64_t n = 0; n < count; ++n)
-    if (block.weight[n] != T(0))
-      likelihood[n % kChains] += static_cast<double>(block.weight[n]) *
-                                 (static_cast<double>(block.log_prob[n]) + model.log_base);
-  for (int i = 0; i < kChains; ++i) sums.log_likelihood += likelihood[i];
+  // A row of weight 0 counts for nothing, even where its log p is -inf.
+  const double weight = sum_rows<T>(padded, [&](std::int64_t n) { return load(block.weight + n); });
+  const double log_prob = sum_rows<T>(padded, [&](std::int64_t n) {
+    const Vec<T> w = load(block.weight + n);
+    return select(w == Vec<T>{}, Vec<T>{}, w * load(block.log_prob + n));
+  });
+  sums.log_likelihood += log_prob + weight * model.log_base;
 }
 
 template <class T, class FamilyType, bool Compensated>
@@ -152,12 +162,12 @@ void run_chunk(const GmmModel<T>& model, const GmmChunk<T>& chunk) {
     const std::int64_t padded = (count + kGroup<T> - 1) / kGroup<T> * kGroup<T>;
     pack(model, chunk.rows, begin, count, padded, block);
     for (std::int64_t n = 0; n < padded; n += kGroup<T>) {
-      const LogitRows<T> out{block.logits + n, block.low + n, block.ld};
+      const LogitRows<T> out{block.logits + n, block.low ? block.low + n : nullptr, block.ld};
       FamilyType::template logits<Compensated>(model, block.x + n, block.ld, out);
       normalise(model.n_components, block, n, chunk.sums != nullptr);
     }
     write_posterior(model, chunk.posterior, begin, count, block);
-    if (chunk.sums) add_statistics<T, FamilyType>(model, count, padded, block, *chunk.sums);
+    if (chunk.sums) add_statistics<T, FamilyType>(model, padded, block, *chunk.sums);
   }
 }
 
@@ -175,13 +185,23 @@ GmmShape gmm_shape(const GmmModel<T>& model) {
 
 template <class T>
 void gmm_chunk(const GmmModel<T>& model, const GmmChunk<T>& chunk) {
-  const bool full = model.family == Family::full;
-  if (compensated(model))
-    full ? run_chunk<T, FullFamily<T>, true>(model, chunk)
-         : run_chunk<T, DiagFamily<T>, true>(model, chunk);
-  else
-    full ? run_chunk<T, FullFamily<T>, false>(model, chunk)
-         : run_chunk<T, DiagFamily<T>, false>(model, chunk);
+  const bool wide = compensated(model);
+  if (model.family == Family::diag)
+    return wide ? run_chunk<T, DiagFamily<T>, true>(model, chunk)
+                : run_chunk<T, DiagFamily<T>, false>(model, chunk);
+  switch (model.n_features) {
+    case 1:
+      return run_chunk<T, SmallFamily<T, 1>, false>(model, chunk);
+    case 2:
+      return run_chunk<T, SmallFamily<T, 2>, false>(model, chunk);
+    case 3:
+      return run_chunk<T, SmallFamily<T, 3>, false>(model, chunk);
+    case kSmallFeatures:
+      return run_chunk<T, SmallFamily<T, kSmallFeatures>, false>(model, chunk);
+    default:
+      return wide ? run_chunk<T, FullFamily<T>, true>(model, chunk)
+                  : run_chunk<T, FullFamily<T>, false>(model, chunk);
+  }
 }
 
 #define ELBOKIT_INSTANTIATE(T)                     \

@@ -7,7 +7,7 @@ namespace elbokit::ELBOKIT_LEVEL {
 
 template <class T>
 struct DiagFamily {
-  static constexpr int tile = kComponentTile;
+  static constexpr int tile = kTile;
 
   template <bool Compensated>
   static void logits(const GmmModel<T>& model, const T* x, std::ptrdiff_t ld,

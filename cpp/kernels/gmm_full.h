@@ -7,7 +7,7 @@ namespace elbokit::ELBOKIT_LEVEL {
 
 template <class T>
 struct FullFamily {
-  static constexpr int tile = kComponentTile;
+  static constexpr int tile = kTile;
 
   // Logits of every component for one group of rows: x is (padded_features, ld).
   template <bool Compensated>

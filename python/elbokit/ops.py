@@ -186,7 +186,7 @@ def gmm_statistics(
         covariance_type,
         *statistics,  # type: ignore[arg-type]
     )
-    if not np.isfinite(statistics.log_likelihood).all():
+    if not (np.isfinite(statistics.log_likelihood).all() and np.isfinite(statistics.counts).all()):
         _require_finite_rows(mixtures)
     shaped = [a.reshape(mixtures.batch + a.shape[1:]) for a in statistics]  # type: ignore[union-attr]
     counts, first, second, log_likelihood = shaped

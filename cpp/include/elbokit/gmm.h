@@ -51,7 +51,10 @@ struct GmmStatistics {
 enum class Family { full, diag };
 
 // Rows of components, and of a triangular factor's columns, are handled in fours.
-inline constexpr int kComponentTile = 4;
+inline constexpr int kTile = 4;
+
+// Up to so many features a full factor is not cut into tiles.
+inline constexpr std::int64_t kSmallFeatures = 4;
 
 // A mixture as the kernels read it, in the data's type and in log2 units: the logit of component k
 // at row x is log_const[k] - |P_k (x - center_k) - bias_k|^2, with P scaled by sqrt(log2(e) / 2).
@@ -66,7 +69,8 @@ struct GmmModel {
   const T* center;                        // (padded_components, padded_features)
   const T* log_const;                     // (padded_components), largest is 0
   double log_base;                        // natural log; to be added to log p
-  // full: per component and per four columns of P, the rows down to the diagonal: (i, 4).
+  // full: per component and per tile of columns of P (one column where features are few), the rows
+  // down to the diagonal: (i, tile).
   // diag: per four components and per feature, center, precision and bias: (3, 4).
   const T* factor;
   std::ptrdiff_t factor_stride;  // between components (full; 0 when tied) or tiles (diag)
