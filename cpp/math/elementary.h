@@ -169,7 +169,7 @@ ELBOKIT_INLINE V expm1(V x) {
 template <class V>
 ELBOKIT_INLINE V exp2_nonpositive(V x) {
   using F = Format<Lane<V>>;
-  const V clamped = max(x, constant<V>(F::exp2_zero));
+  const V clamped = select(x < F::exp2_zero, constant<V>(F::exp2_zero), x);  // keeps NaN
   const V n = round(clamped);
   const V f = clamped - n;
   const V power = (f * F::exp2(f) + Lane<V>(1)) * power_of_two(n);
