@@ -119,6 +119,38 @@ def test_callers_at_the_same_time(restore_threads: None) -> None:
     assert [results[seed] for seed in range(6)] == expected
 
 
+OUT_OF_MEMORY = """
+import resource
+import numpy as np
+import elbokit
+from elbokit import ops
+
+elbokit.set_num_threads(2)
+ops.gmm_estep(np.zeros((4000, 2)), [1.0], [[0.0, 0]], [[1.0, 1]], "diag")  # starts the threads
+d = 2_000_000
+X = np.broadcast_to(np.zeros((200, 1), np.float32), (200, d))
+arguments = [1.0], np.zeros((1, d)), np.ones((1, d)), "diag"
+size = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+for spare in (0.3, 0.8, 1.2, 1.8):
+    resource.setrlimit(resource.RLIMIT_AS, (size + int(spare * 2**30), resource.RLIM_INFINITY))
+    try:
+        ops.gmm_estep(X, *arguments)
+    except MemoryError:
+        print("MemoryError")
+resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+print(ops.gmm_estep(np.zeros((4000, 2)), [1.0], [[0.0, 0]], [[1.0, 1]], "diag")[1].sum())
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="limits its address space")
+def test_out_of_memory_in_a_thread_is_an_error() -> None:
+    result = run(OUT_OF_MEMORY)
+    assert result.returncode == 0, result.stderr
+    lines = result.stdout.split()
+    assert lines[0] == "MemoryError"
+    assert lines[-1] == "4000.0"
+
+
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads ELF objects")
 def test_no_level_lends_code_to_another() -> None:
     """An object built for a CPU level may define weak symbols in its own namespace alone.

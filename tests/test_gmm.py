@@ -315,6 +315,9 @@ BAD = [
     ({"precisions_cholesky": np.eye(2)}, ValueError, "`precisions_cholesky` has shape"),
     ({"precisions_cholesky": np.ones((2, 2, 2))}, ValueError, "below the diagonal"),
     ({"precisions_cholesky": np.zeros((2, 2, 2))}, ValueError, "diagonal entry 0.0"),
+    ({"X": np.ma.array(np.zeros((4, 2)), mask=True)}, TypeError, "`X` is a masked array"),
+    ({"X": [[1.0], [2.0, 3.0]]}, ValueError, "`X` is no rectangular array"),
+    ({"covariance_type": ["diag"]}, ValueError, r"`covariance_type` is \['diag'\]"),
     ({"covariance_type": "banana"}, ValueError, "`covariance_type` is 'banana'"),
     ({"X": np.zeros((3, 4, 2)), "weights": np.full((2, 2), 0.5)}, ValueError, "do not broadcast"),
     (
@@ -331,6 +334,48 @@ BAD = [
 def test_nan_in_a_row_of_weight_zero_is_refused_too() -> None:
     with pytest.raises(ValueError, match="`X` has NaN or infinity in row 2"):
         ops.gmm_statistics(**GOOD | {"X": NAN_ROW, "sample_weight": np.array([1.0, 1, 0, 0])})
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+@pytest.mark.parametrize("covariance_type", COVARIANCE_TYPES)
+def test_no_value_that_is_not_finite_slips_through(
+    cpu_level: str, covariance_type: str, order: tuple[int, int], value: float
+) -> None:
+    """Zeros of a triangle make NaN of infinity in one component, and -inf in the other."""
+    X = np.zeros((4, 4))
+    X[1, 0] = value
+    full = np.stack([np.eye(4), np.triu(np.ones((4, 4)))])[list(order)]
+    factor = {"full": full, "tied": full[0], "diag": np.ones((2, 4)), "spherical": np.ones(2)}
+    arguments = (np.array([0.5, 0.5]), np.zeros((2, 4)), factor[covariance_type], covariance_type)
+    for weight in (None, np.array([1.0, 0.0, 1.0, 1.0])):
+        for dtype in (np.float32, np.float64):
+            with pytest.raises(ValueError, match="`X` has NaN or infinity in row 1"):
+                ops.gmm_statistics(X.astype(dtype), *arguments, weight)
+            with pytest.raises(ValueError, match="`X` has NaN or infinity in row 1"):
+                ops.gmm_estep(X.astype(dtype), *arguments)
+
+
+@pytest.mark.parametrize("scale", [1e-300, 1e-44, 1e36, 1e290])
+def test_sample_weights_of_any_size(scale: float, rng: np.random.Generator) -> None:
+    mixture = random_mixture(rng, "full", 2, 3)
+    X = rng.normal(size=(50, 3)).astype(np.float32)
+    weight = rng.uniform(1, 2, 50)
+    exact = reference.gmm_statistics(X, *mixture, sample_weight=weight)
+    got = ops.gmm_statistics(X, *mixture, sample_weight=weight * scale)
+    assert_close(got.counts / scale, exact.counts, 1e-6)
+    assert_close(got.second_moments / scale, exact.second_moments, 1e-6)
+    assert_close(got.log_likelihood / scale, exact.log_likelihood, 1e-6)
+
+
+def test_what_float32_cannot_hold_is_refused() -> None:
+    X = np.array([[1e20], [-1e20]], np.float32)
+    with pytest.raises(ValueError, match=r"`X` has values up to 1e\+20: second_moments overflow"):
+        ops.gmm_statistics(X, [1.0], [[0.0]], [[1e-20]], "diag")
+    with pytest.raises(ValueError, match=r"`means` has the value 1e\+39, which float32"):
+        ops.gmm_estep(X, [1.0], [[1e39]], [[1.0]], "diag")
+    with pytest.raises(ValueError, match=r"`precisions_cholesky` has the value 1e\+39"):
+        ops.gmm_estep(X, [1.0], [[0.0]], [[1e39]], "diag")
 
 
 @pytest.mark.parametrize(("change", "error", "message"), BAD)

@@ -95,6 +95,54 @@ def test_torch_in_torch_out() -> None:
     torch.testing.assert_close(got, torch.logsumexp(a.detach(), 0))
 
 
+def test_torch_views_and_subclasses() -> None:
+    torch = pytest.importorskip("torch")
+    negated = torch.randn(3, dtype=torch.complex64).conj().imag
+    torch.testing.assert_close(ops.logsumexp(negated), torch.logsumexp(negated, 0))
+    with pytest.raises(ValueError, match="`a` is in no memory"):
+        ops.logsumexp(torch.empty(3, device="meta"))
+    with pytest.raises(TypeError, match=r"`a` is torch.Tensor of dtype torch.float32, .* dense"):
+        ops.logsumexp(torch.eye(3).to_sparse())
+
+    class Own(torch.Tensor):
+        pass
+
+    assert isinstance(ops.logsumexp(torch.zeros(3).as_subclass(Own)), torch.Tensor)
+
+
+def test_array_namespace_of_the_caller() -> None:
+    """A library whose arrays live in a module of another name says so itself, as JAX does."""
+
+    class Array:
+        def __init__(self, values: np.ndarray) -> None:
+            self.values, self.dtype = values, values.dtype
+
+        def __dlpack__(self, **keywords: object) -> object:
+            return self.values.__dlpack__(**keywords)
+
+        def __dlpack_device__(self) -> tuple[int, int]:
+            return self.values.__dlpack_device__()
+
+        def __array_namespace__(self) -> type:
+            return Namespace
+
+    class Namespace:
+        from_dlpack = Array
+
+    got = ops.logsumexp(Array(np.zeros(4)))
+    assert isinstance(got, Array)
+    np.testing.assert_allclose(got.values, np.log(4))
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+def test_long_sums_down_the_columns(cpu_level: str, dtype: type) -> None:
+    """Float32 stops counting ones at 2^24, and loses digits long before."""
+    n = 1_000_003
+    a = np.broadcast_to(np.linspace(-1, 0, n, dtype=dtype)[:, None], (n, 3))
+    exact = scipy.special.logsumexp(a[:, 0].astype(np.float64))
+    np.testing.assert_allclose(ops.logsumexp(a, axis=0), exact, rtol=TOLERANCE[dtype])
+
+
 @pytest.mark.parametrize(
     ("a", "axis", "error", "message"),
     [

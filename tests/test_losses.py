@@ -190,6 +190,13 @@ def test_vae_loss_is_its_two_terms(
     np.testing.assert_allclose(totals, sums, rtol=RELATIVE[dtype])
 
 
+def test_nothing_is_read_or_written_where_there_is_nothing() -> None:
+    nothing = np.empty((2, 64, 0), np.float32)
+    flat = np.empty((2, 0), np.float32)
+    _core.logsumexp(nothing, flat)
+    _core.logsumexp_backward(nothing, flat, flat, nothing.copy())
+
+
 def test_same_bits_for_any_number_of_threads(
     restore_threads: None, rng: np.random.Generator
 ) -> None:

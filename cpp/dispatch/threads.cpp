@@ -9,8 +9,10 @@
 #include <atomic>
 #include <condition_variable>
 #include <cstdlib>
+#include <exception>
 #include <list>
 #include <mutex>
+#include <system_error>
 #include <thread>
 
 namespace elbokit::dispatch {
@@ -18,6 +20,9 @@ namespace elbokit::dispatch {
 namespace {
 
 struct Job {
+  Job(Task task, void* context, std::int64_t count, int slots)
+      : task(task), context(context), count(count), slots(slots) {}
+
   Task task;
   void* context;
   std::int64_t count;
@@ -25,10 +30,18 @@ struct Job {
   std::atomic<std::int64_t> next{0};
   int taken = 1;   // slots in use; the caller has slot 0. Guarded by the pool's mutex.
   int active = 0;  // workers inside. Guarded by the pool's mutex.
+  std::mutex failure_mutex;
+  std::exception_ptr failure;  // the first; what is left of the job is then dropped
 
-  void work(int slot) {
-    for (std::int64_t i; (i = next.fetch_add(1, std::memory_order_relaxed)) < count;)
-      task(context, i, slot);
+  void work(int slot) noexcept {
+    try {
+      for (std::int64_t i; (i = next.fetch_add(1, std::memory_order_relaxed)) < count;)
+        task(context, i, slot);
+    } catch (...) {
+      next.store(count, std::memory_order_relaxed);
+      const std::lock_guard<std::mutex> lock(failure_mutex);
+      if (!failure) failure = std::current_exception();
+    }
   }
   bool wants_help() const { return taken < slots && next.load(std::memory_order_relaxed) < count; }
 };
@@ -40,7 +53,11 @@ struct Pool {
   int workers = 0;
 
   void grow(int wanted) {  // with the mutex held
-    for (; workers < wanted; ++workers) std::thread([this] { serve(); }).detach();
+    try {
+      for (; workers < wanted; ++workers) std::thread([this] { serve(); }).detach();
+    } catch (const std::system_error&) {
+      // No more threads to be had: those that there are do the work.
+    }
   }
 
   [[noreturn]] void serve() {
@@ -117,11 +134,12 @@ void set_thread_count(int count) { requested.store(std::min(count, kMaxThreads))
 
 void run_tasks(std::int64_t count, Task task, void* context) {
   const int slots = static_cast<int>(std::min<std::int64_t>(thread_count(), count));
-  Job job{task, context, count, slots};
+  Job job(task, context, count, slots);
   if (slots <= 1)
     job.work(0);
   else
     get_pool().run(job);
+  if (job.failure) std::rethrow_exception(job.failure);
 }
 
 }  // namespace elbokit::dispatch

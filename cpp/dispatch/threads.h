@@ -17,8 +17,9 @@ using Task = void (*)(void* context, std::int64_t index, int slot);
 void run_tasks(std::int64_t count, Task task, void* context);
 
 // Calls f(index, slot) for every index in [0, count), in any order and on several threads; returns
-// when all are done. slot < kMaxThreads is unique among the calls that run at the same time.
-// What f computes must not depend on slot, so that results do not depend on the thread count.
+// when all are done, and throws what the first failing call threw. slot < kMaxThreads is unique
+// among the calls that run at the same time. What f computes must not depend on slot, so that
+// results do not depend on the thread count.
 template <class F>
 void parallel_for(std::int64_t count, F&& f) {
   using Function = std::remove_reference_t<F>;

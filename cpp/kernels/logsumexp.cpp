@@ -40,10 +40,10 @@ Vec<T> reduce_columns(const LogsumexpArgs<T>& args, const T* a, int count) {
   for (std::int64_t i = 0; i < args.n; ++i)
     largest = max(largest, gather(a + i * args.axis_stride, args.inner_stride, count, lowest));
   const Vec<T> shift = logsumexp_shift(largest);
-  Vec<T> sum{};
+  LaneSums<T> sums;
   for (std::int64_t i = 0; i < args.n; ++i)
-    sum += exp(gather(a + i * args.axis_stride, args.inner_stride, count, lowest) - shift);
-  return logsumexp_close(shift, sum);
+    sums.add(exp(gather(a + i * args.axis_stride, args.inner_stride, count, lowest) - shift));
+  return logsumexp_close(shift, sums.totals());
 }
 
 }  // namespace
@@ -76,7 +76,7 @@ void logsumexp_backward(const LogsumexpBackwardArgs<T>& args, std::int64_t begin
     for (std::int64_t i = 0; i < args.n; ++i) {
       const T* const a = args.a + o * args.outer_stride + i * args.axis_stride;
       T* const out = args.out + (o * args.n + i) * args.inner;
-      if (args.inner > 1) {
+      if (args.inner != 1) {
         for_each_vector<T>(args.inner, [&](std::int64_t j, int count) ELBOKIT_INLINE_LAMBDA {
           write<T>(out + j,
                    softmax(gather(a + j * args.inner_stride, args.inner_stride, count, T(0)),

@@ -38,7 +38,10 @@ ELBOKIT_INLINE Vec<T> first_lanes(Vec<T> v, int count) {
   return load_partial(lane, count);
 }
 
-// Sums vectors in the value type over at most kRun of them, and the runs in double.
+// So many values are summed in their own type before the sum goes to a wider one.
+inline constexpr int kRun = 64;
+
+// Sums vectors in the value type over a run of them, and the runs in double.
 template <class T>
 class Sum {
  public:
@@ -52,7 +55,6 @@ class Sum {
   }
 
  private:
-  static constexpr int kRun = 64;
   ELBOKIT_INLINE void flush() {
     total_ += reduce_add<T>(run_);
     run_ = Vec<T>{};
@@ -60,6 +62,32 @@ class Sum {
   }
   Vec<T> run_{};
   double total_ = 0;
+  int length_ = 0;
+};
+
+// The same lane by lane: long sums down the columns.
+template <class T>
+class LaneSums {
+ public:
+  ELBOKIT_INLINE void add(Vec<T> v) {
+    run_ += v;
+    if (++length_ == kRun) flush();
+  }
+  ELBOKIT_INLINE Vec<T> totals() {
+    flush();
+    Vec<T> v;
+    for (int i = 0; i < kLanes<T>; ++i) v[i] = static_cast<T>(totals_[i]);
+    return v;
+  }
+
+ private:
+  ELBOKIT_INLINE void flush() {
+    for (int i = 0; i < kLanes<T>; ++i) totals_[i] += run_[i];
+    run_ = Vec<T>{};
+    length_ = 0;
+  }
+  Vec<T> run_{};
+  double totals_[kLanes<T>] = {};
   int length_ = 0;
 };
 

@@ -92,6 +92,7 @@ struct Format<double> {
   }
 };
 
+// The larger of the two; b if either is NaN.
 template <class V>
 ELBOKIT_INLINE V max(V a, V b) {
   return select(a > b, a, b);

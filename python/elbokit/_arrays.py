@@ -33,24 +33,10 @@ def as_float_array(a: Any, name: str) -> FloatArray:
     ValueError
         If the array is not in the CPU's memory, or is ragged.
     """
+    if isinstance(a, np.ma.MaskedArray):
+        raise TypeError(f"`{name}` is a masked array, expected one without a mask: fill or drop")
     if not isinstance(a, np.ndarray):
-        if hasattr(a, "__dlpack_device__"):
-            kind, number = a.__dlpack_device__()
-            if kind != _DLPACK_CPU:
-                raise ValueError(
-                    f"`{name}` is on DLPack device ({int(kind)}, {number}), expected the CPU "
-                    f"({_DLPACK_CPU}, 0): this build of elbokit has no CUDA kernels"
-                )
-            # Autograd tensors do not export themselves; their values are wanted, not their history.
-            a = a.detach() if hasattr(a, "detach") else a
-            try:
-                a = np.from_dlpack(a)
-            except (BufferError, RuntimeError) as error:  # e.g. bfloat16
-                raise TypeError(
-                    f"`{name}` has dtype {a.dtype}, expected float32 or float64"
-                ) from error
-        else:
-            a = np.asarray(a)
+        a = _from_dlpack(a, name) if hasattr(a, "__dlpack_device__") else _from_list(a, name)
     if a.dtype.kind != "f" or a.itemsize not in (4, 8):
         raise TypeError(f"`{name}` has dtype {a.dtype}, expected float32 or float64")
     native: FloatArray = np.asarray(a, dtype=a.dtype.newbyteorder("="))
@@ -58,12 +44,50 @@ def as_float_array(a: Any, name: str) -> FloatArray:
     return native if whole else native.copy()
 
 
+def _from_list(a: Any, name: str) -> npt.NDArray[Any]:
+    try:
+        array = np.asarray(a)
+    except ValueError as error:
+        raise ValueError(f"`{name}` is no rectangular array: {error}") from error
+    # Numbers written without a point have no type that they insist on.
+    return array.astype(np.float64) if array.dtype.kind in "iu" else array
+
+
+def _from_dlpack(a: Any, name: str) -> npt.NDArray[Any]:
+    try:
+        kind, number = a.__dlpack_device__()
+    except ValueError as error:  # such as torch's meta tensors
+        raise ValueError(f"`{name}` is in no memory that can be read: {error}") from error
+    if kind != _DLPACK_CPU:
+        raise ValueError(
+            f"`{name}` is on DLPack device ({int(kind)}, {number}), expected the CPU "
+            f"({_DLPACK_CPU}, 0): this build of elbokit has no CUDA kernels"
+        )
+    # Autograd tensors do not export themselves, and torch's lazy negation is not exported:
+    # the values are wanted, not how they came about.
+    for resolve in ("detach", "resolve_conj", "resolve_neg"):
+        a = getattr(a, resolve)() if hasattr(a, resolve) else a
+    try:
+        return np.from_dlpack(a)
+    except (BufferError, RuntimeError, TypeError) as error:  # bfloat16, sparse, ...
+        raise TypeError(
+            f"`{name}` is {type(a).__module__}.{type(a).__name__} of dtype {a.dtype}, expected "
+            f"dense float32 or float64: {error}"
+        ) from error
+
+
 def returns_like(a: Any) -> Callable[[FloatArray], Any]:
     """Return the function that hands a NumPy result back as an array of ``a``'s library."""
     if isinstance(a, np.ndarray) or not hasattr(a, "__dlpack__"):
         return lambda result: result
-    from_dlpack = importlib.import_module(type(a).__module__.partition(".")[0]).from_dlpack
-    return lambda result: from_dlpack(result)
+    if hasattr(a, "__array_namespace__"):
+        library = a.__array_namespace__()
+    else:  # torch, also for a user's subclass of Tensor
+        base = next(
+            c for c in type(a).__mro__ if hasattr(c, "__dlpack__") and "__dlpack__" in vars(c)
+        )
+        library = importlib.import_module(base.__module__.partition(".")[0])
+    return lambda result: library.from_dlpack(result)
 
 
 def require_finite(a: FloatArray, name: str, axis: int = -2) -> None:
