@@ -1,0 +1,174 @@
+"""What the mixture's functions are given: checked, and as the kernels read it."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from elbokit._arrays import FloatArray, as_float_array, require_finite
+from elbokit._types import GmmStatistics
+
+__all__ = [
+    "Mixtures",
+    "check_mixtures",
+    "check_sample_weight",
+    "require_finite_moments",
+    "require_finite_rows",
+]
+
+# Dimensions of precisions_cholesky behind the batch, in terms of k components and d features.
+_FACTOR_SHAPES = {"full": "kdd", "tied": "dd", "diag": "kd", "spherical": "k"}
+
+
+class Mixtures(NamedTuple):
+    """Checked arguments: a flat batch, and the shape that it had."""
+
+    batch: tuple[int, ...]
+    X: FloatArray
+    weights: npt.NDArray[np.float64]
+    means: npt.NDArray[np.float64]
+    precisions_cholesky: npt.NDArray[np.float64]
+
+
+def check_mixtures(
+    X: Any, weights: Any, means: Any, precisions_cholesky: Any, covariance_type: str
+) -> Mixtures:
+    if not isinstance(covariance_type, str) or covariance_type not in _FACTOR_SHAPES:
+        raise ValueError(
+            f"`covariance_type` is {covariance_type!r}, "
+            f"expected one of {', '.join(map(repr, _FACTOR_SHAPES))}"
+        )
+    rows = as_float_array(X, "X")
+    arrays = {
+        "weights": _as_parameter(weights, "weights"),
+        "means": _as_parameter(means, "means"),
+        "precisions_cholesky": _as_parameter(precisions_cholesky, "precisions_cholesky"),
+    }
+    if rows.ndim < 2:
+        raise ValueError(f"`X` has shape {rows.shape}, expected (..., n_samples, n_features)")
+    n_samples, n_features = rows.shape[-2:]
+    if n_samples == 0 or n_features == 0:
+        raise ValueError(f"`X` has shape {rows.shape}, expected at least one sample and feature")
+    if arrays["weights"].ndim < 1 or arrays["weights"].shape[-1] == 0:
+        raise ValueError(
+            f"`weights` has shape {arrays['weights'].shape}, expected (..., n_components)"
+        )
+    sizes = {"k": arrays["weights"].shape[-1], "d": n_features}
+    cores = {"weights": "k", "means": "kd", "precisions_cholesky": _FACTOR_SHAPES[covariance_type]}
+    batches = [rows.shape[:-2]]
+    for name, letters in cores.items():
+        core = tuple(sizes[letter] for letter in letters)
+        shape = arrays[name].shape
+        if shape[max(0, len(shape) - len(core)) :] != core:
+            raise ValueError(
+                f"`{name}` has shape {shape}, expected (..., {', '.join(map(str, core))}) "
+                f"for covariance_type={covariance_type!r}, {sizes['k']} components and "
+                f"{n_features} features"
+            )
+        batches.append(shape[: len(shape) - len(core)])
+    try:
+        batch = np.broadcast_shapes(*batches)
+    except ValueError:
+        raise ValueError(
+            f"batch dimensions do not broadcast: `X` has {batches[0]}, `weights` {batches[1]}, "
+            f"`means` {batches[2]}, `precisions_cholesky` {batches[3]}"
+        ) from None
+    _check_parameter_values(**arrays, covariance_type=covariance_type, dtype=rows.dtype)
+
+    def flat(a: FloatArray, n_core: int) -> FloatArray:
+        core = a.shape[a.ndim - n_core :]
+        return np.broadcast_to(a, batch + core).reshape(math.prod(batch), *core)
+
+    return Mixtures(
+        batch,
+        flat(rows, 2),
+        *(
+            np.ascontiguousarray(flat(arrays[name], len(letters)), dtype=np.float64)
+            for name, letters in cores.items()
+        ),
+    )
+
+
+def _as_parameter(a: Any, name: str) -> npt.NDArray[np.float64]:
+    return as_float_array(a, name).astype(np.float64, copy=False)
+
+
+def _check_parameter_values(
+    weights: npt.NDArray[np.float64],
+    means: npt.NDArray[np.float64],
+    precisions_cholesky: npt.NDArray[np.float64],
+    covariance_type: str,
+    dtype: np.dtype[Any],
+) -> None:
+    largest = np.finfo(dtype).max / 2
+    for name, a in (
+        ("weights", weights),
+        ("means", means),
+        ("precisions_cholesky", precisions_cholesky),
+    ):
+        if not np.isfinite(a).all():
+            where = tuple(int(i) for i in np.argwhere(~np.isfinite(a))[0])
+            raise ValueError(f"`{name}` has {a[where]} at {where}, expected finite values")
+        if a.size and np.abs(a).max() > largest:
+            raise ValueError(
+                f"`{name}` has the value {np.abs(a).max():g}, which {dtype}, the dtype of `X`, "
+                "cannot hold"
+            )
+    if (weights < 0).any() or not (weights.sum(axis=-1) > 0).all():
+        raise ValueError(
+            f"`weights` has minimum {weights.min()} and smallest sum "
+            f"{weights.sum(axis=-1).min()}, expected values >= 0 with a positive sum"
+        )
+    triangular = covariance_type in ("full", "tied")
+    diagonal = (
+        np.diagonal(precisions_cholesky, axis1=-2, axis2=-1) if triangular else precisions_cholesky
+    )
+    if not (diagonal > 0).all():
+        where = tuple(int(i) for i in np.argwhere(~(diagonal > 0))[0])
+        raise ValueError(
+            f"`precisions_cholesky` has the diagonal entry {diagonal[where]} at {where}, "
+            f"expected values > 0"
+        )
+    if triangular and np.tril(precisions_cholesky, -1).any():
+        raise ValueError(
+            "`precisions_cholesky` has entries below the diagonal, expected upper triangles"
+        )
+
+
+def check_sample_weight(sample_weight: Any, mixtures: Mixtures) -> tuple[FloatArray | None, float]:
+    """Return weights of about 1 in the dtype of X, and what to multiply the statistics by."""
+    if sample_weight is None:
+        return None, 1.0
+    given = as_float_array(sample_weight, "sample_weight")
+    expected = (*mixtures.batch, mixtures.X.shape[1])
+    try:
+        row_weight = np.broadcast_to(given, expected)
+    except ValueError:
+        row_weight = None
+    if row_weight is None or given.ndim == 0 or given.shape[-1] != expected[-1]:
+        raise ValueError(f"`sample_weight` has shape {given.shape}, expected {expected}")
+    require_finite(given, "sample_weight", axis=-1)
+    if (given < 0).any():
+        raise ValueError(f"`sample_weight` has the value {given.min()}, expected values >= 0")
+    # A power of two changes no digit, and keeps float64 weights of any size within float32.
+    largest = float(given.max(initial=0.0))
+    scale = 2.0 ** min(1000, max(-1000, math.frexp(largest)[1])) if largest > 0 else 1.0
+    scaled = (row_weight / scale).astype(mixtures.X.dtype, copy=False)
+    return scaled.reshape(mixtures.X.shape[:2]), scale
+
+
+def require_finite_moments(statistics: GmmStatistics, mixtures: Mixtures) -> None:
+    for name, a in zip(statistics._fields, statistics, strict=True):
+        if name != "log_likelihood" and not np.isfinite(a).all():
+            raise ValueError(
+                f"`X` has values up to {np.abs(mixtures.X).max():g}: {name} overflow "
+                f"{mixtures.X.dtype}; scale the data or pass float64"
+            )
+
+
+def require_finite_rows(mixtures: Mixtures) -> None:
+    # The check costs a pass over the data, so it runs only when a result is not finite.
+    require_finite(mixtures.X.reshape(*mixtures.batch, *mixtures.X.shape[1:]), "X")
