@@ -31,6 +31,7 @@ class Elsewhere(torch.Tensor):
 
 
 GPU = X.as_subclass(Elsewhere)
+SPARSE, BLOCKED = X.to_sparse(), X.to_mkldnn()
 
 Case = tuple[Callable[[], Any], type[Exception], str]
 
@@ -62,6 +63,12 @@ LOSSES: dict[str, Case] = {
         "`input` is on device cuda:0, expected a CPU tensor"),
     "bce two devices": (lambda: binary_cross_entropy_with_logits(X, X.to("meta")), ValueError,
         "`target` is on device meta, expected cpu as `input`"),
+    "bce sparse": (lambda: binary_cross_entropy_with_logits(X, SPARSE), ValueError,
+        "`target` has layout torch.sparse_coo, expected torch.strided"),
+    "bce mkldnn": (lambda: binary_cross_entropy_with_logits(BLOCKED, X), ValueError,
+        "`input` has layout torch._mkldnn, expected torch.strided"),
+    "kl sparse": (lambda: gaussian_kl(Z, Z, prior_mu=Z.to_sparse()), ValueError,
+        "`prior_mu` has layout torch.sparse_coo"),
     "kl shape": (lambda: gaussian_kl(Z, Z[:3]), ValueError,
         "`logvar` has shape (3, 2), expected (4, 2) as `mu`"),
     "kl scalar": (lambda: gaussian_kl(Z[0, 0], Z[0, 0]), ValueError,
@@ -94,15 +101,26 @@ LOSSES: dict[str, Case] = {
         "`beta` is nan"),
     "vae text beta": (lambda: vae_loss(X, X, Z, Z, beta="1"), TypeError,
         "`beta` has type str, expected a number"),
+    "vae bool beta": (lambda: vae_loss(X, X, Z, Z, beta=np.bool_(True)), TypeError,
+        "`beta` has type bool, expected a number"),
+    "vae tensor beta": (lambda: vae_loss(X, X, Z, Z, beta=torch.ones(4)), ValueError,
+        "`beta` has shape (4,), expected ()"),
+    "vae sparse": (lambda: vae_loss(X, X, Z.to_sparse(), Z), ValueError,
+        "`mu` has layout torch.sparse_coo"),
     "vae free bits": (lambda: vae_loss(X, X, Z, Z, free_bits=-0.1), ValueError,
         "`free_bits` is -0.1, expected a finite number >= 0"),
     "module": (lambda: VAELoss(reduction="mean"), ValueError, "`reduction` is 'mean'"),
+    "module tensor beta": (lambda: VAELoss(beta=torch.ones(1)), ValueError,
+        "`beta` has shape (1,), expected ()"),
     "module beta": (lambda: VAELoss(beta=-1), ValueError, "`beta` is -1"),
     "lse range": (lambda: logsumexp(X, 2), ValueError,
         "`dim` is 2, expected dimensions of an input with 2"),
     "lse twice": (lambda: logsumexp(X, (0, -2)), ValueError,
         "`dim` is (0, -2), expected each dimension at most once"),
     "lse type": (lambda: logsumexp(X, 1.0), TypeError, "`dim` is 1.0, expected an int"),
+    "lse bool": (lambda: logsumexp(X, np.bool_(True)), TypeError, "`dim` is "),
+    "lse sparse": (lambda: logsumexp(SPARSE, 0), ValueError,
+        "`input` has layout torch.sparse_coo"),
     "lse complex": (lambda: logsumexp(X.to(torch.complex64), 0), TypeError,
         "`input` has dtype torch.complex64"),
     "lse list": (lambda: logsumexp([1.0], 0), TypeError,
@@ -116,6 +134,13 @@ MODELS: dict[str, Case] = {
     "latent_dim type": (lambda: VAE(6, 2.0), TypeError, "`latent_dim` has type float"),
     "n_features": (lambda: VAE(-1), ValueError, "`n_features` is -1"),
     "hidden": (lambda: VAE(6, 2, (8, 0)), ValueError, "`hidden[1]` is 0"),
+    "hidden number": (lambda: VAE(6, 2, 8), TypeError,
+        "`hidden` has type int, expected a sequence of ints"),
+    "bool": (lambda: VAE(np.bool_(True)), TypeError, "`n_features` has type bool"),
+    "activation": (lambda: VAE(6, activation="relu"), TypeError,
+        "`activation` has type str, expected a function that returns a torch.nn.Module"),
+    "activation module": (lambda: VAE(6, activation=torch.nn.ReLU()), TypeError,
+        "`activation` has type ReLU, expected a function"),
     "nothing": (lambda: VAE(), ValueError, "`n_features` is None"),
     "one network": (lambda: VAE(encoder=LINEAR), ValueError, "`n_features` is None"),
     "both": (lambda: VAE(6, encoder=LINEAR, decoder=LINEAR), ValueError, "`n_features` is given"),
@@ -123,11 +148,19 @@ MODELS: dict[str, Case] = {
         "`decoder` has type builtin_function_or_method, expected torch.nn.Module"),
     "data": (lambda: VAE(5).encode(X), ValueError, "`x` has shape (4, 6), expected (n_samples, 5)"),
     "array": (lambda: VAE(6).encode(X.numpy()), TypeError, "`x` must be a torch.Tensor"),
+    "data dtype": (lambda: VAE(6).loss(X.double()), TypeError,
+        "`x` has dtype torch.float64, expected torch.float32 as the parameters"),
+    "array to estimate": (lambda: VAE(6).log_likelihood(X.numpy()), TypeError,
+        "`x` must be a torch.Tensor, got ndarray"),
     "encoder": (lambda: VAE(latent_dim=3, encoder=LINEAR, decoder=LINEAR).encode(X), ValueError,
         "`encoder` returned (4, 4), expected one tensor of shape (n_samples, 6) or two of shape "
         "(n_samples, 3)"),
     "latent points": (lambda: VAE(6).decode(X), ValueError,
         "`z` has shape (4, 6), expected (n, 2)"),
+    "array of latent points": (lambda: VAE(6).decode(Z.numpy()), TypeError,
+        "`z` must be a torch.Tensor, got ndarray"),
+    "latent dtype": (lambda: VAE(6).decode(Z.double()), TypeError,
+        "`z` has dtype torch.float64, expected torch.float32 as the parameters"),
     "decoder": (lambda: VAE(encoder=LINEAR, decoder=torch.nn.Linear(2, 5)).elbo(X), ValueError,
         "`x` has shape (4, 6), expected (4, 5) as `the decoder's output`"),
     "n": (lambda: VAE(6).sample(0), ValueError, "`n` is 0"),
@@ -149,6 +182,28 @@ MODELS: dict[str, Case] = {
 }  # fmt: skip
 
 CASES = {**LOSSES, **MODELS}
+
+
+NUMPY_SCALARS: dict[str, tuple[Callable[[], Any], Callable[[], Any]]] = {
+    "beta": (lambda: vae_loss(X, X, Z + 1, Z, beta=np.float32(2)).loss,
+        lambda: vae_loss(X, X, Z + 1, Z, beta=2).loss),
+    "free bits": (lambda: VAELoss(free_bits=np.int64(1))(X, X, Z, Z).loss,
+        lambda: VAELoss(free_bits=1)(X, X, Z, Z).loss),
+    "dim": (lambda: logsumexp(X, np.int64(0)), lambda: logsumexp(X, 0)),
+    "dims": (lambda: logsumexp(X, (np.int8(-1), np.int64(0))), lambda: logsumexp(X, (0, 1))),
+    "sizes": (lambda: VAE(np.int64(6), np.int32(3), np.array([5])).encode(X)[0].new_zeros(()),
+        lambda: X.new_zeros(())),
+    "n": (lambda: VAE(6).sample(np.int64(3)) > 0, lambda: torch.ones(3, 6) > 0),
+    "n_steps": (lambda: VAE(6).interpolate(X, X, np.int64(2)) > 0, lambda: torch.ones(2, 4, 6) > 0),
+    "max_rows": (lambda: VAE(6).log_likelihood(X, np.int64(2), max_rows=np.int64(3)) < 0,
+        lambda: torch.ones(4) > 0),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", NUMPY_SCALARS)
+def test_numbers_of_numpy_are_numbers(case: str) -> None:
+    numpy_call, plain_call = NUMPY_SCALARS[case]
+    assert torch.equal(numpy_call(), plain_call())
 
 
 @pytest.mark.parametrize("case", CASES)

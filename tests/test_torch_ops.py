@@ -149,6 +149,25 @@ def test_elbokit_alone_imports_no_torch() -> None:
     assert done.returncode == 0, done.stderr
 
 
+def test_import_without_torch_says_how_to_install_it() -> None:
+    done = run(
+        "import sys\n"
+        "class Absent:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name.partition('.')[0] == 'torch':\n"
+        "            raise ModuleNotFoundError(f'No module named {name!r}', name=name)\n"
+        "sys.meta_path.insert(0, Absent())\n"
+        "import elbokit\n"
+        "try:\n"
+        "    import elbokit.torch\n"
+        "except ImportError as error:\n"
+        "    assert 'pip install elbokit[torch]' in str(error), error\n"
+        "else:\n"
+        "    raise AssertionError('no error')\n"
+    )
+    assert done.returncode == 0, done.stderr
+
+
 def test_losses_need_neither_fabric_nor_tqdm() -> None:
     done = run(
         "import sys\n"

@@ -129,6 +129,26 @@ def test_random_state_of_the_caller_is_left_alone() -> None:
     assert repr(np.random.get_state()) == numpy_state  # noqa: NPY002
 
 
+def test_modes_of_all_modules_are_restored() -> None:
+    vae = new_vae(dropout=True)
+    vae.encoder.eval()
+    modes = [module.training for module in vae.modules()]
+    assert len(set(modes)) == 2
+    trainer = new_trainer(vae).fit(X, X_VAL)
+    assert [module.training for module in vae.modules()] == modes
+    with pytest.raises(ValueError, match="`X_train` has the value nan"):
+        trainer.fit(TensorDataset(NAN))
+    assert [module.training for module in vae.modules()] == modes
+
+
+def test_numbers_of_numpy_are_numbers(tmp_path: Path) -> None:
+    options = {"max_epochs": np.int64(2), "batch_size": np.int32(8), "lr": np.float32(0.5**10)}
+    options |= {"beta": np.float32(1), "free_bits": np.int64(0), "seed": np.int64(3)}
+    trainer = new_trainer(**options, checkpoint_dir=tmp_path).fit(X)
+    assert_same(trainer, new_trainer(max_epochs=2, lr=0.5**10, seed=3).fit(X))
+    assert_same(new_trainer(**options, checkpoint_dir=tmp_path).fit(X, resume=True), trainer)
+
+
 @pytest.mark.parametrize("dropout", [False, True])
 def test_resumed_run_equals_the_uninterrupted_one(tmp_path: Path, dropout: bool) -> None:
     whole = new_trainer(new_vae(dropout)).fit(X, X_VAL)
@@ -238,6 +258,64 @@ def test_unusable_checkpoints(tmp_path: Path) -> None:
         new_trainer(checkpoint_dir=tmp_path).fit(X, resume=True)
 
 
+def sgd(parameters: Any) -> torch.optim.Optimizer:
+    return torch.optim.SGD(parameters, lr=1e-3)
+
+
+def adam(parameters: Any) -> torch.optim.Optimizer:
+    return torch.optim.Adam(parameters, lr=torch.tensor(0.5))
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "message"),
+    [
+        ({}, {"optimizer": sgd}, "`optimizer` is SGD, expected Adam as in the checkpoint"),
+        ({"optimizer": sgd}, {}, "`optimizer` is Adam, expected SGD as in the checkpoint"),
+        ({}, {"lr": 0.0}, r"`lr` is 0\.0, expected 0\.001 as in the checkpoint"),
+        ({}, {"optimizer": adam}, r"`lr` is 0\.5, expected 0\.001 as in the checkpoint"),
+    ],
+)
+def test_resuming_with_another_optimizer_is_refused(
+    tmp_path: Path, first: dict[str, Any], second: dict[str, Any], message: str
+) -> None:
+    new_trainer(checkpoint_dir=tmp_path, max_epochs=1, **first).fit(X)
+    trainer = new_trainer(checkpoint_dir=tmp_path, **second)
+    before = weights(trainer)
+    with pytest.raises(ValueError, match=message):
+        trainer.fit(X, resume=True)
+    assert all(torch.equal(before[name], x) for name, x in weights(trainer).items())
+    assert new_trainer(checkpoint_dir=tmp_path, **first).fit(X, resume=True).epoch == 4
+
+
+@pytest.mark.parametrize("in_memory", [False, True])
+@pytest.mark.parametrize("data", [X[:36], TensorDataset(X[:36])])
+def test_resuming_with_data_of_another_size_is_refused(
+    tmp_path: Path, data: Any, in_memory: bool
+) -> None:
+    trainer = new_trainer(max_epochs=1, checkpoint_dir=None if in_memory else tmp_path).fit(X)
+    trainer.max_epochs = 2
+    with pytest.raises(ValueError, match=r"`len\(X_train\)` is 36, expected 37 as in the check"):
+        trainer.fit(data, resume=True)
+    # A loader's own batches are not counted.
+    assert trainer.fit(loader(X, batch_size=8), resume=True).epoch == 2
+
+
+def test_checkpoints_that_lack_something(tmp_path: Path) -> None:
+    new_trainer(checkpoint_dir=tmp_path, max_epochs=1).fit(X)
+    path = tmp_path / "last.ckpt"
+    whole = torch.load(path, weights_only=True)
+    partial = {**whole, "settings": {**whole["settings"]}}
+    del partial["settings"]["lr"]
+    for state, message in (
+        ({"format": 1}, r"last\.ckpt has no epoch, history, model, optimizer, settings"),
+        ({**whole, "settings": None}, r"last\.ckpt has no settings\['seed'\]"),
+        (partial, r"last\.ckpt has no settings\['lr'\]"),
+    ):
+        torch.save(state, path)
+        with pytest.raises(ValueError, match=message):
+            new_trainer(checkpoint_dir=tmp_path).fit(X, resume=True)
+
+
 def loader(rows: Any, **options: Any) -> DataLoader[Any]:
     """Anything with a length and rows is a data set."""
     return DataLoader(rows, **options)
@@ -278,6 +356,13 @@ DATA: dict[str, tuple[Any, type[Exception], str]] = {
     "columns": (X[:, :5], ValueError, r"`x` has shape \(8, 5\), expected \(n_samples, 6\)"),
     "text": ([["a", "b"]], TypeError, "`X_train` has dtype <U1, expected numbers"),
     "complex": (X.to(torch.complex64), TypeError, "`X_train` has dtype torch.complex64"),
+    "sparse": (X.to_sparse(), ValueError, r"`X_train` has layout torch\.sparse_coo, expected"),
+    "mkldnn": (X.to_mkldnn(), ValueError, r"`X_train` has layout torch\._mkldnn"),
+    "sparse batches": (
+        loader([X.to_sparse()], batch_size=None),
+        ValueError,
+        r"`X_train` has layout torch\.sparse_coo",
+    ),
     "dataset": (TensorDataset(NAN), ValueError, r"`X_train` has the value nan in row \d+"),
     "loader": (loader(NAN, batch_size=2), ValueError, "`X_train` has the value nan in row 5,"),
     "no batches": (

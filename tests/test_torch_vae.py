@@ -82,6 +82,21 @@ def test_own_networks() -> None:
     assert vae.interpolate(x, x, 4).shape == (4, 5, 1, 2, 3)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_autocast_takes_data_of_another_dtype(vae: VAE, dtype: torch.dtype) -> None:
+    vae, x = vae.float(), targets(5, 6).to(dtype)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert vae.loss(x).loss.isfinite()
+        assert vae.decode(vae.encode(x)[0]).shape == (5, 6)
+
+
+def test_own_networks_may_convert_their_data() -> None:
+    encoder = nn.Linear(6, 4)
+    encoder.register_forward_pre_hook(lambda module, inputs: (inputs[0].float(),))
+    mu, _ = VAE(latent_dim=2, encoder=encoder, decoder=nn.Linear(2, 6)).encode(targets(5, 6))
+    assert mu.dtype == torch.float32
+
+
 def test_elbo_averages_the_reconstruction_alone(vae: VAE) -> None:
     x = targets(7, 6)
     mu, logvar = vae.encode(x)

@@ -157,6 +157,40 @@ def test_beta_may_be_a_tensor() -> None:
     torch.testing.assert_close(grad, out.kl)
 
 
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("tracked", [(), (0,), (1,), (2,), (3,), (0, 1), (2, 3), (1, 3)])
+def test_terms_without_tracked_operands_require_no_gradient(
+    tracked: tuple[int, ...], compiled: bool
+) -> None:
+    given = [x.detach().requires_grad_(i in tracked) for i, x in enumerate(operands())]
+    function: Any = vae_loss
+    if compiled:
+        torch._dynamo.reset()
+        function = torch.compile(vae_loss, fullgraph=True, backend="aot_eager")
+    out, expected = function(*given), plain(*given)  # type: ignore[arg-type]
+    assert [x.requires_grad for x in out] == [x.requires_grad for x in expected]
+    wanted = [given[i] for i in tracked]
+    if wanted:
+        grads = [torch.autograd.grad(o.loss, wanted) for o in (out, expected)]
+        torch.testing.assert_close(*grads)
+
+
+def test_terms_of_operands_tracked_at_different_levels() -> None:
+    """What the inner transform does not track, the outer one still does."""
+    logits, target, mu, logvar = (x.detach() for x in operands())
+
+    def value(logits: torch.Tensor) -> torch.Tensor:
+        def inner(mu: torch.Tensor) -> torch.Tensor:
+            return vae_loss(2 * logits, target, mu, logvar).loss
+
+        result: torch.Tensor = torch.func.grad_and_value(inner)(mu)[1]
+        return result
+
+    expected = torch.func.grad(lambda x: plain(2 * x, target, mu, logvar).loss)(logits)
+    torch.testing.assert_close(torch.func.grad(value)(logits), expected)
+
+
 @pytest.mark.parametrize("reduction", REDUCTIONS)
 @pytest.mark.parametrize("free_bits", [0.0, 0.6])
 def test_gradients_of_any_order(free_bits: float, reduction: str) -> None:

@@ -6,6 +6,13 @@
 
 from __future__ import annotations
 
+try:
+    import torch  # noqa: F401
+except ImportError as error:
+    raise ImportError(
+        f"elbokit.torch needs torch, which cannot be imported ({error}): pip install elbokit[torch]"
+    ) from error
+
 from elbokit.torch._bernoulli import binary_cross_entropy_with_logits
 from elbokit.torch._gaussian_kl import gaussian_kl
 from elbokit.torch._logsumexp import logsumexp

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler
 
+from elbokit.torch._checks import check_layout
+
 __all__ = ["Batches", "EpochSampler", "make_batches", "stream_seed"]
 
 
@@ -21,6 +23,10 @@ def stream_seed(seed: int, stream: str, epoch: int = 0, rank: int = 0) -> int:
 
 class Batches(Protocol):
     """An iterable of batches, each a tensor of shape (n, ...)."""
+
+    @property
+    def n_samples(self) -> int | None:
+        """Size of the data, over all processes; None where the data sees to its own batches."""
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the order of the next iteration."""
@@ -78,6 +84,7 @@ class _TensorBatches:
 
     def __init__(self, X: Tensor, batch_size: int, sampler: EpochSampler) -> None:
         self.X, self.batch_size, self.sampler = X, batch_size, sampler
+        self.n_samples = sampler.n
 
     def set_epoch(self, epoch: int) -> None:
         self.sampler.set_epoch(epoch)
@@ -95,6 +102,8 @@ class _LoaderBatches:
 
     def __init__(self, name: str, loader: Any, dtype: torch.dtype) -> None:
         self.name, self.loader, self.dtype = name, loader, dtype
+        sampler = loader.sampler
+        self.n_samples = sampler.n if isinstance(sampler, EpochSampler) else None
 
     def set_epoch(self, epoch: int) -> None:
         set_epoch = getattr(self.loader.sampler, "set_epoch", None)
@@ -108,6 +117,7 @@ class _LoaderBatches:
             if not isinstance(x, Tensor):
                 kind = type(x).__name__
                 raise TypeError(f"`{self.name}` gives batches of {kind}, expected tensors")
+            check_layout(self.name, x)
             yield check_values(self.name, x.to(self.dtype), first_row=done)
             done += len(x)
 
@@ -141,6 +151,7 @@ def _as_tensor(name: str, X: Any, dtype: torch.dtype) -> Tensor:
         X = torch.from_numpy(np.require(array, requirements=["C", "W"]))
     if X.is_complex():
         raise TypeError(f"`{name}` has dtype {X.dtype}, expected real numbers")
+    check_layout(name, X)
     return check_values(name, X.detach().to(dtype))
 
 
@@ -179,7 +190,7 @@ def make_batches(
     TypeError
         The data is not numeric.
     ValueError
-        The data is empty, or an array holds a value outside [0, 1].
+        The data is empty or sparse, or an array holds a value outside [0, 1].
     """
     if isinstance(data, DataLoader):
         return _LoaderBatches(name, data, dtype)

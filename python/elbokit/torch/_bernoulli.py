@@ -142,7 +142,7 @@ def binary_cross_entropy_with_logits(
     TypeError
         An argument is no tensor, or has a dtype other than the above, or float64 meets another.
     ValueError
-        Shapes, devices or `reduction` do not fit.
+        Shapes, devices or `reduction` do not fit, or an argument is sparse.
 
     Notes
     -----

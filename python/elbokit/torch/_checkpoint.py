@@ -30,8 +30,15 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
         raise
 
 
-def load_checkpoint(path: Path) -> dict[str, Any]:
+def load_checkpoint(path: Path, like: dict[str, Any]) -> dict[str, Any]:
     """Read what `save_checkpoint` wrote, on the CPU.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+    like : dict
+        A state with the keys that the checkpoint must have, those of its ``"settings"`` included.
 
     Raises
     ------
@@ -45,4 +52,10 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     found = state.get("format") if isinstance(state, dict) else type(state).__name__
     if found != _FORMAT:
         raise ValueError(f"checkpoint {path} has format {found}, expected {_FORMAT}")
+    settings = state.get("settings")
+    known = settings if isinstance(settings, dict) else {}
+    missing = [key for key in like if key not in state]
+    missing += [f"settings[{key!r}]" for key in like["settings"] if key not in known]
+    if missing:
+        raise ValueError(f"checkpoint {path} has no {', '.join(missing)}")
     return state

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from numbers import Integral, Real
 
 import torch
 from torch import Tensor
@@ -12,6 +13,9 @@ __all__ = [
     "autocast_low_precision",
     "check_broadcast",
     "check_event_dims",
+    "check_int",
+    "check_is_tensor",
+    "check_layout",
     "check_non_negative",
     "check_positive_int",
     "check_reduction",
@@ -25,8 +29,20 @@ _LOW_PRECISION = (torch.float16, torch.bfloat16)
 _BINARY = (torch.bool, torch.uint8)
 
 
+def check_is_tensor(name: str, value: object) -> None:
+    """Raise TypeError unless `value` is a tensor."""
+    if not isinstance(value, Tensor):
+        raise TypeError(f"`{name}` must be a torch.Tensor, got {type(value).__name__}")
+
+
+def check_layout(name: str, tensor: Tensor) -> None:
+    """Raise ValueError for a sparse tensor, and for any other that has no strides."""
+    if tensor.layout is not torch.strided:
+        raise ValueError(f"`{name}` has layout {tensor.layout}, expected torch.strided")
+
+
 def check_tensors(**arguments: Tensor | None) -> torch.dtype:
-    """Check type, dtype and device of the operands of one call.
+    """Check type, dtype, device and layout of the operands of one call.
 
     Parameters
     ----------
@@ -45,7 +61,7 @@ def check_tensors(**arguments: Tensor | None) -> torch.dtype:
     TypeError
         An operand is not a tensor, is not floating-point, or mixes float64 with a narrower type.
     ValueError
-        The operands are on several devices, or on one without kernels.
+        The operands are on several devices, or on one without kernels, or are sparse.
     """
     first = first_name = None
     dtype = None
@@ -53,8 +69,7 @@ def check_tensors(**arguments: Tensor | None) -> torch.dtype:
     for name, value in arguments.items():
         if value is None:
             continue
-        if not isinstance(value, Tensor):
-            raise TypeError(f"`{name}` must be a torch.Tensor, got {type(value).__name__}")
+        check_is_tensor(name, value)
         if first is None:
             first, first_name = value, name
             if value.device.type not in _DEVICES:
@@ -66,6 +81,7 @@ def check_tensors(**arguments: Tensor | None) -> torch.dtype:
             raise ValueError(
                 f"`{name}` is on device {value.device}, expected {first.device} as `{first_name}`"
             )
+        check_layout(name, value)
         if value.dtype in _BINARY and name == "target":
             continue
         if not value.dtype.is_floating_point:
@@ -129,17 +145,25 @@ def check_reduction(value: object, allowed: Sequence[str], hint: str = "") -> No
 
 def check_non_negative(name: str, value: object) -> float:
     """Return `value` as a float, if it is a finite number that is not negative."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
+    # Real for the scalars of NumPy, and last: an abstract class takes its time to answer.
+    if isinstance(value, bool) or not isinstance(value, (float, int, Real)):
         raise TypeError(f"`{name}` has type {type(value).__name__}, expected a number")
-    if not 0 <= value < math.inf:  # also false for NaN; math.isfinite would break a traced graph
+    number = float(value)
+    if not 0 <= number < math.inf:  # also false for NaN; math.isfinite would break a traced graph
         raise ValueError(f"`{name}` is {value}, expected a finite number >= 0")
-    return float(value)
+    return number
+
+
+def check_int(name: str, value: object) -> int:
+    """Return `value` as an int, if it is one, of Python or of NumPy."""
+    if isinstance(value, bool) or not isinstance(value, (int, Integral)):
+        raise TypeError(f"`{name}` has type {type(value).__name__}, expected an int")
+    return int(value)
 
 
 def check_positive_int(name: str, value: object) -> int:
-    """Return `value`, if it is an int above zero."""
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"`{name}` has type {type(value).__name__}, expected an int")
-    if value <= 0:
+    """Return `value` as an int, if it is one above zero."""
+    number = check_int(name, value)
+    if number <= 0:
         raise ValueError(f"`{name}` is {value}, expected an int > 0")
-    return value
+    return number

@@ -125,7 +125,7 @@ def gaussian_kl(
     TypeError
         An argument is no tensor, is not floating-point, or float64 meets another dtype.
     ValueError
-        Shapes, devices or `reduction` do not fit.
+        Shapes, devices or `reduction` do not fit, or an argument is sparse.
 
     Notes
     -----

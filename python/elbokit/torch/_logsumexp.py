@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -47,14 +48,14 @@ def _normalized(dim: int | Sequence[int], ndim: int) -> tuple[int, ...]:
     """Return the dimensions of `dim`, sorted and counted from 0; all of them for an empty `dim`."""
     dims = tuple(dim) if isinstance(dim, (tuple, list)) else (dim,)
     for d in dims:
-        if isinstance(d, bool) or not isinstance(d, int):
+        if isinstance(d, bool) or not isinstance(d, (int, Integral)):
             raise TypeError(f"`dim` is {dim!r}, expected an int or a tuple of ints")
         # A 0-d tensor has a dimension 0, as everywhere in torch.
-        if not -max(ndim, 1) <= d < max(ndim, 1):
+        if not -max(ndim, 1) <= int(d) < max(ndim, 1):
             raise ValueError(f"`dim` is {dim!r}, expected dimensions of an input with {ndim}")
     if ndim == 0:
         return ()
-    counted = tuple(sorted(d % ndim for d in dims))
+    counted = tuple(sorted(int(d) % ndim for d in dims))
     if len(set(counted)) < len(counted):
         raise ValueError(f"`dim` is {dim!r}, expected each dimension at most once")
     return counted or tuple(range(ndim))
@@ -84,7 +85,7 @@ def logsumexp(input: Tensor, dim: int | Sequence[int], keepdim: bool = False) ->
     TypeError
         `input` is no tensor or is complex, or `dim` is no int.
     ValueError
-        `dim` is out of range or repeated, or `input` is on a device without kernels.
+        `dim` is out of range or repeated, or `input` is sparse or on a device without kernels.
 
     Notes
     -----

@@ -6,9 +6,10 @@ from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
-__all__ = ["as_posterior", "dense"]
+__all__ = ["as_posterior", "check_fits_parameters", "dense"]
 
 
 def dense(sizes: Sequence[int], activation: Callable[[], nn.Module]) -> nn.Sequential:
@@ -17,6 +18,19 @@ def dense(sizes: Sequence[int], activation: Callable[[], nn.Module]) -> nn.Seque
     for n_in, n_out in pairwise(sizes):
         layers += [nn.Linear(n_in, n_out), activation()]
     return nn.Sequential(*layers[:-1])
+
+
+def check_fits_parameters(name: str, tensor: Tensor, network: nn.Module) -> None:
+    """Raise TypeError unless `tensor` has the dtype of the parameters of a dense network."""
+    parameter = next(network.parameters(), None)  # a quantised network has none
+    if (
+        parameter is not None
+        and tensor.dtype != parameter.dtype
+        and not torch.is_autocast_enabled(tensor.device.type)
+    ):
+        raise TypeError(
+            f"`{name}` has dtype {tensor.dtype}, expected {parameter.dtype} as the parameters"
+        )
 
 
 def as_posterior(encoded: Any, latent_dim: int) -> tuple[Tensor, Tensor]:

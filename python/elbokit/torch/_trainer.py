@@ -12,7 +12,7 @@ import torch
 
 from elbokit.torch._batches import Batches, make_batches
 from elbokit.torch._checkpoint import load_checkpoint, save_checkpoint
-from elbokit.torch._checks import check_non_negative, check_positive_int
+from elbokit.torch._checks import check_int, check_non_negative, check_positive_int
 from elbokit.torch._epoch import METRICS, Epoch
 from elbokit.torch._vae import VAE
 
@@ -109,9 +109,8 @@ class VAETrainer:
     ) -> None:
         if not isinstance(vae, VAE):
             raise TypeError(f"`vae` has type {type(vae).__name__}, expected elbokit.torch.VAE")
-        if isinstance(seed, bool) or not isinstance(seed, int):
-            raise TypeError(f"`seed` has type {type(seed).__name__}, expected an int")
-        check_non_negative("seed", seed)
+        self.seed = check_int("seed", seed)
+        check_non_negative("seed", self.seed)
         if optimizer is not None and not callable(optimizer):
             kind = type(optimizer).__name__
             raise TypeError(f"`optimizer` has type {kind}, expected a function of the parameters")
@@ -122,7 +121,6 @@ class VAETrainer:
         self.optimizer = optimizer
         self.beta = check_non_negative("beta", beta)
         self.free_bits = check_non_negative("free_bits", free_bits)
-        self.seed = seed
         self.accelerator, self.devices, self.strategy = accelerator, devices, strategy
         self.precision = precision
         self.checkpoint_dir = None if checkpoint_dir is None else Path(checkpoint_dir)
@@ -157,7 +155,7 @@ class VAETrainer:
             The extra ``[train]`` is not installed.
         TypeError, ValueError
             The data is not as above (the error names the row), or the checkpoint is damaged or
-            comes from other settings.
+            comes from other settings, another optimizer or data of another size.
         FloatingPointError
             The bound is no longer finite.
         """
@@ -172,13 +170,14 @@ class VAETrainer:
         train = self._batches("X_train", X_train, self.seed, fabric)
         val = None if X_val is None else self._batches("X_val", X_val, None, fabric)
         optimizer = self._make_optimizer()
-        last = self._state(optimizer, self.epoch, self.history, val is not None)
-        found = self._find_checkpoint() if resume else None
-        was_training = self.vae.training
+        settings = self._settings(optimizer, train, val)
+        last = self._state(optimizer, self.epoch, self.history, settings)
+        found = self._find_checkpoint(last) if resume else None
+        modes = {module: module.training for module in self.vae.modules()}
         try:
             model, wrapped = fabric.setup(self.vae, optimizer)
             if found is not None:
-                self._check_settings(found, last)
+                self._check_settings(found["settings"], settings)
                 self._restore(found, optimizer)
                 last = found
             else:
@@ -191,7 +190,7 @@ class VAETrainer:
                         row |= step.validate(val)
                     bar.set_postfix({key: f"{row[key]:.4g}" for key in _SHOWN if key in row})
                     history = {key: [*self.history.get(key, []), row[key]] for key in row}
-                    state = self._state(optimizer, epoch + 1, history, val is not None)
+                    state = self._state(optimizer, epoch + 1, history, settings)
                     if self.checkpoint_dir is not None and fabric.is_global_zero:
                         save_checkpoint(self.checkpoint_dir / _FILE, state)
                     last = self._last = state
@@ -200,7 +199,9 @@ class VAETrainer:
             self._restore(last, optimizer)
             raise
         finally:
-            self.vae.train(was_training)
+            self.vae.train(modes[self.vae])  # for modules that do more than set their flag
+            for module, mode in modes.items():
+                module.training = mode
         return self
 
     def _batches(self, name: str, data: Any, seed: int | None, fabric: Fabric) -> Batches:
@@ -218,12 +219,28 @@ class VAETrainer:
             raise TypeError(f"`optimizer` returned {kind}, expected a torch.optim.Optimizer")
         return optimizer
 
+    def _settings(
+        self, optimizer: torch.optim.Optimizer, train: Batches, val: Batches | None
+    ) -> dict[str, Any]:
+        """Return what must be the same when training is resumed; None stands for unknown."""
+        lr = optimizer.defaults.get("lr")
+        return {
+            "seed": self.seed,
+            "batch_size": self.batch_size,
+            "beta": self.beta,
+            "free_bits": self.free_bits,
+            "optimizer": type(optimizer).__name__,
+            "lr": None if lr is None else float(lr),  # it may be a tensor
+            "validation": val is not None,
+            "len(X_train)": train.n_samples,
+        }
+
     def _state(
         self,
         optimizer: torch.optim.Optimizer,
         epoch: int,
         history: dict[str, list[float]],
-        validates: bool,
+        settings: dict[str, Any],
     ) -> dict[str, Any]:
         """Return all that training depends on, by value. The random state follows from the seed."""
         return {
@@ -231,28 +248,22 @@ class VAETrainer:
             "history": history,
             "model": copy.deepcopy(self.vae.state_dict()),
             "optimizer": copy.deepcopy(optimizer.state_dict()),
-            "settings": {
-                "seed": self.seed,
-                "batch_size": self.batch_size,
-                "beta": self.beta,
-                "free_bits": self.free_bits,
-                "validation": validates,
-            },
+            "settings": settings,
         }
 
-    def _find_checkpoint(self) -> dict[str, Any] | None:
+    def _find_checkpoint(self, like: dict[str, Any]) -> dict[str, Any] | None:
         if self.checkpoint_dir is None:
             return self._last
         path = self.checkpoint_dir / _FILE
-        return load_checkpoint(path) if path.exists() else None
+        return load_checkpoint(path, like) if path.exists() else None
 
     def _check_settings(self, found: dict[str, Any], own: dict[str, Any]) -> None:
         """Raise ValueError if `found` would not continue as the uninterrupted run."""
-        for name, value in own["settings"].items():
-            if found["settings"][name] != value:
+        for name, value in own.items():
+            expected = found[name]
+            if value != expected and value is not None and expected is not None:
                 raise ValueError(
-                    f"`{name}` is {value}, expected {found['settings'][name]} as in the checkpoint "
-                    "to resume"
+                    f"`{name}` is {value}, expected {expected} as in the checkpoint to resume"
                 )
 
     def _restore(self, state: dict[str, Any], optimizer: torch.optim.Optimizer) -> None:

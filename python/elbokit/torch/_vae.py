@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from elbokit.torch._bernoulli import bernoulli_loss
-from elbokit.torch._checks import check_positive_int, check_same_shape, check_tensors
+from elbokit.torch._checks import (
+    check_is_tensor,
+    check_positive_int,
+    check_same_shape,
+    check_tensors,
+)
 from elbokit.torch._gaussian_kl import gaussian_kl
 from elbokit.torch._importance import importance_log_likelihood
-from elbokit.torch._networks import as_posterior, dense
+from elbokit.torch._networks import as_posterior, check_fits_parameters, dense
 from elbokit.torch._vae_loss import VAELossOutput, vae_loss
 
 __all__ = ["VAE", "VAEOutput"]
@@ -64,7 +69,8 @@ class VAE(nn.Module):
     Raises
     ------
     TypeError
-        A size is not an int, or a network is not a Module.
+        A size is not an int, `hidden` no sequence, `activation` no function, or a network is not
+        a Module.
     ValueError
         A size is not positive, or `n_features` and own networks are both or neither given.
 
@@ -90,13 +96,23 @@ class VAE(nn.Module):
         decoder: nn.Module | None = None,
     ) -> None:
         super().__init__()
-        self.latent_dim = check_positive_int("latent_dim", latent_dim)
-        self.n_features = n_features
+        self.latent_dim = latent_dim = check_positive_int("latent_dim", latent_dim)
+        self.n_features: int | None = None
         if n_features is not None:
             if encoder is not None or decoder is not None:
                 raise ValueError("`n_features` is given, expected None beside encoder and decoder")
-            check_positive_int("n_features", n_features)
+            self.n_features = n_features = check_positive_int("n_features", n_features)
+            if not isinstance(hidden, Iterable):
+                kind = type(hidden).__name__
+                raise TypeError(f"`hidden` has type {kind}, expected a sequence of ints")
             widths = [check_positive_int(f"hidden[{i}]", h) for i, h in enumerate(hidden)]
+            # A Module is callable too, but one object cannot stand in several places.
+            if not callable(activation) or isinstance(activation, nn.Module):
+                kind = type(activation).__name__
+                raise TypeError(
+                    f"`activation` has type {kind}, expected a function that returns a "
+                    "torch.nn.Module, such as the class torch.nn.ReLU"
+                )
             self.encoder: nn.Module = dense([n_features, *widths, 2 * latent_dim], activation)
             self.decoder: nn.Module = dense([latent_dim, *widths[::-1], n_features], activation)
             return
@@ -123,6 +139,9 @@ class VAE(nn.Module):
 
         Raises
         ------
+        TypeError
+            `x` is no tensor, or not of the dtype of the parameters of the dense networks (outside
+            autocast).
         ValueError
             `x` has not `n_features` features, or the encoder's output is not as promised.
         """
@@ -131,6 +150,8 @@ class VAE(nn.Module):
             raise ValueError(
                 f"`x` has shape {tuple(x.shape)}, expected (n_samples, {self.n_features})"
             )
+        if self.n_features is not None:  # networks of one's own may convert what they are given
+            check_fits_parameters("x", x, self.encoder)
         return as_posterior(self.encoder(x), self.latent_dim)
 
     def reparameterize(
@@ -211,9 +232,17 @@ class VAE(nn.Module):
         -------
         Tensor of shape (n, ...)
             The decoder's means, in (0, 1).
+
+        Raises
+        ------
+        TypeError, ValueError
+            `z` is no tensor, or not of that shape, or as `encode`.
         """
+        check_is_tensor("z", z)
         if z.dim() != 2 or z.shape[1] != self.latent_dim:
             raise ValueError(f"`z` has shape {tuple(z.shape)}, expected (n, {self.latent_dim})")
+        if self.n_features is not None:
+            check_fits_parameters("z", z, self.decoder)
         return torch.sigmoid(self.decoder(z))
 
     @torch.no_grad()
@@ -248,7 +277,7 @@ class VAE(nn.Module):
         Tensor of shape (n, ...)
             Probabilities; ``torch.bernoulli`` of them draws data.
         """
-        check_positive_int("n", n)
+        n = check_positive_int("n", n)
         like = next(self.parameters(), torch.empty(0))
         shape = (n, self.latent_dim)
         z = torch.randn(shape, generator=generator, dtype=like.dtype, device=like.device)
@@ -270,7 +299,7 @@ class VAE(nn.Module):
         Tensor of shape (n_steps, n_samples, ...)
             Probabilities.
         """
-        check_positive_int("n_steps", n_steps)
+        n_steps = check_positive_int("n_steps", n_steps)
         check_same_shape("x1", x1, "x0", x0)
         z0, z1 = self.encode(x0)[0], self.encode(x1)[0]
         t = torch.linspace(0.0, 1.0, n_steps, dtype=z0.dtype, device=z0.device)
@@ -297,7 +326,7 @@ class VAE(nn.Module):
         Tensor of shape (len(x),)
             E_q[log p(x|z)] − KL, in nats; differentiable.
         """
-        check_positive_int("n_samples", n_samples)
+        n_samples = check_positive_int("n_samples", n_samples)
         mu, logvar = self.encode(x)
         bound = -gaussian_kl(mu, logvar, reduction="none")
         for _ in range(n_samples):
@@ -342,8 +371,9 @@ class VAE(nn.Module):
         .. [1] Y. Burda, R. Grosse and R. Salakhutdinov, "Importance Weighted Autoencoders", 2016,
            arXiv:1509.00519.
         """
-        check_positive_int("n_samples", n_samples)
-        check_positive_int("max_rows", max_rows)
+        check_is_tensor("x", x)
+        n_samples = check_positive_int("n_samples", n_samples)
+        max_rows = check_positive_int("max_rows", max_rows)
         return torch.cat(
             [
                 importance_log_likelihood(

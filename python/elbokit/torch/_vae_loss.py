@@ -63,9 +63,14 @@ class _VAETerms(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        ctx.mark_non_differentiable(output[3])
+        reconstruction, kl, charged, grad = output
+        needs = ctx.needs_input_grad
+        # A term of no tracked operand has no gradient: one of None would pass for it in silence.
+        constant = [] if any(needs[:2]) else [reconstruction]
+        constant += [] if any(needs[2:4]) else [kl, charged]
+        ctx.mark_non_differentiable(grad, *constant)
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(*inputs[:4], output[3])
+        ctx.save_for_backward(*inputs[:4], grad)
         ctx.free_bits, ctx.reduction = inputs[4:6]
 
     @staticmethod
@@ -86,12 +91,16 @@ class _VAETerms(torch.autograd.Function):
         return d_logits, d_target, d_mu, d_logvar, None, None, None
 
 
-def check_options(beta: float | Tensor, free_bits: float, reduction: str) -> None:
-    """Check what is not an operand."""
+def check_options(
+    beta: float | Tensor, free_bits: float, reduction: str
+) -> tuple[float | Tensor, float]:
+    """Check what is not an operand; return `beta` and `free_bits`, numbers as floats."""
     check_reduction(reduction, tuple(BATCH_REDUCTIONS), MEAN_HINT if reduction == "mean" else "")
     if not isinstance(beta, Tensor):
-        check_non_negative("beta", beta)
-    check_non_negative("free_bits", free_bits)
+        beta = check_non_negative("beta", beta)
+    elif beta.dim() > 0:
+        raise ValueError(f"`beta` has shape {tuple(beta.shape)}, expected ()")
+    return beta, check_non_negative("free_bits", free_bits)
 
 
 def vae_loss(
@@ -139,7 +148,8 @@ def vae_loss(
     TypeError
         An argument is of the wrong type, is not floating-point, or float64 meets another dtype.
     ValueError
-        Shapes or devices do not fit, `reduction` is unknown, `beta` or `free_bits` is negative.
+        Shapes or devices do not fit, an argument is sparse, `reduction` is unknown, `beta` or
+        `free_bits` is negative.
 
     Notes
     -----
@@ -168,14 +178,14 @@ def vae_loss(
             f"`mu` has {mu.shape[0]} samples (shape {tuple(mu.shape)}), "
             f"expected {logits.shape[0]} as `logits` (shape {tuple(logits.shape)})"
         )
-    check_options(beta, free_bits, reduction)
+    beta, free_bits = check_options(beta, free_bits, reduction)
     need_grad = logits.requires_grad and torch.is_grad_enabled()
     reconstruction, kl, charged, _ = _VAETerms.apply(  # type: ignore[no-untyped-call]
         logits.to(dtype),
         target.to(dtype),
         mu.to(dtype),
         logvar.to(dtype),
-        float(free_bits),
+        free_bits,
         BATCH_REDUCTIONS[reduction],
         need_grad,
     )
@@ -204,8 +214,8 @@ class VAELoss(nn.Module):
         self, beta: float = 1.0, free_bits: float = 0.0, reduction: str = "batchmean"
     ) -> None:
         super().__init__()
-        check_options(beta, free_bits, reduction)
-        self.beta, self.free_bits, self.reduction = beta, free_bits, reduction
+        self.beta, self.free_bits = check_options(beta, free_bits, reduction)
+        self.reduction = reduction
 
     def forward(self, logits: Tensor, target: Tensor, mu: Tensor, logvar: Tensor) -> VAELossOutput:
         """Return `vae_loss` of the arguments with the module's options."""
