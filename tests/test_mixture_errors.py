@@ -28,6 +28,7 @@ def weight(row, value):
 CASES = [
     ({"n_components": 0}, X, None, ValueError, "'n_components'"),
     ({"n_components": 1.5}, X, None, ValueError, "'n_components'"),
+    ({"n_components": True}, X, None, ValueError, "[1, inf). Got True instead"),
     ({"n_components": 31}, X, None, ValueError, "n_components = 31, n_samples = 30"),
     ({"n_components": 30}, X, weight(3, 0.0), ValueError, "n_components = 30, n_samples = 29"),
     ({"covariance_type": "circular"}, X, None, ValueError, "'covariance_type'"),
@@ -139,6 +140,13 @@ def test_bad_input(case):
     assert all(after[name] is before[name] for name in before)
     gm.set_params(n_components=2, covariance_type="full")
     assert_array_equal(gm.predict_proba(X), proba)
+
+
+def test_warm_start_with_another_number_of_components():
+    # One shared covariance has the same shape for any number of components.
+    gm = GaussianMixture(2, covariance_type="tied", warm_start=True, random_state=0).fit(X)
+    with pytest.raises(ValueError, match=r"warm_start=True continues from means of shape \(2, 2\)"):
+        gm.set_params(n_components=3).fit(X)
 
 
 @pytest.mark.parametrize("method", ["predict", "predict_proba", "score_samples", "score", "aic"])

@@ -111,6 +111,31 @@ def test_only_ratios_of_weights_matter(data, init_params, covariance_type):
     assert_same_fit(small, large, rtol=1e-7)
 
 
+@pytest.mark.parametrize("covariance_type", COVARIANCE_TYPES)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("constant", [1e-300, 1e-44, 1e40, 5e307])  # the last: an infinite sum
+def test_size_of_the_weights_does_not_matter(data, covariance_type, dtype, constant):
+    X, counts = data[0].astype(dtype), data[1].astype(float)
+    parameters = given_start(data[0], covariance_type) | {"n_components": 3, "max_iter": 15}
+    parameters |= {"covariance_type": covariance_type, "tol": 0.0}
+    plain = GaussianMixture(**parameters).fit(X, sample_weight=counts)
+    scaled = GaussianMixture(**parameters).fit(X, sample_weight=constant * counts)
+    assert_same_fit(scaled, plain, rtol=1e-10 if dtype == np.float64 else 2e-5)
+    score = plain.score(X, sample_weight=counts)
+    assert plain.score(X, sample_weight=constant * counts) == pytest.approx(score)
+
+
+@pytest.mark.parametrize("init_params", INIT_PARAMS)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_a_power_of_two_changes_no_bit(data, init_params, dtype):
+    X, counts = data[0].astype(dtype), data[1].astype(float)
+    model = GaussianMixture(3, init_params=init_params, random_state=0, max_iter=5, reg_covar=1e-3)
+    plain = model.fit(X, sample_weight=counts).means_
+    for exponent in (-1000, 1000):
+        scaled = model.fit(X, sample_weight=np.ldexp(counts, exponent)).means_
+        assert_array_equal(scaled, plain)
+
+
 def test_float32_data_with_weights(data):
     X, counts = data
     parameters = given_start(X, "full") | {"n_components": 3, "max_iter": 15, "tol": 0.0}

@@ -241,3 +241,9 @@ def test_vae_loss_sums_events_and_averages_the_batch():
     assert floor.loss == pytest.approx((row_reconstruction + np.maximum(kl, 0.4).sum(1)).mean())
     with pytest.raises(ValueError, match=r"reduction must be .* got 'mode'"):
         reference.vae_loss(logits, target, mu, logvar, reduction="mode")
+
+
+def test_far_from_all_components_they_share_alike() -> None:
+    X, means = np.array([[1e12]]), np.zeros((3, 1))
+    _, responsibilities = reference.gmm_estep(X, np.full(3, 1 / 3), means, np.ones((3, 1)), "diag")
+    assert_allclose(responsibilities, np.full((1, 3), 1 / 3))

@@ -173,9 +173,12 @@ def gmm_estep(
         log_weights = np.log(np.asarray(weights, dtype=np.float64))
     joint = density + log_weights[..., None, :]
     log_prob = logsumexp(joint)
-    # A sample that no component reaches has no posterior: its row is zero, not nan.
-    shift = np.where(np.isneginf(log_prob), 0.0, log_prob)
-    return log_prob, np.exp(joint - shift[..., None])
+    # From the largest term, not from log p: far out, log p rounds log K away. A sample that no
+    # component reaches has no posterior: its row is zero, not nan.
+    largest = joint.max(axis=-1, keepdims=True)
+    posterior = np.exp(joint - np.where(np.isneginf(largest), 0.0, largest))
+    total = posterior.sum(axis=-1, keepdims=True)
+    return log_prob, posterior / np.where(total == 0.0, 1.0, total)
 
 
 def gmm_statistics(

@@ -12,7 +12,7 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from elbokit import ops
-from elbokit.mixture._parameters import GmmParameters
+from elbokit.mixture._parameters import GmmParameters, covariance_shape, upper_triangular
 from elbokit.mixture._validation import check_sample_weight
 
 __all__ = ["FittedGaussianMixture"]
@@ -30,7 +30,7 @@ class FittedGaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
     means_: Floats
     covariances_: Floats
     precisions_cholesky_: Floats
-    _fitted_parameters: GmmParameters
+    _before_rounding: GmmParameters | None
 
     def score_samples(self, X: npt.ArrayLike) -> Floats:
         """Compute the log-likelihood of each sample.
@@ -43,7 +43,8 @@ class FittedGaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
         Returns
         -------
         log_prob : ndarray of shape (n_samples,)
-            ``log p(x_n)``.
+            ``log p(x_n)``, float32 where `X` and the parameters are. -inf where a sample is so
+            far away that its squared distances overflow.
 
         Raises
         ------
@@ -99,8 +100,10 @@ class FittedGaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
         ------
         NotFittedError
             If the estimator is not fitted.
+        ValueError
+            If the squared distances of a sample to all components overflow float64.
         """
-        labels: npt.NDArray[np.intp] = np.argmax(self._estep(X)[1], axis=1)
+        labels: npt.NDArray[np.intp] = np.argmax(self.predict_proba(X), axis=1)
         return labels
 
     def predict_proba(self, X: npt.ArrayLike) -> Floats:
@@ -114,14 +117,24 @@ class FittedGaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
         Returns
         -------
         responsibilities : ndarray of shape (n_samples, n_components)
-            Rows sum to one.
+            Rows sum to one; float32 where `X` and the parameters are.
 
         Raises
         ------
         NotFittedError
             If the estimator is not fitted.
+        ValueError
+            If the squared distances of a sample to all components overflow float64.
         """
-        return self._estep(X)[1]
+        log_prob, responsibilities = self._estep(X)
+        rows = np.flatnonzero(np.isneginf(log_prob))
+        rows = rows[~(responsibilities[rows].sum(axis=1) > 0.0)]
+        if len(rows):
+            raise ValueError(
+                f"row {rows[0]} of X is so far from every component that all squared distances "
+                "overflow float64, so none of them is the most probable; rescale or drop it"
+            )
+        return responsibilities
 
     def sample(self, n_samples: int = 1) -> tuple[Floats, npt.NDArray[np.int64]]:
         """Draw samples from the fitted mixture.
@@ -143,7 +156,8 @@ class FittedGaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
         NotFittedError
             If the estimator is not fitted.
         ValueError
-            If `n_samples` is below one.
+            If `n_samples` is below one, or `covariances_` has not the shape that
+            `covariance_type` and `means_` ask for.
         """
         check_is_fitted(self)
         if n_samples < 1:
@@ -152,21 +166,29 @@ class FittedGaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
                 "one sample."
             )
         rng = check_random_state(self.random_state)
-        weights = self.weights_.astype(np.float64)
-        if self.weights_.dtype != np.float64:
+        given, means = np.asarray(self.weights_), np.asarray(self.means_)
+        covariances = np.asarray(self.covariances_)
+        # n_components may have been set anew since the fit: the arrays count.
+        shape = covariance_shape(self.covariance_type, *means.shape)
+        if covariances.shape != shape:
+            raise ValueError(
+                f"covariances_ has shape {covariances.shape}, expected {shape} for "
+                f"covariance_type={self.covariance_type!r} and means_ of shape {means.shape}"
+            )
+        weights = given.astype(np.float64)
+        if given.dtype != np.float64:
             weights /= weights.sum()  # float32 weights can sum to more than multinomial allows
         counts = rng.multinomial(n_samples, weights)
-        shape = (self.n_components, *self.covariances_.shape[-2:])
         groups = []
         if self.covariance_type in ("full", "tied"):
-            covariances = np.broadcast_to(self.covariances_, shape)
-            for mean, covariance, count in zip(self.means_, covariances, counts, strict=True):
+            covariances = np.broadcast_to(covariances, (len(means), *shape[-2:]))
+            for mean, covariance, count in zip(means, covariances, counts, strict=True):
                 groups.append(rng.multivariate_normal(mean, covariance, int(count)))
         else:
-            for mean, variance, count in zip(self.means_, self.covariances_, counts, strict=True):
+            for mean, variance, count in zip(means, covariances, counts, strict=True):
                 noise = rng.standard_normal(size=(count, len(mean)))
                 groups.append(mean + noise * np.sqrt(variance))
-        labels = np.repeat(np.arange(self.n_components, dtype=np.int64), counts)
+        labels = np.repeat(np.arange(len(means), dtype=np.int64), counts)
         return np.vstack(groups).astype(np.float64), labels
 
     def bic(self, X: npt.ArrayLike) -> float:
@@ -203,7 +225,7 @@ class FittedGaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
 
     def _n_parameters(self) -> int:
         """Return the number of free parameters."""
-        n_components, n_features = self.means_.shape
+        n_components, n_features = np.shape(self.means_)
         covariances = {
             "full": n_components * n_features * (n_features + 1) // 2,
             "tied": n_features * (n_features + 1) // 2,
@@ -213,30 +235,42 @@ class FittedGaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
         return int(covariances + n_components * n_features + n_components - 1)
 
     def _estep(self, X: npt.ArrayLike) -> tuple[Floats, Floats]:
-        """Return log p(x) and the responsibilities of validated data."""
+        """Return log p(x) and the responsibilities of validated data.
+
+        Where all distances overflow the density is -inf and the responsibilities do not sum to 1.
+        """
         check_is_fitted(self)
         data = validate_data(self, X, dtype=[np.float64, np.float32], order="C", reset=False)
-        parameters = self._float64_parameters()
-        log_prob, responsibilities = ops.gmm_estep(
-            data,
-            parameters.weights,
-            parameters.means,
-            parameters.precisions_cholesky,
-            self.covariance_type,
-        )
+        parameters = self._density_parameters()
+        public = (self.weights_, self.means_, self.precisions_cholesky_)
+        dtype = np.result_type(data, *(np.asarray(array) for array in public))
+        data = data.astype(np.float32 if dtype == np.float32 else np.float64, copy=False)
+        log_prob, responsibilities = ops.gmm_estep(data, *parameters, self.covariance_type)
+        lost = np.flatnonzero(~np.isfinite(log_prob))
+        if len(lost):
+            # X is finite, so distances overflowed: float64 knows more, and infinities of both
+            # signs (NaN) in one distance only say that it is large.
+            rows = ops.gmm_estep(data[lost].astype(np.float64), *parameters, self.covariance_type)
+            with np.errstate(over="ignore"):
+                log_prob[lost] = np.where(np.isnan(rows[0]), -np.inf, rows[0])
+            responsibilities[lost] = rows[1]
         return log_prob, responsibilities
 
-    def _float64_parameters(self) -> GmmParameters:
-        """Return the parameters as the fit left them, before they were rounded to X's dtype.
+    def _density_parameters(self) -> tuple[Floats, Floats, Floats]:
+        """Return weights, means and upper triangular factors: what the density needs."""
+        factors = upper_triangular(self._float64("precisions_cholesky"), self.covariance_type)
+        return self._float64("weights"), self._float64("means"), factors
+
+    def _float64(self, name: str) -> Floats:
+        """Return a parameter as the fit left it, before it was rounded to X's dtype.
 
         Far from the origin a float32 mean is off by more than the densities can bear. The
-        public attributes stay in charge: where they were changed, they are what counts.
+        public attributes stay in charge: where one was changed, it is what counts.
         """
-        public = (self.weights_, self.means_, self.covariances_, self.precisions_cholesky_)
-        exact: GmmParameters | None = getattr(self, "_fitted_parameters", None)
-        if exact is not None and all(
-            np.array_equal(array.astype(rounded.dtype), rounded)
-            for array, rounded in zip(exact, public, strict=True)
-        ):
-            return exact
-        return GmmParameters(*(np.asarray(array, dtype=np.float64) for array in public))
+        public = np.asarray(getattr(self, f"{name}_"))
+        exact: GmmParameters | None = getattr(self, "_before_rounding", None)
+        if exact is not None and public.dtype == np.float32:
+            fitted: Floats = getattr(exact, name)
+            if np.array_equal(fitted.astype(np.float32), public):
+                return fitted
+        return np.asarray(public, dtype=np.float64)

@@ -17,6 +17,7 @@ __all__ = [
     "precisions_cholesky_from_covariances",
     "precisions_cholesky_from_precisions",
     "precisions_from_cholesky",
+    "upper_triangular",
 ]
 
 Array = npt.NDArray[np.float64]
@@ -129,6 +130,38 @@ def precisions_cholesky_from_precisions(precisions: Array, covariance_type: str)
         return np.asarray(np.sqrt(precisions))
     lower = np.linalg.cholesky(precisions[..., ::-1, ::-1])
     return np.ascontiguousarray(lower[..., ::-1, ::-1])
+
+
+def upper_triangular(factors: Array, covariance_type: str) -> Array:
+    """Return the upper triangular factors of the precisions ``P P^T`` that factors stand for.
+
+    Parameters
+    ----------
+    factors : ndarray
+        Any factors, such as the lower triangular ones of ``numpy.linalg.cholesky``; shape of
+        `covariance_type`.
+    covariance_type : {'full', 'tied', 'diag', 'spherical'}
+        Shape of the covariances.
+
+    Returns
+    -------
+    precisions_cholesky : ndarray
+        `factors` itself where it is upper triangular, or nothing that could be converted.
+
+    Notes
+    -----
+    With J the exchange matrix and ``(J P)^T = Q R``, the factor is ``J R^T J``. ``P P^T``, which
+    would square the condition number, is not formed.
+    """
+    square = factors.ndim >= 2 and factors.shape[-1] == factors.shape[-2]
+    if covariance_type in ("diag", "spherical") or not square or not np.tril(factors, -1).any():
+        return factors
+    if not np.isfinite(factors).all():
+        return factors
+    triangle = np.linalg.qr(factors.swapaxes(-1, -2)[..., ::-1], mode="r")
+    signs = np.where(np.einsum("...ii->...i", triangle) < 0.0, -1.0, 1.0)
+    upper = (signs[..., None] * triangle).swapaxes(-1, -2)
+    return np.ascontiguousarray(upper[..., ::-1, ::-1])
 
 
 def precisions_from_cholesky(factors: Array, covariance_type: str) -> Array:

@@ -7,12 +7,21 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 from sklearn.utils import check_array
+from sklearn.utils._param_validation import Interval
 
 from elbokit.mixture._parameters import covariance_shape
 
-__all__ = ["GivenParameters", "check_given", "check_sample_weight"]
+__all__ = ["GivenParameters", "IntegerInterval", "check_given", "check_sample_weight"]
 
 Array = npt.NDArray[np.float64]
+
+
+class IntegerInterval(Interval):  # type: ignore[misc]
+    """An interval of integers without True and False, which Python counts among them."""
+
+    def is_satisfied_by(self, val: object) -> bool:
+        """Tell whether `val` is an integer of the interval."""
+        return not isinstance(val, bool) and bool(super().is_satisfied_by(val))
 
 
 class GivenParameters(NamedTuple):
@@ -138,7 +147,7 @@ def check_sample_weight(sample_weight: Any, n_samples: int) -> Array | None:
     Returns
     -------
     sample_weight : ndarray of shape (n_samples,) or None
-        float64 weights; None where all are equal, since only ratios matter.
+        float64 weights, the largest in [0.5, 1); None where all are equal. Only ratios matter.
 
     Raises
     ------
@@ -161,7 +170,10 @@ def check_sample_weight(sample_weight: Any, n_samples: int) -> Array | None:
         )
     if not given.any():
         raise ValueError("sample_weight must have a positive sum, got all zeros")
-    return None if (given == given[0]).all() else given
+    if (given == given[0]).all():
+        return None
+    # Neither sums nor float32 can then overflow; a power of two leaves every ratio as it was.
+    return np.asarray(np.ldexp(given, -np.frexp(given.max())[1]))
 
 
 def _check_shape(array: Any, shape: tuple[int, ...], name: str, argument: str) -> None:

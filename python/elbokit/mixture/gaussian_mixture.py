@@ -26,7 +26,7 @@ from elbokit.mixture._parameters import (
     covariance_shape,
     precisions_from_cholesky,
 )
-from elbokit.mixture._validation import check_given, check_sample_weight
+from elbokit.mixture._validation import IntegerInterval, check_given, check_sample_weight
 
 __all__ = ["GaussianMixture"]
 
@@ -114,7 +114,7 @@ class GaussianMixture(FittedGaussianMixture):
     """
 
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
-        "n_components": [Interval(Integral, 1, None, closed="left")],
+        "n_components": [IntegerInterval(Integral, 1, None, closed="left")],
         "covariance_type": [StrOptions({"full", "tied", "diag", "spherical"})],
         "tol": [Interval(Real, 0.0, None, closed="left")],
         "reg_covar": [Interval(Real, 0.0, None, closed="left")],
@@ -268,13 +268,7 @@ class GaussianMixture(FittedGaussianMixture):
                     rng,
                 )
             run = run_em(
-                data,
-                weight,
-                start,
-                self.covariance_type,
-                self.reg_covar,
-                self.max_iter,
-                monitor,
+                data, weight, start, self.covariance_type, self.reg_covar, self.max_iter, monitor
             )
             if self.max_iter > 0:
                 monitor.end()
@@ -285,19 +279,22 @@ class GaussianMixture(FittedGaussianMixture):
 
     def _last_solution(self, n_features: int) -> GmmParameters:
         """Return the fitted parameters, for a warm start."""
+        weights, means, factors = self._density_parameters()
+        covariances = self._float64("covariances")
         shape = covariance_shape(self.covariance_type, self.n_components, n_features)
-        if self.means_.shape[1] != n_features or self.covariances_.shape != shape:
+        if means.shape != (self.n_components, n_features) or covariances.shape != shape:
             raise ValueError(
-                f"warm_start=True continues from means of shape {self.means_.shape} and "
-                f"covariances of shape {self.covariances_.shape}, but n_components, "
-                f"covariance_type and X ask for {(self.n_components, n_features)} and {shape}; "
-                "set warm_start=False to start anew"
+                f"warm_start=True continues from means of shape {means.shape} and covariances of "
+                f"shape {covariances.shape}, but n_components, covariance_type and X ask for "
+                f"{(self.n_components, n_features)} and {shape}; set warm_start=False to start "
+                "anew"
             )
-        return self._float64_parameters()
+        return GmmParameters(weights, means, covariances, factors)
 
     def _store(self, run: EmRun, dtype: npt.DTypeLike) -> None:
         """Set the fitted attributes, arrays in the dtype of the data."""
-        weights, means, covariances, factors = self._fitted_parameters = run.parameters
+        weights, means, covariances, factors = run.parameters
+        self._before_rounding = run.parameters if dtype == np.float32 else None
         self.weights_ = weights.astype(dtype)
         self.means_ = means.astype(dtype)
         self.covariances_ = covariances.astype(dtype)
