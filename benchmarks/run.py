@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import argparse
 import importlib
+import sys
 from pathlib import Path
 
 STEMS = sorted(
@@ -11,14 +11,8 @@ STEMS = sorted(
 )
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument(
-        "stems",
-        nargs="*",
-        choices=STEMS,
-        default=STEMS,
-        metavar="stem",
-        help=f"any of: {', '.join(STEMS)}",
-    )
-    for stem in parser.parse_args().stems:
+    wanted = sys.argv[1:] or STEMS
+    if unknown := set(wanted) - set(STEMS):
+        sys.exit(f"no comparison named {', '.join(sorted(unknown))}; there are {', '.join(STEMS)}")
+    for stem in wanted:
         importlib.import_module(f"bench_{stem}").main()
