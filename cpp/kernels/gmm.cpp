@@ -5,6 +5,7 @@
 
 #include "kernels/gmm_diag.h"
 #include "kernels/gmm_full.h"
+#include "kernels/gmm_pack.h"
 #include "kernels/gmm_small.h"
 #include "kernels/rows.h"
 
@@ -47,63 +48,47 @@ struct Block {
         scratch(log_prob + ld) {}
 };
 
-// Rows [begin, begin + count), features first; zeros up to whole groups and tiles.
+// Weights of rows [begin, begin + count), 0 up to `padded`.
 template <class T>
-void pack(const GmmModel<T>& model, const GmmRows<T>& rows, std::int64_t begin, std::int64_t count,
-          std::int64_t padded, const Block<T>& block) {
-  constexpr int lanes = kLanes<T>;
-  const std::int64_t d = model.n_features;
-  for (std::int64_t n = 0; n < padded; n += lanes) {
-    const int height = static_cast<int>(count - n < lanes ? (count > n ? count - n : 0) : lanes);
-    for (std::int64_t j = 0; j < d; j += lanes) {
-      const int width = static_cast<int>(d - j < lanes ? d - j : lanes);
-      const T* const from = rows.x.data + (begin + n) * rows.x.row_stride + j * rows.x.col_stride;
-      Vec<T> tile[lanes] = {};
-      if (rows.x.col_stride == 1) {
-        for (int i = 0; i < height; ++i)
-          tile[i] = load_partial(from + i * rows.x.row_stride, width);
-      } else {
-        for (int i = 0; i < height; ++i) {
-          T value[lanes] = {};
-          for (int c = 0; c < width; ++c)
-            value[c] = from[i * rows.x.row_stride + c * rows.x.col_stride];
-          tile[i] = load(value);
-        }
-      }
-      transpose<T>(tile);
-      for (int c = 0; c < width; ++c) store(block.x + (j + c) * block.ld + n, tile[c]);
-    }
-  }
-  for (std::int64_t j = d; j < model.padded_features; ++j)
-    for (std::int64_t n = 0; n < padded; n += lanes) store(block.x + j * block.ld + n, Vec<T>{});
+void set_weights(const GmmRows<T>& rows, std::int64_t begin, std::int64_t count,
+                 std::int64_t padded, T* weight) {
   for (std::int64_t n = 0; n < padded; ++n)
-    block.weight[n] = n >= count ? T(0) : rows.sample_weight ? rows.sample_weight[begin + n] : T(1);
+    weight[n] = n >= count ? T(0) : rows.sample_weight ? rows.sample_weight[begin + n] : T(1);
 }
 
-// Logits of one group of rows to responsibilities, times the rows' weights if `weighted`.
+// Logits of one group of rows to responsibilities, times the rows' weights if `weighted`. Row
+// vectors go in pairs: the exponential's chain of operations is long, and two of them fill the
+// pipes.
 template <class T>
 void normalise(std::int64_t n_components, const Block<T>& block, std::int64_t n, bool weighted) {
-  for (int v = 0; v < kRowVectors; ++v, n += kLanes<T>) {
+  constexpr int pair = 2;
+  static_assert(kRowVectors % pair == 0, "whole pairs in a group");
+  const Vec<T> lowest = broadcast<T>(-static_cast<T>(__builtin_huge_val()));
+  for (int done = 0; done < kRowVectors; done += pair, n += pair * kLanes<T>) {
     T* const logits = block.logits + n;
-    Vec<T> largest = load(logits);
-    for (std::int64_t k = 1; k < n_components; ++k)
-      largest = max(largest, load(logits + k * block.ld));
-    // A row that no component reaches has log p = -inf and responsibilities 0.
-    const Vec<T> lowest = broadcast<T>(-static_cast<T>(__builtin_huge_val()));
-    const Vec<T> shift = select(largest == lowest, Vec<T>{}, largest);
-    Vec<T> sum{};
-    for (std::int64_t k = 0; k < n_components; ++k) {
-      Vec<T> logit = load(logits + k * block.ld) - shift;
-      if (block.low) logit += load(block.low + n + k * block.ld);
-      const Vec<T> r = exp2_nonpositive(logit);
-      store(logits + k * block.ld, r);
-      sum += r;
-    }
-    store(block.log_prob + n, log_density(shift, sum));
-    const Vec<T> numerator = weighted ? load(block.weight + n) : broadcast<T>(1);
-    const Vec<T> factor = select(sum == Vec<T>{}, Vec<T>{}, numerator / sum);
+    const auto at = [&](std::int64_t k, int v)
+                        ELBOKIT_INLINE_LAMBDA { return k * block.ld + v * kLanes<T>; };
+    Vec<T> largest[pair] = {lowest, lowest}, shift[pair], sum[pair] = {}, factor[pair];
     for (std::int64_t k = 0; k < n_components; ++k)
-      store(logits + k * block.ld, load(logits + k * block.ld) * factor);
+      for (int v = 0; v < pair; ++v) largest[v] = max(largest[v], load(logits + at(k, v)));
+    // A row that no component reaches has log p = -inf and responsibilities 0.
+    for (int v = 0; v < pair; ++v) shift[v] = select(largest[v] == lowest, Vec<T>{}, largest[v]);
+    for (std::int64_t k = 0; k < n_components; ++k)
+      for (int v = 0; v < pair; ++v) {
+        Vec<T> logit = load(logits + at(k, v)) - shift[v];
+        if (block.low) logit += load(block.low + n + at(k, v));
+        const Vec<T> r = exp2_nonpositive(logit);
+        store(logits + at(k, v), r);
+        sum[v] += r;
+      }
+    for (int v = 0; v < pair; ++v) {
+      const std::int64_t row = n + v * kLanes<T>;
+      store(block.log_prob + row, log_density(shift[v], sum[v]));
+      const Vec<T> numerator = weighted ? load(block.weight + row) : broadcast<T>(1);
+      factor[v] = select(sum[v] == Vec<T>{}, Vec<T>{}, numerator / sum[v]);
+    }
+    for (std::int64_t k = 0; k < n_components; ++k)
+      for (int v = 0; v < pair; ++v) store(logits + at(k, v), load(logits + at(k, v)) * factor[v]);
   }
 }
 
@@ -114,10 +99,20 @@ void write_posterior(const GmmModel<T>& model, const GmmPosterior<T>& posterior,
     for (std::int64_t n = 0; n < count; ++n)
       posterior.log_prob[begin + n] = static_cast<T>(block.log_prob[n] + model.log_base);
   if (!posterior.responsibilities) return;
-  const Matrix<T> out = posterior.responsibilities;
-  for (std::int64_t n = 0; n < count; ++n)
-    for (std::int64_t k = 0; k < model.n_components; ++k)
-      out.data[(begin + n) * out.row_stride + k * out.col_stride] = block.logits[k * block.ld + n];
+  constexpr int lanes = kLanes<T>;
+  for (std::int64_t n = 0; n < count; n += lanes) {
+    const int height = static_cast<int>(count - n < lanes ? count - n : lanes);
+    for (std::int64_t k = 0; k < model.n_components; k += lanes) {
+      const std::int64_t left = model.n_components - k;
+      const int width = static_cast<int>(left < lanes ? left : lanes);
+      Vec<T> tile[lanes];
+      for (int c = 0; c < lanes; ++c)
+        tile[c] = c < width ? load(block.logits + (k + c) * block.ld + n) : Vec<T>{};
+      transpose<T>(tile);
+      for (int i = 0; i < height; ++i)
+        write<T>(posterior.responsibilities.row(begin + n + i) + k, tile[i], width);
+    }
+  }
 }
 
 // The sum of term(n) over whole groups of rows, in several chains: one addition need not await the
@@ -160,8 +155,12 @@ void run_chunk(const GmmModel<T>& model, const GmmChunk<T>& chunk) {
   for (std::int64_t begin = chunk.begin; begin < chunk.end; begin += block_rows) {
     const std::int64_t count = chunk.end - begin < block_rows ? chunk.end - begin : block_rows;
     const std::int64_t padded = (count + kGroup<T> - 1) / kGroup<T> * kGroup<T>;
-    pack(model, chunk.rows, begin, count, padded, block);
+    set_weights(chunk.rows, begin, count, padded, block.weight);
     for (std::int64_t n = 0; n < padded; n += kGroup<T>) {
+      const std::int64_t row = begin + n, next = row + kGroup<T>;
+      pack_group(model, chunk.rows, row, chunk.end, block.x + n, block.ld);
+      prefetch_rows(chunk.rows, model.n_features, next,
+                    next + kGroup<T> < chunk.end ? next + kGroup<T> : chunk.end);
       const LogitRows<T> out{block.logits + n, block.low ? block.low + n : nullptr, block.ld};
       FamilyType::template logits<Compensated>(model, block.x + n, block.ld, out);
       normalise(model.n_components, block, n, chunk.sums != nullptr);

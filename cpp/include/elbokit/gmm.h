@@ -26,7 +26,8 @@ struct GmmRows {
   Vector<const T> sample_weight;  // optional
 };
 
-// Each optional. log_prob[n] = log p(x_n); responsibilities (n_samples, n_components).
+// Each optional. log_prob[n] = log p(x_n); responsibilities (n_samples, n_components),
+// col_stride 1.
 template <class T>
 struct GmmPosterior {
   Vector<T> log_prob;

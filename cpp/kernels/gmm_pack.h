@@ -1,0 +1,98 @@
+// Rows of the data to a block's layout: features first, so that vector lanes run along the rows.
+#pragma once
+
+#include "kernels/gmm_distance.h"
+
+namespace elbokit::ELBOKIT_LEVEL {
+
+// Asks for the cache lines of rows that are about to be packed.
+template <class T>
+ELBOKIT_INLINE void prefetch_rows(const GmmRows<T>& rows, std::int64_t n_features,
+                                  std::int64_t begin, std::int64_t end) {
+  if (rows.x.col_stride != 1 || begin >= end) return;
+  const auto item = static_cast<std::ptrdiff_t>(sizeof(T));
+  // Rows that lie one behind the other are one long row.
+  const bool dense = rows.x.row_stride == n_features;
+  const std::int64_t runs = dense ? 1 : end - begin;
+  const std::ptrdiff_t bytes = n_features * item * (dense ? end - begin : 1);
+  for (std::int64_t i = 0; i < runs; ++i)
+    for (std::ptrdiff_t at = 0; at < bytes; at += 64)
+      __builtin_prefetch(reinterpret_cast<const char*>(rows.x.row(begin + i)) + at);
+}
+
+// `lanes` rows of D <= 4 features that lie one behind the other: D loads and a few shuffles.
+template <class T, int D>
+ELBOKIT_INLINE void pack_dense(const T* from, T* to, std::ptrdiff_t ld) {
+  constexpr int n = kLanes<T>;
+  Vec<T> flat[4] = {};
+  for (int i = 0; i < D; ++i) flat[i] = load(from + i * n);
+  const auto column = [&](auto feature) ELBOKIT_INLINE_LAMBDA {
+    constexpr int j = decltype(feature)::value;
+    const Vec<T> low = __builtin_shuffle(
+        flat[0], flat[1], lane_map<T>([](int lane) { return (lane * D + j) % (2 * n); }));
+    if constexpr (D <= 2) return low;
+    const Vec<T> high = __builtin_shuffle(
+        flat[2], flat[3], lane_map<T>([](int lane) { return (lane * D + j) % (2 * n); }));
+    return __builtin_shuffle(
+        low, high, lane_map<T>([](int lane) { return lane * D + j < 2 * n ? lane : n + lane; }));
+  };
+  store(to, column(std::integral_constant<int, 0>{}));
+  if constexpr (D > 1) store(to + ld, column(std::integral_constant<int, 1>{}));
+  if constexpr (D > 2) store(to + 2 * ld, column(std::integral_constant<int, 2>{}));
+  if constexpr (D > 3) store(to + 3 * ld, column(std::integral_constant<int, 3>{}));
+}
+
+// `lanes` rows of any layout, of which `height` exist; the others become zeros.
+template <class T>
+ELBOKIT_INLINE void pack_rows(const Matrix<const T>& x, std::int64_t n_features, std::int64_t row,
+                              int height, T* to, std::ptrdiff_t ld) {
+  constexpr int lanes = kLanes<T>;
+  for (std::int64_t j = 0; j < n_features; j += lanes) {
+    const int width = static_cast<int>(n_features - j < lanes ? n_features - j : lanes);
+    const T* const from = x.row(row) + j * x.col_stride;
+    Vec<T> tile[lanes];
+    if (x.col_stride == 1 && height == lanes && width == lanes) {
+      for (int i = 0; i < lanes; ++i) tile[i] = load(from + i * x.row_stride);
+    } else {
+      for (int i = 0; i < lanes; ++i) {
+        if (i >= height) {
+          tile[i] = Vec<T>{};
+        } else if (x.col_stride == 1) {
+          tile[i] = load_partial(from + i * x.row_stride, width);
+        } else {
+          T value[lanes] = {};
+          for (int c = 0; c < width; ++c) value[c] = from[i * x.row_stride + c * x.col_stride];
+          tile[i] = load(value);
+        }
+      }
+    }
+    transpose<T>(tile);
+    for (int c = 0; c < width; ++c) store(to + (j + c) * ld, tile[c]);
+  }
+}
+
+// Rows [begin, begin + kGroup) of the data, of which those from `end` on do not exist, to the group
+// at `to`; zeros in the features that fill a tile.
+template <class T>
+void pack_group(const GmmModel<T>& model, const GmmRows<T>& rows, std::int64_t begin,
+                std::int64_t end, T* to, std::ptrdiff_t ld) {
+  constexpr int lanes = kLanes<T>;
+  const std::int64_t d = model.n_features;
+  const bool dense = rows.x.col_stride == 1 && rows.x.row_stride == d;
+  for (std::int64_t row = begin; row < begin + kGroup<T>; row += lanes, to += lanes) {
+    const std::int64_t left = end - row;
+    const int height = static_cast<int>(left < 0 ? 0 : left < lanes ? left : lanes);
+    if (dense && height == lanes && d <= 4) {
+      const T* const from = rows.x.row(row);
+      if (d == 1) pack_dense<T, 1>(from, to, ld);
+      if (d == 2) pack_dense<T, 2>(from, to, ld);
+      if (d == 3) pack_dense<T, 3>(from, to, ld);
+      if (d == 4) pack_dense<T, 4>(from, to, ld);
+    } else {
+      pack_rows(rows.x, d, row, height, to, ld);
+    }
+    for (std::int64_t j = d; j < model.padded_features; ++j) store(to + j * ld, Vec<T>{});
+  }
+}
+
+}  // namespace elbokit::ELBOKIT_LEVEL
