@@ -3,6 +3,7 @@
 #include <numeric>
 
 #include "dispatch/cpu_level.h"
+#include "dispatch/loss_outputs.h"
 #include "dispatch/row_tasks.h"
 
 namespace elbokit::cpu {
@@ -37,6 +38,7 @@ BernoulliArgs<T> span_of(BernoulliArgs<T> args, std::int64_t index) {
 template <class T>
 double bernoulli_loss(const BernoulliArgs<T>& args) {
   const auto kernel = ELBOKIT_KERNEL(bernoulli_loss<T>);
+  prepare_outputs(args);
   const std::int64_t cols = args.cols;
   const bool reshape = !args.row_loss && flat(args.logits, cols) && flat(args.target, cols) &&
                        flat(args.weight, cols) && flat(args.pos_weight, cols) &&

@@ -8,6 +8,7 @@
 
 #include "dispatch/cpu_level.h"
 #include "dispatch/gmm_model.h"
+#include "dispatch/huge_pages.h"
 #include "dispatch/threads.h"
 
 namespace elbokit::cpu {
@@ -129,6 +130,10 @@ void gmm_estep(std::int64_t n_mixtures, const GmmRows<T>* rows, const GmmParamet
   for (std::int64_t m = 0; m < n_mixtures; ++m)
     plan_chunks(m, rows[m].n_samples, shape_of(models[m].model()).block_rows, kMaxPosteriorChunks,
                 plan);
+  for (std::int64_t m = 0; m < n_mixtures; ++m)
+    if (const Matrix<T>& r = posteriors[m].responsibilities)
+      dispatch::advise_huge_pages(
+          r.data, sizeof(T) * static_cast<std::size_t>(rows[m].n_samples * r.row_stride));
   Workspaces<T> workspaces;
   parallel_for(static_cast<std::int64_t>(plan.size()), [&](std::int64_t task, int slot) {
     const ChunkPlan& c = plan[task];

@@ -1,6 +1,7 @@
 #include "elbokit/vae_loss.h"
 
 #include "dispatch/cpu_level.h"
+#include "dispatch/loss_outputs.h"
 #include "dispatch/row_tasks.h"
 
 namespace elbokit::cpu {
@@ -9,6 +10,7 @@ template <class T>
 VaeLossTotals vae_loss(const BernoulliArgs<T>& bernoulli, const GaussianKlArgs<T>& kl) {
   const auto reconstruction_kernel = ELBOKIT_KERNEL(bernoulli_loss<T>);
   const auto kl_kernel = ELBOKIT_KERNEL(gaussian_kl<T>);
+  prepare_outputs(bernoulli);
   const dispatch::RowTasks tasks(bernoulli.rows, bernoulli.cols + kl.cols);
   std::vector<VaeLossTotals> totals(tasks.count());
   tasks.run([&](std::int64_t begin, std::int64_t end, std::int64_t task) {
