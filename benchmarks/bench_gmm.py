@@ -101,12 +101,16 @@ def per_iteration(X: np.ndarray, means: np.ndarray, kind: str, long: int) -> har
 
 
 def main() -> None:
-    rate = harness.flops_per_second()
-    rows = []
+    rate, cases = 0.0, []
     for n, d, k, kind, long in harness.progress(CASES, "EM"):
         X, means = overlapping(n, d, k, np.random.default_rng(0))
         error = errors(X, means, kind)
         timing = per_iteration(X, means, kind, long)
+        cases.append((n, d, k, kind, error, timing))
+        # The machine is shared: the best rate seen in the whole run is nearest to the limit.
+        rate = max(rate, harness.flops_per_second())
+    rows = []
+    for n, d, k, kind, error, timing in cases:
         mine = timing.median("elbokit")
         limit = operations(n, d, k, kind) / rate
         rows.append(
@@ -128,7 +132,7 @@ def main() -> None:
         "interleaved rounds. Errors: of the means, the largest, against scikit-learn in float64 on "
         "the same rows, looked at before anything is timed. Limit: the "
         "arithmetic that cannot be left out at the rate of torch's float32 matrix product "
-        f"({rate / 1e9:.0f} GFLOP/s in this run).",
+        f"({rate / 1e9:.0f} GFLOP/s, the best of this run).",
         harness.table(
             [
                 "n × d, k, covariance",
