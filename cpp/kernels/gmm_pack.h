@@ -28,13 +28,12 @@ ELBOKIT_INLINE void pack_dense(const T* from, T* to, std::ptrdiff_t ld) {
   for (int i = 0; i < D; ++i) flat[i] = load(from + i * n);
   const auto column = [&](auto feature) ELBOKIT_INLINE_LAMBDA {
     constexpr int j = decltype(feature)::value;
-    const Vec<T> low = __builtin_shuffle(
-        flat[0], flat[1], lane_map<T>([](int lane) { return (lane * D + j) % (2 * n); }));
+    const Vec<T> low =
+        shuffle<T>(flat[0], flat[1], [](int lane) { return (lane * D + j) % (2 * n); });
     if constexpr (D <= 2) return low;
-    const Vec<T> high = __builtin_shuffle(
-        flat[2], flat[3], lane_map<T>([](int lane) { return (lane * D + j) % (2 * n); }));
-    return __builtin_shuffle(
-        low, high, lane_map<T>([](int lane) { return lane * D + j < 2 * n ? lane : n + lane; }));
+    const Vec<T> high =
+        shuffle<T>(flat[2], flat[3], [](int lane) { return (lane * D + j) % (2 * n); });
+    return shuffle<T>(low, high, [](int lane) { return lane * D + j < 2 * n ? lane : n + lane; });
   };
   store(to, column(std::integral_constant<int, 0>{}));
   if constexpr (D > 1) store(to + ld, column(std::integral_constant<int, 1>{}));

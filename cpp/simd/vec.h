@@ -111,21 +111,22 @@ ELBOKIT_INLINE void pin(V& v) {
 #endif
 }
 
-// Lane numbers as a compile-time pack: shuffles want constants.
+// Lane i of the result is lane f(i) of a and b, one behind the other. f is a lambda without state:
+// the lane numbers are constants.
 template <class T, int... I, class F>
-ELBOKIT_INLINE constexpr Bits<Vec<T>> lane_map(std::integer_sequence<int, I...>, F f) {
-  return Bits<Vec<T>>{static_cast<decltype(Bits<T>{})>(f(I))...};
+ELBOKIT_INLINE Vec<T> shuffle(std::integer_sequence<int, I...>, Vec<T> a, Vec<T> b, F f) {
+  return __builtin_shufflevector(a, b, f(I)...);
 }
 
 template <class T, class F>
-ELBOKIT_INLINE constexpr Bits<Vec<T>> lane_map(F f) {
-  return lane_map<T>(std::make_integer_sequence<int, kLanes<T>>{}, f);
+ELBOKIT_INLINE Vec<T> shuffle(Vec<T> a, Vec<T> b, F f) {
+  return shuffle<T>(std::make_integer_sequence<int, kLanes<T>>{}, a, b, f);
 }
 
 // Adds to each lane those that differ from it in the bits of Half, Half / 2, ..., 1.
 template <class T, int Half>
 ELBOKIT_INLINE void fold_lanes(Vec<T>& v) {
-  v += __builtin_shuffle(v, lane_map<T>([](int lane) { return lane ^ Half; }));
+  v += shuffle<T>(v, v, [](int lane) { return lane ^ Half; });
   if constexpr (Half > 1) fold_lanes<T, Half / 2>(v);
 }
 
@@ -138,7 +139,7 @@ ELBOKIT_INLINE T reduce_add(Vec<T> v) {
 
 template <class T, int Half = kLanes<T> / 2>
 ELBOKIT_INLINE T reduce_max(Vec<T> v) {
-  const Vec<T> other = __builtin_shuffle(v, lane_map<T>([](int lane) { return lane ^ Half; }));
+  const Vec<T> other = shuffle<T>(v, v, [](int lane) { return lane ^ Half; });
   v = v > other ? v : other;
   if constexpr (Half > 1)
     return reduce_max<T, Half / 2>(v);
@@ -158,11 +159,9 @@ ELBOKIT_INLINE void reduce_add_all(Vec<T> (&v)[N], T* out) {
     for (int i = 0; i < N / 2; ++i) {
       constexpr int n = kLanes<T>;
       const Vec<T> a = v[i], b = v[i + N / 2];
-      joined[i] = __builtin_shuffle(
-                      a, b, lane_map<T>([](int lane) { return lane & Half ? n + lane : lane; })) +
-                  __builtin_shuffle(a, b, lane_map<T>([](int lane) {
-                                      return lane & Half ? n + (lane ^ Half) : lane ^ Half;
-                                    }));
+      joined[i] =
+          shuffle<T>(a, b, [](int lane) { return lane & Half ? n + lane : lane; }) +
+          shuffle<T>(a, b, [](int lane) { return lane & Half ? n + (lane ^ Half) : lane ^ Half; });
     }
     if constexpr (Half > 1) {
       reduce_add_all<T, N / 2, Half / 2>(joined, out);
@@ -203,10 +202,9 @@ ELBOKIT_INLINE void transpose(Vec<T> (&row)[kLanes<T>]) {
   for (int i = 0; i < n; ++i) {
     if (i & Block) continue;
     const Vec<T> a = row[i], b = row[i + Block];
-    row[i] = __builtin_shuffle(
-        a, b, lane_map<T>([](int lane) { return lane & Block ? n + lane - Block : lane; }));
-    row[i + Block] = __builtin_shuffle(
-        a, b, lane_map<T>([](int lane) { return lane & Block ? n + lane : lane + Block; }));
+    row[i] = shuffle<T>(a, b, [](int lane) { return lane & Block ? n + lane - Block : lane; });
+    row[i + Block] =
+        shuffle<T>(a, b, [](int lane) { return lane & Block ? n + lane : lane + Block; });
   }
   if constexpr (2 * Block < n) transpose<T, 2 * Block>(row);
 }
