@@ -151,6 +151,31 @@ def test_out_of_memory_in_a_thread_is_an_error() -> None:
     assert lines[-1] == "4000.0"
 
 
+NO_MORE_THREADS = """
+import resource
+import numpy as np
+import elbokit
+from elbokit import ops
+
+X = np.random.default_rng(0).normal(size=(40_000, 2))
+arguments = X, [1.0], [[0.0, 0]], [[1.0, 1]], "diag"
+elbokit.set_num_threads(1)
+alone = ops.gmm_statistics(*arguments)
+elbokit.set_num_threads(16)
+size = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (size + 4 * 2**20, resource.RLIM_INFINITY))
+together = ops.gmm_statistics(*arguments)  # no room for the stack of a thread
+assert all(np.array_equal(a, b) for a, b in zip(alone, together))
+print("same")
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="limits its address space")
+def test_without_room_for_threads_the_caller_does_the_work() -> None:
+    result = run(NO_MORE_THREADS)
+    assert result.stdout == "same\n", result.stderr
+
+
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads ELF objects")
 def test_no_level_lends_code_to_another() -> None:
     """An object built for a CPU level may define weak symbols in its own namespace alone.

@@ -81,7 +81,7 @@ void pack_group(const GmmModel<T>& model, const GmmRows<T>& rows, std::int64_t b
   for (std::int64_t row = begin; row < begin + kGroup<T>; row += lanes, to += lanes) {
     const std::int64_t left = end - row;
     const int height = static_cast<int>(left < 0 ? 0 : left < lanes ? left : lanes);
-    if (dense && height == lanes && d <= 4) {
+    if (dense && height == lanes && d <= kSmallFeatures) {
       const T* const from = rows.x.row(row);
       if (d == 1) pack_dense<T, 1>(from, to, ld);
       if (d == 2) pack_dense<T, 2>(from, to, ld);

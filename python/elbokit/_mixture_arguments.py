@@ -156,7 +156,8 @@ def check_sample_weight(sample_weight: Any, mixtures: Mixtures) -> tuple[FloatAr
     # A power of two changes no digit, and keeps float64 weights of any size within float32.
     largest = float(given.max(initial=0.0))
     scale = 2.0 ** min(1000, max(-1000, math.frexp(largest)[1])) if largest > 0 else 1.0
-    scaled = (row_weight / scale).astype(mixtures.X.dtype, copy=False)
+    scaled = row_weight if scale == 1.0 else row_weight / scale
+    scaled = scaled.astype(mixtures.X.dtype, copy=False)
     return scaled.reshape(mixtures.X.shape[:2]), scale
 
 

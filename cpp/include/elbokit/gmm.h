@@ -2,8 +2,6 @@
 // pass over the rows.
 #pragma once
 
-#include <array>
-
 #include "elbokit/level.h"
 #include "elbokit/matrix.h"
 
