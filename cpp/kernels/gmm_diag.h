@@ -1,7 +1,7 @@
 // Diagonal covariance: one precision per component and feature.
 #pragma once
 
-#include "kernels/gmm_distance.h"
+#include "kernels/gmm_block.h"
 
 namespace elbokit::ELBOKIT_LEVEL {
 
@@ -10,11 +10,13 @@ struct DiagFamily {
   static constexpr int tile = kTile;
 
   template <bool Compensated>
-  static void logits(const GmmModel<T>& model, const T* x, std::ptrdiff_t ld,
-                     const LogitRows<T>& out) {
+  static void logits(const GmmModel<T>& shared, const T* x, std::ptrdiff_t ld,
+                     const LogitRows<T> out) {
     constexpr std::int64_t flush_mask = 31;
-    for (std::int64_t k = 0; k < model.n_components; k += tile) {
-      const T* factor = model.factor + (k / tile) * model.factor_stride;
+    const GmmModel<T> model = shared;  // a copy, which the stores cannot be thought to change
+    const T* factor = model.factor;
+    Largest<T> largest;
+    for (std::int64_t k = 0; k < model.padded_components; k += tile) {
       Distance<T, Compensated> distance[tile][kRowVectors];
       for (std::int64_t j = 0; j < model.n_features; ++j, factor += 3 * tile) {
         Vec<T> value[kRowVectors];
@@ -32,37 +34,68 @@ struct DiagFamily {
       }
       for (int c = 0; c < tile; ++c)
         for (int v = 0; v < kRowVectors; ++v)
-          distance[c][v].store_logit(model.log_const[k + c], out, (k + c) * out.ld + v * kLanes<T>);
+          largest.row[v] =
+              max(largest.row[v], distance[c][v].store_logit(model.log_const[k + c], out,
+                                                             (k + c) * out.ld + v * kLanes<T>));
+    }
+    largest.store_to(out.largest);
+  }
+
+  // Adds the moments of the given components over `rows` rows (whole groups) of a block. A tile of
+  // features stays in the first-level cache while the components pass over it.
+  static void moments(const GmmModel<T>& model, const std::int32_t* components, std::int64_t count,
+                      const Block<T>& block, std::int64_t rows, double* first, double* second) {
+    for (std::int64_t j = 0; j < model.n_features; j += tile) {
+      std::int64_t i = 0;
+      if constexpr (kVectorRegisters >= 32)
+        for (; i + 2 <= count; i += 2)
+          tile_moments<2>(model, components + i, j, block, rows, first, second);
+      for (; i < count; ++i) tile_moments<1>(model, components + i, j, block, rows, first, second);
     }
   }
 
-  static void moments(const GmmModel<T>& model, std::int64_t k, const T* x, std::ptrdiff_t ld,
-                      std::int64_t rows, const T* r, T* /*scratch*/, double* first,
-                      double* second) {
-    const T* const center = model.center + k * model.padded_features;
+ private:
+  // The moments of features j .. j + 3 for N components.
+  template <int N>
+  static void tile_moments(const GmmModel<T>& model, const std::int32_t* components, std::int64_t j,
+                           const Block<T>& block, std::int64_t rows, double* first,
+                           double* second) {
     const std::int64_t d = model.n_features;
-    for (std::int64_t j = 0; j < d; j += tile) {
+    const T *x[tile], *r[N];
+    T center[N][tile];
+    for (int c = 0; c < tile; ++c) {
       // Features past the last repeat it; their sums are not read.
-      std::int64_t feature[tile];
-      for (int c = 0; c < tile; ++c) feature[c] = j + c < d ? j + c : d - 1;
-      Vec<T> sums[2 * tile] = {};  // of the differences, then of their squares
-      for (std::int64_t n = 0; n < rows; n += kLanes<T>) {
-        Vec<T> w = load(r + n);
+      const std::int64_t feature = j + c < d ? j + c : d - 1;
+      x[c] = block.x + feature * block.ld;
+      for (int i = 0; i < N; ++i)
+        center[i][c] = model.center[components[i] * model.padded_features + feature];
+    }
+    for (int i = 0; i < N; ++i) r[i] = block.logits + components[i] * block.ld;
+    Vec<T> sums[2 * tile * N] = {};  // per component: of the differences, then of their squares
+    for (std::int64_t n = 0; n < rows; n += kLanes<T>) {
+      Vec<T> value[tile];
+      for (int c = 0; c < tile; ++c) {
+        value[c] = load(x[c] + n);
+        if (N > 1) pin(value[c]);
+      }
+      for (int i = 0; i < N; ++i) {
+        Vec<T> w = load(r[i] + n);
         pin(w);
         for (int c = 0; c < tile; ++c) {
-          const Vec<T> difference = load(x + feature[c] * ld + n) - center[feature[c]];
+          const Vec<T> difference = value[c] - center[i][c];
           const Vec<T> weighted = w * difference;
-          sums[c] += weighted;
-          sums[tile + c] += weighted * difference;
+          sums[2 * tile * i + c] += weighted;
+          sums[2 * tile * i + tile + c] += weighted * difference;
         }
       }
-      T total[2 * tile];
-      reduce_add_all(sums, total);
-      for (int c = 0; c < tile && j + c < d; ++c) {
-        first[j + c] += total[c];
-        second[j + c] += total[tile + c];
-      }
     }
+    T total[2 * tile * N];
+    reduce_add_all(sums, total);
+    for (int i = 0; i < N; ++i)
+      for (int c = 0; c < tile && j + c < d; ++c) {
+        first[components[i] * d + j + c] += total[2 * tile * i + c];
+        second[components[i] * d + j + c] += total[2 * tile * i + tile + c];
+      }
   }
 };
 

@@ -12,12 +12,26 @@ inline constexpr int kRowVectors = kVectorRegisters >= 32 ? 4 : 2;
 template <class T>
 inline constexpr int kGroup = kRowVectors * kLanes<T>;
 
-// Where the logits of a group go: component k's at high + k * ld. With many features the sum's own
-// rounding would reach the responsibilities, so that what it lost is kept beside it, in low.
+// Where the logits of a group go: component k's at high + k * ld, and the largest of each row. With
+// many features the sum's own rounding would reach the responsibilities, so that what it lost is
+// kept beside it, in low.
 template <class T>
 struct LogitRows {
-  T *high, *low;
+  T *high, *low, *largest;
   std::ptrdiff_t ld;
+};
+
+// The largest logit of each row of a group so far.
+template <class T>
+struct Largest {
+  Vec<T> row[kRowVectors];
+
+  ELBOKIT_INLINE Largest() {
+    for (auto& v : row) v = broadcast<T>(-static_cast<T>(__builtin_huge_val()));
+  }
+  ELBOKIT_INLINE void store_to(T* to) const {
+    for (int v = 0; v < kRowVectors; ++v) store(to + v * kLanes<T>, row[v]);
+  }
 };
 
 // Longer sums than this are compensated.
@@ -46,8 +60,8 @@ class Distance {
     }
   }
 
-  // Writes log_const - distance.
-  ELBOKIT_INLINE void store_logit(T log_const, const LogitRows<T>& out, std::ptrdiff_t at) {
+  // Writes log_const - distance, and returns it.
+  ELBOKIT_INLINE Vec<T> store_logit(T log_const, LogitRows<T> out, std::ptrdiff_t at) {
     if constexpr (Compensated) {
       flush();
       Vec<T> logit, error;
@@ -55,8 +69,11 @@ class Distance {
       store(out.high + at, logit);
       // A weight of 0 makes the logit -inf, and nothing of it may become NaN.
       store(out.low + at, select(logit - logit == Vec<T>{}, error - low_, Vec<T>{}));
+      return logit;
     } else {
-      store(out.high + at, log_const - sum_);
+      const Vec<T> logit = log_const - sum_;
+      store(out.high + at, logit);
+      return logit;
     }
   }
 

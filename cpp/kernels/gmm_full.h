@@ -1,7 +1,7 @@
 // Full covariance: triangular factors in the E-step, symmetric rank updates in the M-step.
 #pragma once
 
-#include "kernels/gmm_distance.h"
+#include "kernels/gmm_block.h"
 
 namespace elbokit::ELBOKIT_LEVEL {
 
@@ -11,86 +11,166 @@ struct FullFamily {
 
   // Logits of every component for one group of rows: x is (padded_features, ld).
   template <bool Compensated>
-  static void logits(const GmmModel<T>& model, const T* x, std::ptrdiff_t ld,
-                     const LogitRows<T>& out) {
-    constexpr std::int64_t flush_mask = 31;
+  static void logits(const GmmModel<T>& shared, const T* x, std::ptrdiff_t ld,
+                     const LogitRows<T> out) {
+    const GmmModel<T> model = shared;  // a copy, which the stores cannot be thought to change
+    Largest<T> largest;
     for (std::int64_t k = 0; k < model.n_components; ++k) {
       const T* const center = model.center + k * model.padded_features;
       const T* const bias = model.bias + k * model.padded_features;
       const T* factor = model.factor + k * model.factor_stride;
       Distance<T, Compensated> distance[kRowVectors];
-      for (std::int64_t i = 0; i < model.padded_features; i += tile) {
-        Vec<T> y[tile][kRowVectors];
-        for (int c = 0; c < tile; ++c)
-          for (int v = 0; v < kRowVectors; ++v) y[c][v] = broadcast<T>(-bias[i + c]);
-        for (std::int64_t j = 0; j < i + tile; ++j, factor += tile) {
-          for (int v = 0; v < kRowVectors; ++v) {
-            Vec<T> difference = load(x + j * ld + v * kLanes<T>) - center[j];
-            pin(difference);
-            for (int c = 0; c < tile; ++c) y[c][v] += difference * factor[c];
-          }
-        }
-        for (int v = 0; v < kRowVectors; ++v) {
-          for (int c = 0; c < tile; ++c) distance[v].add_square(y[c][v]);
-          if ((i & flush_mask) == 0) distance[v].flush();
-        }
-      }
+      add_squares(center, bias, factor, 0, model.padded_features, x, ld, distance);
       for (int v = 0; v < kRowVectors; ++v)
-        distance[v].store_logit(model.log_const[k], out, k * out.ld + v * kLanes<T>);
+        largest.row[v] = max(largest.row[v], distance[v].store_logit(model.log_const[k], out,
+                                                                     k * out.ld + v * kLanes<T>));
+    }
+    largest.store_to(out.largest);
+  }
+
+  // Adds the squares of the whitened coordinates [from, to), whole tiles; `factor` is at from's.
+  template <bool Compensated>
+  static ELBOKIT_INLINE void add_squares(const T* center, const T* bias, const T* factor,
+                                         std::int64_t from, std::int64_t to, const T* x,
+                                         std::ptrdiff_t ld,
+                                         Distance<T, Compensated> (&distance)[kRowVectors]) {
+    constexpr std::int64_t flush_mask = 31;
+    for (std::int64_t i = from; i < to; i += tile) {
+      Vec<T> y[tile][kRowVectors];
+      for (int c = 0; c < tile; ++c)
+        for (int v = 0; v < kRowVectors; ++v) y[c][v] = broadcast<T>(-bias[i + c]);
+      // Coordinate j in the tile's columns from `first` on.
+      const auto add = [&](std::int64_t j, auto first) ELBOKIT_INLINE_LAMBDA {
+        for (int v = 0; v < kRowVectors; ++v) {
+          Vec<T> difference = load(x + j * ld + v * kLanes<T>) - center[j];
+          pin(difference);
+          for (int c = first; c < tile; ++c) y[c][v] += difference * factor[c];
+        }
+        factor += tile;
+      };
+      for (std::int64_t j = 0; j < i; ++j) add(j, std::integral_constant<int, 0>{});
+      unrolled<tile>([&](auto c) ELBOKIT_INLINE_LAMBDA { add(i + c, c); });
+      for (int v = 0; v < kRowVectors; ++v) {
+        for (int c = 0; c < tile; ++c) distance[v].add_square(y[c][v]);
+        if ((i & flush_mask) == 0) distance[v].flush();
+      }
     }
   }
 
-  // Adds one component's moments over `rows` rows (whole groups) of a block.
-  static void moments(const GmmModel<T>& model, std::int64_t k, const T* x, std::ptrdiff_t ld,
-                      std::int64_t rows, const T* r, T* scratch, double* first, double* second) {
-    const T* const center = model.center + k * model.padded_features;
+  // Adds the moments of the given components over `rows` rows (whole groups) of a block.
+  static void moments(const GmmModel<T>& model, const std::int32_t* components, std::int64_t count,
+                      const Block<T>& block, std::int64_t rows, double* first, double* second) {
     const std::int64_t d = model.n_features;
-    T* const root = scratch;    // (rows)
-    T* const z = scratch + ld;  // (padded_features, ld): sqrt(r) (x - center)
-    for (std::int64_t n = 0; n < rows; n += kLanes<T>) store(root + n, sqrt<T>(load(r + n)));
-    for (std::int64_t j = 0; j < model.padded_features; ++j) {
-      Vec<T> sum[2] = {};
-      for (std::int64_t n = 0; n < rows; n += 2 * kLanes<T>)
-        for (int v = 0; v < 2; ++v) {
-          const std::int64_t at = n + v * kLanes<T>;
-          const Vec<T> w = load(root + at);
-          const Vec<T> value = w * (load(x + j * ld + at) - center[j]);
-          store(z + j * ld + at, value);
-          sum[v] += w * value;
+    const Operands z{block.scratch, block.scratch + block.ld, block.ld, rows};
+    for (std::int64_t c = 0; c < count; ++c) {
+      const std::int64_t k = components[c];
+      const T* const r = block.logits + k * block.ld;
+      for (std::int64_t n = 0; n < rows; n += kLanes<T>) store(z.root + n, sqrt<T>(load(r + n)));
+      for (std::int64_t i = 0; i < model.padded_features; i += tile) {
+        T sum[tile * tile], linear[tile];
+        diagonal_tile(model.center + k * model.padded_features, block.x, i, z, linear, sum);
+        for (int a = 0; a < tile && i + a < d; ++a) first[k * d + i + a] += linear[a];
+        double* const to = second + k * d * d;
+        add_tile(d, i, i, sum, to);
+        for (std::int64_t j = 0; j < i; j += tile) {
+          rank_update<false>(i, j, z, sum);
+          add_tile(d, i, j, sum, to);
         }
-      if (j < d) first[j] += reduce_add<T>(sum[0] + sum[1]);
+      }
     }
-    for (std::int64_t i = 0; i < d; i += tile)
-      for (std::int64_t j = 0; j <= i; j += tile) rank_update(d, i, j, z, ld, rows, second);
   }
 
  private:
-  // second[i.., j..] += z_i z_j^T for a tile, the lower triangle alone.
-  static void rank_update(std::int64_t d, std::int64_t i, std::int64_t j, const T* z,
-                          std::ptrdiff_t ld, std::int64_t rows, double* second) {
-    // Half the tile at a time where registers are few.
-    constexpr int width = kVectorRegisters >= 32 ? tile : tile / 2;
-    for (int half = 0; half < tile; half += width) {
-      Vec<T> product[tile * width] = {};
-      for (std::int64_t n = 0; n < rows; n += kLanes<T>) {
-        Vec<T> right[width];
-        for (int b = 0; b < width; ++b) {
-          right[b] = load(z + (j + half + b) * ld + n);
-          pin(right[b]);
-        }
-        for (int a = 0; a < tile; ++a) {
-          Vec<T> left = load(z + (i + a) * ld + n);
-          pin(left);
-          for (int b = 0; b < width; ++b) product[a * width + b] += left * right[b];
-        }
-      }
-      T sum[tile][width];
-      reduce_add_all(product, sum[0]);
+  // sqrt(r) of one component, and z = sqrt(r) (x - center), (padded_features, ld).
+  struct Operands {
+    T *root, *z;
+    std::ptrdiff_t ld;
+    std::int64_t rows;
+  };
+
+  // Makes rows i .. i + 3 of z; linear = their sums weighted by the roots, sum = z_i z_i^T.
+  static void diagonal_tile(const T* center, const T* x, std::int64_t i, const Operands& operands,
+                            T* linear, T* sum) {
+    const auto [root, z, ld, rows] = operands;
+    // With few registers the products come in a pass of their own.
+    constexpr bool fused = kVectorRegisters >= 32;
+    constexpr int triangle = tile * (tile + 1) / 2;
+    Vec<T> sums[fused ? 16 : tile] = {};
+    static_assert(tile + triangle <= 16, "linear sums and products");
+    for (std::int64_t n = 0; n < rows; n += kLanes<T>) {
+      Vec<T> w = load(root + n);
+      pin(w);
+      Vec<T> value[tile];
+      unrolled<tile>([&](auto a) ELBOKIT_INLINE_LAMBDA {
+        value[a] = w * (load(x + (i + a) * ld + n) - center[i + a]);
+        store(z + (i + a) * ld + n, value[a]);
+        pin(value[a]);
+        sums[a] += w * value[a];
+        if constexpr (fused)
+          for (int b = 0; b <= a; ++b) sums[tile + a * (a + 1) / 2 + b] += value[a] * value[b];
+      });
+    }
+    T total[fused ? 16 : tile];
+    reduce_add_all(sums, total);
+    for (int a = 0; a < tile; ++a) linear[a] = total[a];
+    if constexpr (fused) {
       for (int a = 0; a < tile; ++a)
-        for (int b = 0; b < width; ++b) {
-          const std::int64_t row = i + a, col = j + half + b;
-          if (row < d && col <= row) second[row * d + col] += sum[a][b];
-        }
+        for (int b = 0; b <= a; ++b) sum[a * tile + b] = total[tile + a * (a + 1) / 2 + b];
+    } else {
+      rank_update<true>(i, i, operands, sum);
+    }
+  }
+
+  // sum = z_i z_j^T for a tile; the lower triangle alone if Diagonal.
+  template <bool Diagonal>
+  static void rank_update(std::int64_t i, std::int64_t j, const Operands& operands, T* sum) {
+    // Half the tile at a time where registers are few.
+    if constexpr (kVectorRegisters >= 32) {
+      columns<Diagonal, 0, tile>(i, j, operands, sum);
+    } else {
+      columns<Diagonal, 0, tile / 2>(i, j, operands, sum);
+      columns<Diagonal, tile / 2, tile / 2>(i, j, operands, sum);
+    }
+  }
+
+  // Columns From .. From + Width - 1 of the tile.
+  template <bool Diagonal, int From, int Width>
+  static void columns(std::int64_t i, std::int64_t j, const Operands& operands, T* sum) {
+    Vec<T> product[tile * Width] = {};
+    const T* const left_row = operands.z + i * operands.ld;
+    const T* const right_row = operands.z + (j + From) * operands.ld;
+    for (std::int64_t n = 0; n < operands.rows; n += kLanes<T>) {
+      Vec<T> right[Width];
+      for (int b = 0; b < Width; ++b) {
+        right[b] = load(right_row + b * operands.ld + n);
+        pin(right[b]);
+      }
+      unrolled<tile>([&](auto a) ELBOKIT_INLINE_LAMBDA {
+        constexpr int width = !Diagonal          ? Width
+                              : a < From         ? 0
+                              : a < From + Width ? a - From + 1
+                                                 : Width;
+        Vec<T> left = load(left_row + a * operands.ld + n);
+        pin(left);
+        for (int b = 0; b < width; ++b) product[a * Width + b] += left * right[b];
+      });
+    }
+    T total[tile * Width];
+    reduce_add_all(product, total);
+    for (int a = 0; a < tile; ++a)
+      for (int b = 0; b < Width; ++b) sum[a * tile + From + b] = total[a * Width + b];
+  }
+
+  // Adds a tile of sums to the lower triangle of (d, d).
+  static ELBOKIT_INLINE void add_tile(std::int64_t d, std::int64_t i, std::int64_t j, const T* sum,
+                                      double* second) {
+    double* const to = second + i * d + j;
+    if (j < i && i + tile <= d) {
+      for (int a = 0; a < tile; ++a)
+        for (int b = 0; b < tile; ++b) to[a * d + b] += sum[a * tile + b];
+    } else {
+      for (int a = 0; a < tile && i + a < d; ++a)
+        for (int b = 0; b < tile && j + b <= i + a; ++b) to[a * d + b] += sum[a * tile + b];
     }
   }
 };

@@ -1,7 +1,7 @@
 // Full covariance of up to four features: everything of a component stays in registers.
 #pragma once
 
-#include "kernels/gmm_distance.h"
+#include "kernels/gmm_block.h"
 
 namespace elbokit::ELBOKIT_LEVEL {
 
@@ -11,8 +11,8 @@ struct SmallFamily {
   static constexpr int kTriangle = D * (D + 1) / 2;
 
   template <bool Compensated>
-  static void logits(const GmmModel<T>& model, const T* x, std::ptrdiff_t ld,
-                     const LogitRows<T>& out) {
+  static void logits(const GmmModel<T>& shared, const T* x, std::ptrdiff_t ld,
+                     const LogitRows<T> out) {
     static_assert(D <= kPlainFeatures, "short sums");
     Vec<T> value[D][kRowVectors];
     for (int j = 0; j < D; ++j)
@@ -20,6 +20,8 @@ struct SmallFamily {
         value[j][v] = load(x + j * ld + v * kLanes<T>);
         pin(value[j][v]);
       }
+    const GmmModel<T> model = shared;  // a copy, which the stores cannot be thought to change
+    Largest<T> largest;
     for (std::int64_t k = 0; k < model.n_components; ++k) {
       const T* const center = model.center + k * D;
       const T* const bias = model.bias + k * D;
@@ -32,18 +34,30 @@ struct SmallFamily {
           for (int j = 0; j <= i; ++j) y += difference[j] * factor[i * (i + 1) / 2 + j];
           distance += y * y;
         }
-        store(out.high + k * out.ld + v * kLanes<T>, model.log_const[k] - distance);
+        const Vec<T> logit = model.log_const[k] - distance;
+        store(out.high + k * out.ld + v * kLanes<T>, logit);
+        largest.row[v] = max(largest.row[v], logit);
       }
+    }
+    largest.store_to(out.largest);
+  }
+
+  // Adds the moments of the given components over `rows` rows (whole groups) of a block.
+  static void moments(const GmmModel<T>& model, const std::int32_t* components, std::int64_t count,
+                      const Block<T>& block, std::int64_t rows, double* first, double* second) {
+    for (std::int64_t i = 0; i < count; ++i) {
+      const std::int64_t k = components[i];
+      add_moments(model.center + k * D, block, rows, block.logits + k * block.ld, first + k * D,
+                  second + k * D * D);
     }
   }
 
-  static void moments(const GmmModel<T>& model, std::int64_t k, const T* x, std::ptrdiff_t ld,
-                      std::int64_t rows, const T* r, T* /*scratch*/, double* first,
-                      double* second) {
+ private:
+  static void add_moments(const T* center, const Block<T>& block, std::int64_t rows, const T* r,
+                          double* first, double* second) {
     constexpr int kSums = D + kTriangle;
     constexpr int kPadded = kSums <= 2 ? 2 : kSums <= 8 ? 8 : 16;
     static_assert(kSums <= kPadded, "reduce_add_all wants a power of two");
-    const T* const center = model.center + k * D;
     // Two sets of sums where they are few, so that one addition need not await the last.
     Vec<T> sums[2][kPadded] = {};
     constexpr int kSets = kSums <= 8 ? 2 : 1;
@@ -52,7 +66,7 @@ struct SmallFamily {
         const std::int64_t at = n + s * kLanes<T>;
         const Vec<T> w = load(r + at);
         Vec<T> difference[D];
-        for (int i = 0; i < D; ++i) difference[i] = load(x + i * ld + at) - center[i];
+        for (int i = 0; i < D; ++i) difference[i] = load(block.x + i * block.ld + at) - center[i];
         for (int i = 0; i < D; ++i) {
           const Vec<T> weighted = w * difference[i];
           sums[s][i] += weighted;

@@ -166,15 +166,15 @@ ELBOKIT_INLINE V expm1(V x) {
                 scale(e.p + Lane<V>(1), e.n));
 }
 
-// 2^x for x <= 0, and exactly 0 below the normal numbers.
+// 2^x for x <= 0, and exactly 0 for x < exp2_zero, -inf among them; that select also discards what
+// the steps before it make of such an x.
 template <class V>
 ELBOKIT_INLINE V exp2_nonpositive(V x) {
   using F = Format<Lane<V>>;
-  const V clamped = select(x < F::exp2_zero, constant<V>(F::exp2_zero), x);  // keeps NaN
-  const V n = round(clamped);
-  const V f = clamped - n;
-  const V power = (f * F::exp2(f) + Lane<V>(1)) * power_of_two(n);
-  return select(x < F::exp2_zero, V{}, power);
+  const V shifted = x + F::round;  // its low bits are the integer nearest to x
+  const V f = x - (shifted - F::round);
+  const V scale = bit_cast<V>((bit_cast<Bits<V>>(shifted) + F::bias) << F::mantissa_bits);
+  return select(x < F::exp2_zero, V{}, (f * F::exp2(f) + Lane<V>(1)) * scale);
 }
 
 // 2 atanh(s) = log((1 + s) / (1 - s)) for |s| <= 3 - 2 sqrt(2).

@@ -48,6 +48,18 @@ struct Value<Vec<double>> {
 template <class T>
 inline constexpr int kLanes = kVectorBytes / static_cast<int>(sizeof(T));
 
+// Calls f for 0, 1, ..., N - 1 as constants: loops whose inner bounds depend on the outer index
+// stay in registers.
+template <class F, int... I>
+ELBOKIT_INLINE void unrolled(std::integer_sequence<int, I...>, F&& f) {
+  (f(std::integral_constant<int, I>{}), ...);
+}
+
+template <int N, class F>
+ELBOKIT_INLINE void unrolled(F&& f) {
+  unrolled(std::make_integer_sequence<int, N>{}, f);
+}
+
 template <class Mask, class V>
 ELBOKIT_INLINE V select(Mask mask, V a, V b) {
   return mask ? a : b;

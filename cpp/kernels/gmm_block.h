@@ -1,0 +1,55 @@
+// A block of rows in the cache: packed data, logits and what is kept for each row.
+#pragma once
+
+#include "kernels/gmm_distance.h"
+
+namespace elbokit::ELBOKIT_LEVEL {
+
+// The block's arrays within the workspace; each begins on a cache line.
+template <class T>
+struct Block {
+  std::ptrdiff_t ld;
+  T* x;                   // (padded_features, ld)
+  T* logits;              // (padded_components, ld); exponentiated, later the responsibilities
+  T* low;                 // (padded_components, ld): what the logits' rounding lost, or null
+  T* weight;              // (ld), 0 past the last row
+  T* largest;             // (ld): the row's largest logit
+  T* log_prob;            // (ld), less log_base
+  T* factor;              // (ld): what makes responsibilities of the exponentiated logits
+  T* scratch;             // (padded_features + 1, ld)
+  std::int32_t* present;  // (n_components): those that a block has rows of
+
+  static constexpr std::int64_t kRowArrays = 4;
+
+  // Leading dimension: off a power of two, whose rows would share a cache set.
+  static std::ptrdiff_t leading_dimension(std::int64_t block_rows) {
+    return block_rows + 64 / static_cast<std::ptrdiff_t>(sizeof(T));
+  }
+
+  static bool compensated(const GmmModel<T>& model) { return model.n_features > kPlainFeatures; }
+
+  // How many arrays of leading_dimension() there are.
+  static std::int64_t arrays(const GmmModel<T>& model) {
+    return 2 * model.padded_features + 1 + (compensated(model) ? 2 : 1) * model.padded_components +
+           kRowArrays;
+  }
+
+  // Elements of the whole.
+  static std::int64_t workspace(const GmmModel<T>& model, std::int64_t block_rows) {
+    return arrays(model) * leading_dimension(block_rows) + model.padded_components;
+  }
+
+  Block(const GmmModel<T>& model, std::int64_t block_rows, T* workspace)
+      : ld(leading_dimension(block_rows)),
+        x(workspace),
+        logits(x + model.padded_features * ld),
+        low(compensated(model) ? logits + model.padded_components * ld : nullptr),
+        weight((low ? low : logits) + model.padded_components * ld),
+        largest(weight + ld),
+        log_prob(largest + ld),
+        factor(log_prob + ld),
+        scratch(factor + ld),
+        present(reinterpret_cast<std::int32_t*>(scratch + (model.padded_features + 1) * ld)) {}
+};
+
+}  // namespace elbokit::ELBOKIT_LEVEL
