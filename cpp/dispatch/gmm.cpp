@@ -139,7 +139,7 @@ void gmm_estep(std::int64_t n_mixtures, const GmmRows<T>* rows, const GmmParamet
     const ChunkPlan& c = plan[task];
     const GmmModel<T>& model = models[c.mixture].model();
     kernel(model, {rows[c.mixture], c.begin, c.end, posteriors[c.mixture], nullptr,
-                   workspaces.get(slot, shape_of(model).workspace)});
+                   workspaces.get(slot, shape_of(model).workspace), T(0)});
   });
 }
 
@@ -173,7 +173,8 @@ void gmm_statistics(std::int64_t n_mixtures, const GmmRows<T>* rows,
                    c.end,
                    {},
                    &sums[task],
-                   workspaces.get(slot, shape_of(model).workspace)});
+                   workspaces.get(slot, shape_of(model).workspace),
+                   T(1)});
   });
   // Chunks are added in their order into the first one, component by component.
   parallel_for(first_component[n_mixtures], [&](std::int64_t task, int) {

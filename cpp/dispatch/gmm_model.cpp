@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <numeric>
 
 namespace elbokit::cpu {
 
@@ -58,6 +59,7 @@ PreparedGmm<T>::PreparedGmm(const GmmParameters& p) {
     pack_diag(p);
   model_.center = center_.data();
   model_.log_const = log_const_.data();
+  model_.drop_below = drop_below_.data();
   model_.factor = factor_.data();
   model_.bias = bias_.data();
 }
@@ -92,6 +94,10 @@ void PreparedGmm<T>::set_log_constants(const GmmParameters& p) {
   log_const_.assign(model_.padded_components, -std::numeric_limits<T>::infinity());
   for (std::int64_t k = 0; k < p.n_components; ++k)
     log_const_[k] = static_cast<T>((log_const[k] - model_.log_base) * kLog2E);
+  const double total = std::accumulate(p.weights, p.weights + p.n_components, 0.0);
+  drop_below_.resize(p.n_components);
+  for (std::int64_t k = 0; k < p.n_components; ++k)
+    drop_below_[k] = static_cast<T>(kDropped<T> * p.weights[k] / total);
 }
 
 template <class T>

@@ -27,7 +27,7 @@ class PreparedGmm {
   void pack_diag(const GmmParameters& parameters);
 
   GmmModel<T> model_;
-  std::vector<T> center_, log_const_, factor_, bias_;
+  std::vector<T> center_, log_const_, factor_, bias_, drop_below_;
   std::vector<double> residual_;
 };
 

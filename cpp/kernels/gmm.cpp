@@ -6,6 +6,7 @@
 #include "kernels/gmm_diag.h"
 #include "kernels/gmm_full.h"
 #include "kernels/gmm_pack.h"
+#include "kernels/gmm_prune.h"
 #include "kernels/gmm_small.h"
 #include "kernels/rows.h"
 
@@ -14,7 +15,7 @@ namespace elbokit::ELBOKIT_LEVEL {
 namespace {
 
 constexpr std::int64_t kMaxBlockRows = 512;
-constexpr std::int64_t kBlockBytes = 384 * 1024;
+constexpr std::int64_t kBlockBytes = 768 * 1024;
 
 // Weights of rows [begin, begin + count), 0 up to `padded`.
 template <class T>
@@ -97,29 +98,84 @@ ELBOKIT_INLINE T sum_rows(std::int64_t rows, F&& term) {
   return reduce_add<T>(sum[0]);
 }
 
-// Makes component k's responsibilities of the exponentiated logits, and returns their sum.
+// Makes component k's responsibilities of the exponentiated logits and returns their sum; the bits
+// of above[i] tell which of the i-th group of rows are above the threshold.
 template <class T>
-T scale_row(const Block<T>& block, std::int64_t k, std::int64_t padded) {
+T scale_row(const Block<T>& block, std::int64_t k, std::int64_t padded, T below,
+            std::uint64_t* above) {
   T* const r = block.logits + k * block.ld;
   const T* const factor = block.factor;
-  return sum_rows<T>(padded, [&](std::int64_t n) ELBOKIT_INLINE_LAMBDA {
-    const Vec<T> value = load(r + n) * load(factor + n);
-    store(r + n, value);
-    return value;
-  });
+  Vec<T> sum[kRowVectors] = {};
+  for (std::int64_t n = 0; n < padded; n += kGroup<T>) {
+    std::uint64_t rows = 0;
+    for (int v = 0; v < kRowVectors; ++v) {
+      const std::int64_t at = n + v * kLanes<T>;
+      const Vec<T> value = load(r + at) * load(factor + at);
+      store(r + at, value);
+      sum[v] += value;
+      rows |= std::uint64_t{greater<T>(value, broadcast<T>(below))} << (v * kLanes<T>);
+    }
+    *above++ = rows;
+  }
+  for (int v = 1; v < kRowVectors; ++v) sum[0] += sum[v];
+  return reduce_add<T>(sum[0]);
+}
+
+// Adds what waits of component k.
+template <class T, class FamilyType>
+void flush(const GmmModel<T>& model, const GmmChunk<T>& chunk, const Pending<T>& pending,
+           std::int64_t k) {
+  const SparseRows<T> list{chunk.rows, chunk.begin, pending.row + k * kPending,
+                           pending.weight + k * kPending, pending.size[k]};
+  FamilyType::add_sparse(model, k, list, pending, chunk.sums->first, chunk.sums->second);
+  pending.size[k] = 0;
+}
+
+// Lets the rows of a block whose bits are set wait for component k.
+template <class T, class FamilyType>
+void remember(const GmmModel<T>& model, const GmmChunk<T>& chunk, const Block<T>& block,
+              const Pending<T>& pending, std::int64_t k, std::int64_t begin, std::int64_t padded,
+              const std::uint64_t* above) {
+  const T* const r = block.logits + k * block.ld;
+  T* const weight = pending.weight + k * kPending;
+  std::int32_t* const row = pending.row + k * kPending;
+  std::int32_t size = pending.size[k];
+  for (std::int64_t n = 0; n < padded; n += kGroup<T>)
+    for (std::uint64_t rows = *above++; rows != 0; rows &= rows - 1) {
+      const std::int64_t at = n + __builtin_ctzll(rows);
+      row[size] = static_cast<std::int32_t>(begin - chunk.begin + at);
+      weight[size] = r[at];
+      if (++size < kPending) continue;
+      pending.size[k] = size;
+      flush<T, FamilyType>(model, chunk, pending, k);
+      size = 0;
+    }
+  pending.size[k] = size;
 }
 
 template <class T, class FamilyType>
-void add_statistics(const GmmModel<T>& model, std::int64_t padded, const Block<T>& block,
-                    GmmSums& sums, std::int32_t* present) {
-  std::int64_t count = 0;
+void add_statistics(const GmmModel<T>& model, const GmmChunk<T>& chunk, const Block<T>& block,
+                    const Pending<T>& pending, std::int64_t begin, std::int64_t padded) {
+  GmmSums& sums = *chunk.sums;
+  const T drop_scale = any_far(block, padded) ? T(0) : chunk.drop_scale;
+  const auto most_sparse =
+      static_cast<std::int64_t>(FamilyType::sparse_share(model) * static_cast<double>(padded));
+  std::uint64_t above[kMaxBlockRows / kGroup<T>];
+  std::int64_t dense = 0;
   for (std::int64_t k = 0; k < model.n_components; ++k) {
-    const T total = scale_row(block, k, padded);
+    const T below = drop_scale * model.drop_below[k];
+    const T total = scale_row(block, k, padded, below, above);
     if (total == T(0)) continue;  // exact: every term that it would add is 0
     sums.counts[k] += total;
-    present[count++] = static_cast<std::int32_t>(k);
+    std::int64_t count = 0;
+    for (std::int64_t i = 0; i < padded / kGroup<T>; ++i) count += __builtin_popcountll(above[i]);
+    // NaN is above nothing, and must not be lost.
+    if (count > most_sparse || total != total)
+      block.present[dense++] = static_cast<std::int32_t>(k);
+    else if (count > 0)
+      remember<T, FamilyType>(model, chunk, block, pending, k, begin, padded, above);
   }
-  FamilyType::moments(model, present, count, block, padded, sums.first, sums.second);
+  FamilyType::moments(model, block.present, dense, block, padded, sums.first, sums.second);
   // A row of weight 0 counts for nothing, even where its log p is -inf.
   const double weight = sum_rows<T>(padded, [&](std::int64_t n) { return load(block.weight + n); });
   const double log_prob = sum_rows<T>(padded, [&](std::int64_t n) {
@@ -129,27 +185,85 @@ void add_statistics(const GmmModel<T>& model, std::int64_t padded, const Block<T
   sums.log_likelihood += log_prob + weight * model.log_base;
 }
 
+// Rows of one block: packed, their logits exponentiated.
+template <class T, class FamilyType, bool Compensated>
+struct EStep {
+  const GmmModel<T>& model;
+  const GmmChunk<T>& chunk;
+  const Block<T>& block;
+
+  void pack(std::int64_t begin, std::int64_t n) const {
+    const std::int64_t row = begin + n, next = row + kGroup<T>;
+    pack_group(model, chunk.rows, row, chunk.end, block.x + n, block.ld);
+    prefetch_rows(chunk.rows, model.n_features, next,
+                  next + kGroup<T> < chunk.end ? next + kGroup<T> : chunk.end);
+  }
+
+  void logits(std::int64_t n) const {
+    const LogitRows<T> out{block.logits + n, block.low ? block.low + n : nullptr, block.largest + n,
+                           block.ld};
+    FamilyType::template logits<Compensated>(model, block.x + n, block.ld, out);
+  }
+
+  void responsibilities(std::int64_t n) const {
+    exponentiate<T, Compensated>(model.n_components, block, n, chunk.sums != nullptr);
+  }
+
+  // Group by group, while a group's data are in the first-level cache.
+  void run(std::int64_t begin, std::int64_t padded) const {
+    for (std::int64_t n = 0; n < padded; n += kGroup<T>) {
+      pack(begin, n);
+      logits(n);
+      responsibilities(n);
+    }
+  }
+
+  void run_pruned(std::int64_t begin, std::int64_t count, std::int64_t padded,
+                  Pruning<T, Compensated>& pruning) const {
+    for (std::int64_t n = 0; n < padded; n += kGroup<T>) pack(begin, n);
+    const bool done = pruning.logits(begin, count);
+    for (std::int64_t n = 0; n < padded; n += kGroup<T>) {
+      if (!done) logits(n);
+      responsibilities(n);
+    }
+  }
+};
+
+// The workspace of a chunk, part behind part.
+template <class T>
+struct Workspace {
+  std::int64_t pruning, pending, size;  // where they begin, in elements
+
+  Workspace(const GmmModel<T>& model, std::int64_t block_rows)
+      : pruning(Block<T>::workspace(model, block_rows)),
+        pending(pruning + Pruning<T, false>::workspace(model, block_rows) /
+                              static_cast<std::int64_t>(sizeof(T))),
+        size(pending + Pending<T>::workspace(model)) {}
+};
+
 template <class T, class FamilyType, bool Compensated>
 void run_chunk(const GmmModel<T>& model, const GmmChunk<T>& chunk) {
   const std::int64_t block_rows = gmm_shape(model).block_rows;
+  const Workspace<T> at(model, block_rows);
   const Block<T> block(model, block_rows, chunk.workspace);
+  const Pending<T> pending(model, chunk.workspace + at.pending);
+  const EStep<T, FamilyType, Compensated> estep{model, chunk, block};
+  Pruning<T, Compensated> pruning(model, chunk, block, block_rows, chunk.workspace + at.pruning);
+  const bool prune = FamilyType::prunable && Pruning<T, Compensated>::possible(model, chunk);
   for (std::int64_t begin = chunk.begin; begin < chunk.end; begin += block_rows) {
     const std::int64_t count = chunk.end - begin < block_rows ? chunk.end - begin : block_rows;
     const std::int64_t padded = (count + kGroup<T> - 1) / kGroup<T> * kGroup<T>;
     set_weights(chunk.rows, begin, count, padded, block.weight);
-    for (std::int64_t n = 0; n < padded; n += kGroup<T>) {
-      const std::int64_t row = begin + n, next = row + kGroup<T>;
-      pack_group(model, chunk.rows, row, chunk.end, block.x + n, block.ld);
-      prefetch_rows(chunk.rows, model.n_features, next,
-                    next + kGroup<T> < chunk.end ? next + kGroup<T> : chunk.end);
-      const LogitRows<T> out{block.logits + n, block.low ? block.low + n : nullptr,
-                             block.largest + n, block.ld};
-      FamilyType::template logits<Compensated>(model, block.x + n, block.ld, out);
-      exponentiate<T, Compensated>(model.n_components, block, n, chunk.sums != nullptr);
-    }
+    if (prune && pruning.wanted())
+      estep.run_pruned(begin, count, padded, pruning);
+    else
+      estep.run(begin, padded);
     write_posterior(model, chunk.posterior, begin, count, block);
-    if (chunk.sums) add_statistics<T, FamilyType>(model, padded, block, *chunk.sums, block.present);
+    if (chunk.sums) add_statistics<T, FamilyType>(model, chunk, block, pending, begin, padded);
   }
+  if (!chunk.sums) return;
+  for (std::int64_t k = 0; k < model.n_components; ++k)
+    if (pending.size[k] > 0) flush<T, FamilyType>(model, chunk, pending, k);
 }
 
 }  // namespace
@@ -160,7 +274,7 @@ GmmShape gmm_shape(const GmmModel<T>& model) {
   std::int64_t rows = kBlockBytes / (arrays * static_cast<std::int64_t>(sizeof(T)));
   rows = rows / kGroup<T> * kGroup<T>;
   rows = rows < kGroup<T> ? kGroup<T> : rows > kMaxBlockRows ? kMaxBlockRows : rows;
-  return {rows, Block<T>::workspace(model, rows)};
+  return {rows, Workspace<T>(model, rows).size};
 }
 
 template <class T>

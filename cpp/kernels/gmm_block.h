@@ -52,4 +52,17 @@ struct Block {
         present(reinterpret_cast<std::int32_t*>(scratch + (model.padded_features + 1) * ld)) {}
 };
 
+// Whether some row that counts is so far from every component that even a tiny responsibility may
+// carry a large square.
+template <class T>
+bool any_far(const Block<T>& block, std::int64_t padded) {
+  unsigned far = 0;
+  for (std::int64_t n = 0; n < padded; n += kLanes<T>) {
+    const Vec<T> distance =
+        select(load(block.weight + n) == Vec<T>{}, Vec<T>{}, -load(block.largest + n));
+    far |= greater<T>(distance, broadcast<T>(static_cast<T>(kFar)));
+  }
+  return far != 0;
+}
+
 }  // namespace elbokit::ELBOKIT_LEVEL

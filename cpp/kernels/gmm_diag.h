@@ -1,12 +1,13 @@
 // Diagonal covariance: one precision per component and feature.
 #pragma once
 
-#include "kernels/gmm_block.h"
+#include "kernels/gmm_sparse.h"
 
 namespace elbokit::ELBOKIT_LEVEL {
 
 template <class T>
 struct DiagFamily {
+  static constexpr bool prunable = false;
   static constexpr int tile = kTile;
 
   template <bool Compensated>
@@ -39,6 +40,18 @@ struct DiagFamily {
                                                              (k + c) * out.ld + v * kLanes<T>));
     }
     largest.store_to(out.largest);
+  }
+
+  // The share of a block's rows up to which a list of them costs less than the whole block.
+  static double sparse_share(const GmmModel<T>& model) {
+    const auto d = static_cast<double>(model.n_features), lanes = static_cast<double>(kLanes<T>);
+    const double vectors = static_cast<double>(Pending<T>::whole_vectors(model.n_features)) / lanes;
+    return (2 * d - 5) / lanes / (4 + 4 * vectors);
+  }
+
+  static void add_sparse(const GmmModel<T>& model, std::int64_t k, const SparseRows<T>& list,
+                         const Pending<T>&, double* first, double* second) {
+    add_sparse_diag(model, k, list, first, second);
   }
 
   // Adds the moments of the given components over `rows` rows (whole groups) of a block. A tile of

@@ -1,13 +1,14 @@
 // Full covariance: triangular factors in the E-step, symmetric rank updates in the M-step.
 #pragma once
 
-#include "kernels/gmm_block.h"
+#include "kernels/gmm_sparse.h"
 
 namespace elbokit::ELBOKIT_LEVEL {
 
 template <class T>
 struct FullFamily {
-  static constexpr int tile = kTile;
+  static constexpr bool prunable = true;
+  static constexpr int tile = kTile, lanes = kLanes<T>;
 
   // Logits of every component for one group of rows: x is (padded_features, ld).
   template <bool Compensated>
@@ -29,19 +30,19 @@ struct FullFamily {
   }
 
   // Adds the squares of the whitened coordinates [from, to), whole tiles; `factor` is at from's.
-  template <bool Compensated>
+  template <bool Compensated, int V>
   static ELBOKIT_INLINE void add_squares(const T* center, const T* bias, const T* factor,
                                          std::int64_t from, std::int64_t to, const T* x,
                                          std::ptrdiff_t ld,
-                                         Distance<T, Compensated> (&distance)[kRowVectors]) {
+                                         Distance<T, Compensated> (&distance)[V]) {
     constexpr std::int64_t flush_mask = 31;
     for (std::int64_t i = from; i < to; i += tile) {
-      Vec<T> y[tile][kRowVectors];
+      Vec<T> y[tile][V];
       for (int c = 0; c < tile; ++c)
-        for (int v = 0; v < kRowVectors; ++v) y[c][v] = broadcast<T>(-bias[i + c]);
+        for (int v = 0; v < V; ++v) y[c][v] = broadcast<T>(-bias[i + c]);
       // Coordinate j in the tile's columns from `first` on.
       const auto add = [&](std::int64_t j, auto first) ELBOKIT_INLINE_LAMBDA {
-        for (int v = 0; v < kRowVectors; ++v) {
+        for (int v = 0; v < V; ++v) {
           Vec<T> difference = load(x + j * ld + v * kLanes<T>) - center[j];
           pin(difference);
           for (int c = first; c < tile; ++c) y[c][v] += difference * factor[c];
@@ -50,11 +51,23 @@ struct FullFamily {
       };
       for (std::int64_t j = 0; j < i; ++j) add(j, std::integral_constant<int, 0>{});
       unrolled<tile>([&](auto c) ELBOKIT_INLINE_LAMBDA { add(i + c, c); });
-      for (int v = 0; v < kRowVectors; ++v) {
+      for (int v = 0; v < V; ++v) {
         for (int c = 0; c < tile; ++c) distance[v].add_square(y[c][v]);
         if ((i & flush_mask) == 0) distance[v].flush();
       }
     }
+  }
+
+  // The share of a block's rows up to which a list of them costs less than the whole block.
+  static double sparse_share(const GmmModel<T>& model) {
+    const auto d = static_cast<double>(model.n_features);
+    const auto width = static_cast<double>(Pending<T>::whole_vectors(model.n_features));
+    return d * (d / 2 + 3) / (width * (d / 2 + lanes / 2 + 5) + 16 * lanes);
+  }
+
+  static void add_sparse(const GmmModel<T>& model, std::int64_t k, const SparseRows<T>& list,
+                         const Pending<T>& pending, double* first, double* second) {
+    add_sparse_full(model, k, list, pending, first, second);
   }
 
   // Adds the moments of the given components over `rows` rows (whole groups) of a block.

@@ -20,6 +20,17 @@ ELBOKIT_INLINE void prefetch_rows(const GmmRows<T>& rows, std::int64_t n_feature
       __builtin_prefetch(reinterpret_cast<const char*>(rows.x.row(begin + i)) + at);
 }
 
+// Features [j, j + count) of one row, then zeros.
+template <class T>
+ELBOKIT_INLINE Vec<T> load_features(const Matrix<const T>& x, std::int64_t row, std::int64_t j,
+                                    int count) {
+  const T* const from = x.row(row) + j * x.col_stride;
+  if (x.col_stride == 1) return count == kLanes<T> ? load(from) : load_partial(from, count);
+  T value[kLanes<T>] = {};
+  for (int c = 0; c < count; ++c) value[c] = from[c * x.col_stride];
+  return load(value);
+}
+
 // `lanes` rows of D <= 4 features that lie one behind the other: D loads and a few shuffles.
 template <class T, int D>
 ELBOKIT_INLINE void pack_dense(const T* from, T* to, std::ptrdiff_t ld) {
@@ -41,29 +52,20 @@ ELBOKIT_INLINE void pack_dense(const T* from, T* to, std::ptrdiff_t ld) {
   if constexpr (D > 3) store(to + 3 * ld, column(std::integral_constant<int, 3>{}));
 }
 
-// `lanes` rows of any layout, of which `height` exist; the others become zeros.
-template <class T>
-ELBOKIT_INLINE void pack_rows(const Matrix<const T>& x, std::int64_t n_features, std::int64_t row,
+// Rows row_of(0), row_of(1), ..., `lanes` of them in any layout, of which `height` exist; the
+// others become zeros.
+template <class T, class RowOf>
+ELBOKIT_INLINE void pack_rows(const Matrix<const T>& x, std::int64_t n_features, RowOf row_of,
                               int height, T* to, std::ptrdiff_t ld) {
   constexpr int lanes = kLanes<T>;
   for (std::int64_t j = 0; j < n_features; j += lanes) {
     const int width = static_cast<int>(n_features - j < lanes ? n_features - j : lanes);
-    const T* const from = x.row(row) + j * x.col_stride;
     Vec<T> tile[lanes];
     if (x.col_stride == 1 && height == lanes && width == lanes) {
-      for (int i = 0; i < lanes; ++i) tile[i] = load(from + i * x.row_stride);
+      for (int i = 0; i < lanes; ++i) tile[i] = load(x.row(row_of(i)) + j);
     } else {
-      for (int i = 0; i < lanes; ++i) {
-        if (i >= height) {
-          tile[i] = Vec<T>{};
-        } else if (x.col_stride == 1) {
-          tile[i] = load_partial(from + i * x.row_stride, width);
-        } else {
-          T value[lanes] = {};
-          for (int c = 0; c < width; ++c) value[c] = from[i * x.row_stride + c * x.col_stride];
-          tile[i] = load(value);
-        }
-      }
+      for (int i = 0; i < lanes; ++i)
+        tile[i] = i < height ? load_features(x, row_of(i), j, width) : Vec<T>{};
     }
     transpose<T>(tile);
     for (int c = 0; c < width; ++c) store(to + (j + c) * ld, tile[c]);
@@ -88,7 +90,7 @@ void pack_group(const GmmModel<T>& model, const GmmRows<T>& rows, std::int64_t b
       if (d == 3) pack_dense<T, 3>(from, to, ld);
       if (d == 4) pack_dense<T, 4>(from, to, ld);
     } else {
-      pack_rows(rows.x, d, row, height, to, ld);
+      pack_rows(rows.x, d, [&](int i) ELBOKIT_INLINE_LAMBDA { return row + i; }, height, to, ld);
     }
     for (std::int64_t j = d; j < model.padded_features; ++j) store(to + j * ld, Vec<T>{});
   }

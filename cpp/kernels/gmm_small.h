@@ -1,12 +1,13 @@
 // Full covariance of up to four features: everything of a component stays in registers.
 #pragma once
 
-#include "kernels/gmm_block.h"
+#include "kernels/gmm_sparse.h"
 
 namespace elbokit::ELBOKIT_LEVEL {
 
 template <class T, int D>
 struct SmallFamily {
+  static constexpr bool prunable = false;
   // Entries of a lower triangle, row by row.
   static constexpr int kTriangle = D * (D + 1) / 2;
 
@@ -41,6 +42,12 @@ struct SmallFamily {
     }
     largest.store_to(out.largest);
   }
+
+  // So few features are never worth a list.
+  static double sparse_share(const GmmModel<T>&) { return 0; }
+
+  static void add_sparse(const GmmModel<T>&, std::int64_t, const SparseRows<T>&, const Pending<T>&,
+                         double*, double*) {}
 
   // Adds the moments of the given components over `rows` rows (whole groups) of a block.
   static void moments(const GmmModel<T>& model, const std::int32_t* components, std::int64_t count,

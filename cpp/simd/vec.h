@@ -188,6 +188,26 @@ ELBOKIT_INLINE void reduce_add_all(Vec<T> (&v)[N], T* out) {
   }
 }
 
+// Bit i tells whether lane i of a is greater than that of b.
+template <class T>
+ELBOKIT_INLINE unsigned greater(Vec<T> a, Vec<T> b) {
+#if defined(__AVX512F__)
+  if constexpr (sizeof(T) == 4)
+    return _mm512_cmp_ps_mask(bit_cast<__m512>(a), bit_cast<__m512>(b), _CMP_GT_OQ);
+  else
+    return _mm512_cmp_pd_mask(bit_cast<__m512d>(a), bit_cast<__m512d>(b), _CMP_GT_OQ);
+#elif defined(__AVX2__)
+  if constexpr (sizeof(T) == 4)
+    return static_cast<unsigned>(_mm256_movemask_ps(bit_cast<__m256>(a > b)));
+  else
+    return static_cast<unsigned>(_mm256_movemask_pd(bit_cast<__m256d>(a > b)));
+#else
+  unsigned bits = 0;
+  for (int i = 0; i < kLanes<T>; ++i) bits |= static_cast<unsigned>(a[i] > b[i]) << i;
+  return bits;
+#endif
+}
+
 template <class T>
 ELBOKIT_INLINE Vec<T> sqrt(Vec<T> v) {
 #if defined(__AVX512F__)

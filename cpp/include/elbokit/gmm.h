@@ -55,6 +55,17 @@ inline constexpr int kTile = 4;
 // Up to so many features a full factor is not cut into tiles.
 inline constexpr std::int64_t kSmallFeatures = 4;
 
+// The M-step leaves out what the rounding of its sums would swallow. Of component k those rows are
+// dropped whose responsibility, times the sample weight over the mean sample weight, is at most
+// kDropped<T> times the component's share of the weights. Of a component that keeps kKept of the
+// count that its weight promised, at most 2^-34 (double 2^-64) of the count is lost, and of the
+// second moments, to which rows beyond kFar log2 units are always added, at most the rounding of T.
+// A pass in which a component kept less is repeated without dropping anything.
+template <class T>
+inline constexpr double kDropped = sizeof(T) == 4 ? 0x1p-40 : 0x1p-70;
+inline constexpr double kKept = 0x1p-6;
+inline constexpr double kFar = 512;
+
 // A mixture as the kernels read it, in the data's type and in log2 units: the logit of component k
 // at row x is log_const[k] - |P_k (x - center_k) - bias_k|^2, with P scaled by sqrt(log2(e) / 2).
 // center_k is mean_k rounded to T, and bias_k = P_k (mean_k - center_k) is what rounding left. The
@@ -68,6 +79,7 @@ struct GmmModel {
   const T* center;                        // (padded_components, padded_features)
   const T* log_const;                     // (padded_components), largest is 0
   double log_base;                        // natural log; to be added to log p
+  const T* drop_below;                    // (n_components), see kDropped
   // full: per component and per tile of columns of P (one column where features are few), the rows
   // down to the diagonal: (i, tile).
   // diag: per four components and per feature, center, precision and bias: (3, 4).
@@ -89,7 +101,8 @@ struct GmmChunk {
   std::int64_t begin, end;  // rows of this chunk
   GmmPosterior<T> posterior;
   GmmSums* sums;  // null: E-step alone
-  T* workspace;   // gmm_workspace() elements, aligned to 64 bytes
+  T* workspace;   // GmmShape::workspace elements, aligned to 64 bytes
+  T drop_scale;   // the mean sample weight; 0: nothing may be dropped
 };
 
 struct GmmShape {

@@ -1,0 +1,220 @@
+// The E-step of well separated components with full covariance: the first whitened coordinates
+// bound a row's distance from below, and rows that are thereby too far to count are not followed
+// further.
+#pragma once
+
+#include "kernels/gmm_full.h"
+
+namespace elbokit::ELBOKIT_LEVEL {
+
+// So many coordinates give the bound; 0 where it would cost too much of the whole to pay.
+inline std::int64_t prefix_features(std::int64_t n_features) {
+  return n_features >= 48 ? 16 : n_features >= 24 ? 8 : 0;
+}
+
+template <class T, bool Compensated>
+class Pruning {
+ public:
+  static constexpr int lanes = kLanes<T>, group = kGroup<T>;
+
+  static bool possible(const GmmModel<T>& model, const GmmChunk<T>& chunk) {
+    return chunk.drop_scale > T(0) && model.n_components > kTile &&
+           prefix_features(model.n_features) > 0;
+  }
+
+  // Bytes of the workspace: a bit per row and component, and the rows by their nearest component.
+  static std::int64_t workspace(const GmmModel<T>& model, std::int64_t block_rows) {
+    if (prefix_features(model.n_features) == 0) return 0;
+    const std::int64_t words = (model.n_components + 1) * (block_rows / group);
+    const std::int64_t ints = block_rows + model.n_components + 1;
+    return words * 8 + (ints + 1) / 2 * 8;
+  }
+
+  Pruning(const GmmModel<T>& model, const GmmChunk<T>& chunk, const Block<T>& block,
+          std::int64_t block_rows, void* workspace)
+      : model_(model),
+        chunk_(chunk),
+        block_(block),
+        near_(static_cast<std::uint64_t*>(workspace)),
+        order_(reinterpret_cast<std::int32_t*>(near_ +
+                                               (model.n_components + 1) * (block_rows / group))),
+        start_(order_ + block_rows) {}
+
+  // Whether to try: after a failure a number of blocks goes by first.
+  bool wanted() {
+    if (wait_ == 0) return true;
+    --wait_;
+    return false;
+  }
+
+  // The logits of `count` packed rows from row `begin` of the data on, -inf for those that the
+  // M-step would drop, and the largest of each row. Returns false where too many rows are near too
+  // many components to gain: the logits are then still to be made.
+  bool logits(std::int64_t begin, std::int64_t count) {
+    constexpr int patience = 16;
+    padded_ = (count + group - 1) / group * group;
+    bound_all();
+    sort_by_nearest(count);
+    for (std::int64_t k = 0; k < model_.n_components; ++k)
+      follow(k, begin, order_ + start_[k], start_[k + 1] - start_[k], &Pruning::keep_as_largest);
+    if (any_far(block_, padded_) || 2 * find_near(count) > count * model_.n_components) {
+      wait_ = patience;
+      return false;
+    }
+    for (std::int64_t k = 0; k < model_.n_components; ++k) place_nearest(k);
+    for (std::int64_t k = 0; k < model_.n_components; ++k) follow_near(k, begin);
+    return true;
+  }
+
+ private:
+  // logits = upper bounds of them; nearest (in log_prob's place) = the component of the largest.
+  void bound_all() {
+    const GmmModel<T> model = model_;
+    const Block<T> block = block_;
+    const std::int64_t prefix = prefix_features(model.n_features);
+    for (std::int64_t n = 0; n < padded_; n += group) {
+      Largest<T> largest;
+      Vec<T> nearest[kRowVectors] = {};
+      for (std::int64_t k = 0; k < model.n_components; ++k) {
+        Distance<T, false> distance[kRowVectors];
+        FullFamily<T>::add_squares(
+            model.center + k * model.padded_features, model.bias + k * model.padded_features,
+            model.factor + k * model.factor_stride, 0, prefix, block.x + n, block.ld, distance);
+        const LogitRows<T> out{block.logits + n, nullptr, nullptr, block.ld};
+        for (int v = 0; v < kRowVectors; ++v) {
+          const Vec<T> bound =
+              distance[v].store_logit(model.log_const[k], out, k * block.ld + v * lanes);
+          const auto nearer = bound > largest.row[v];
+          largest.row[v] = select(nearer, bound, largest.row[v]);
+          nearest[v] = select(nearer, broadcast<T>(static_cast<T>(k)), nearest[v]);
+        }
+      }
+      for (int v = 0; v < kRowVectors; ++v) store(block.log_prob + n + v * lanes, nearest[v]);
+    }
+  }
+
+  // order[start[k] .. start[k + 1]) = the rows whose nearest component is k.
+  void sort_by_nearest(std::int64_t count) {
+    const T* const nearest = block_.log_prob;
+    for (std::int64_t k = 0; k <= model_.n_components; ++k) start_[k] = 0;
+    for (std::int64_t n = 0; n < count; ++n) ++start_[static_cast<std::int32_t>(nearest[n])];
+    std::int32_t end = 0;
+    for (std::int64_t k = 0; k <= model_.n_components; ++k) end = start_[k] += end;
+    for (std::int64_t n = count - 1; n >= 0; --n)
+      order_[--start_[static_cast<std::int32_t>(nearest[n])]] = static_cast<std::int32_t>(n);
+  }
+
+  // Makes component k's logits of the listed rows of the block and hands each to `keep`.
+  using Keep = void (Pruning::*)(std::int64_t k, std::int32_t row, T high, T low);
+  void follow(std::int64_t k, std::int64_t begin, const std::int32_t* rows, std::int64_t count,
+              Keep keep) {
+    for (std::int64_t i = 0; i < count;)
+      i += count - i > lanes ? follow_vectors<2>(k, begin, rows + i, count - i, keep)
+                             : follow_vectors<1>(k, begin, rows + i, count - i, keep);
+  }
+
+  template <int V>
+  std::int64_t follow_vectors(std::int64_t k, std::int64_t begin, const std::int32_t* rows,
+                              std::int64_t count, Keep keep) {
+    constexpr int ld = V * lanes;
+    const int taken = static_cast<int>(count < ld ? count : ld);
+    T* const x = block_.scratch;
+    for (int v = 0; v < V; ++v) {
+      const int height = taken - v * lanes < lanes ? taken - v * lanes : lanes;
+      pack_rows(
+          chunk_.rows.x, model_.n_features,
+          [&](int i) ELBOKIT_INLINE_LAMBDA { return begin + rows[v * lanes + i]; }, height,
+          x + v * lanes, ld);
+    }
+    for (std::int64_t j = model_.n_features; j < model_.padded_features; ++j)
+      for (int v = 0; v < V; ++v) store(x + j * ld + v * lanes, Vec<T>{});
+    Distance<T, Compensated> distance[V];
+    FullFamily<T>::add_squares(
+        model_.center + k * model_.padded_features, model_.bias + k * model_.padded_features,
+        model_.factor + k * model_.factor_stride, 0, model_.padded_features, x, ld, distance);
+    T high[ld], low[ld] = {};
+    for (int v = 0; v < V; ++v)
+      distance[v].store_logit(model_.log_const[k], {high, low, nullptr, 0}, v * lanes);
+    for (int i = 0; i < taken; ++i) (this->*keep)(k, rows[i], high[i], low[i]);
+    return taken;
+  }
+
+  // The nearest component's logit waits in the rows' arrays while the bounds are still needed.
+  void keep_as_largest(std::int64_t, std::int32_t row, T high, T low) {
+    block_.largest[row] = high;
+    block_.factor[row] = low;
+  }
+
+  void keep_as_logit(std::int64_t k, std::int32_t row, T high, T low) {
+    block_.logits[k * block_.ld + row] = high;
+    if constexpr (Compensated) block_.low[k * block_.ld + row] = low;
+    if (high > block_.largest[row]) block_.largest[row] = high;
+  }
+
+  // Marks the rows, other than its own, that are near enough to component k to count; returns how
+  // many there are in all.
+  std::int64_t find_near(std::int64_t count) {
+    T heaviest = 0;
+    for (std::int64_t n = 0; n < count; ++n)
+      heaviest = block_.weight[n] > heaviest ? block_.weight[n] : heaviest;
+    const std::int64_t words = padded_ / group;
+    std::int64_t total = 0;
+    for (std::int64_t k = 0; k < model_.n_components; ++k) {
+      // A bound this far below the largest logit is dropped even by the heaviest row; one unit is
+      // for the rounding of the bounds.
+      const double share = static_cast<double>(chunk_.drop_scale * model_.drop_below[k]) /
+                           static_cast<double>(heaviest);
+      const auto limit = static_cast<T>(__builtin_log2(share) - 1);
+      const Vec<T> own = broadcast<T>(static_cast<T>(k));
+      const T* const bound = block_.logits + k * block_.ld;
+      for (std::int64_t n = 0; n < padded_; n += group) {
+        std::uint64_t near = 0;
+        for (int v = 0; v < kRowVectors; ++v) {
+          const std::int64_t at = n + v * lanes;
+          // Its own rows' bounds count as -inf.
+          const Vec<T> other =
+              select(load(block_.log_prob + at) == own,
+                     broadcast<T>(-static_cast<T>(__builtin_huge_val())), load(bound + at));
+          near |= std::uint64_t{greater<T>(other, load(block_.largest + at) + limit)}
+                  << (v * lanes);
+        }
+        if (n + group > count && count - n < 64) near &= (std::uint64_t{1} << (count - n)) - 1;
+        near_[k * words + n / group] = near;
+        total += __builtin_popcountll(near);
+      }
+    }
+    return total;
+  }
+
+  // Component k's logits: those of the rows that it is nearest to; -inf in the others.
+  void place_nearest(std::int64_t k) {
+    const Vec<T> own = broadcast<T>(static_cast<T>(k));
+    const Vec<T> lowest = broadcast<T>(-static_cast<T>(__builtin_huge_val()));
+    for (std::int64_t n = 0; n < padded_; n += lanes) {
+      const auto is_own = load(block_.log_prob + n) == own;
+      store(block_.logits + k * block_.ld + n, select(is_own, load(block_.largest + n), lowest));
+      if constexpr (Compensated)
+        store(block_.low + k * block_.ld + n, select(is_own, load(block_.factor + n), Vec<T>{}));
+    }
+  }
+
+  // Component k's logits of the rows marked near.
+  void follow_near(std::int64_t k, std::int64_t begin) {
+    const std::int64_t words = padded_ / group;
+    std::int64_t count = 0;
+    for (std::int64_t i = 0; i < words; ++i)
+      for (std::uint64_t rows = near_[k * words + i]; rows != 0; rows &= rows - 1)
+        order_[count++] = static_cast<std::int32_t>(i * group + __builtin_ctzll(rows));
+    follow(k, begin, order_, count, &Pruning::keep_as_logit);
+  }
+
+  const GmmModel<T>& model_;
+  const GmmChunk<T>& chunk_;
+  const Block<T>& block_;
+  std::uint64_t* near_;  // (n_components, groups of rows)
+  std::int32_t *order_, *start_;
+  std::int64_t padded_ = 0;
+  int wait_ = 0;
+};
+
+}  // namespace elbokit::ELBOKIT_LEVEL
