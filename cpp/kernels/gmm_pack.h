@@ -5,19 +5,26 @@
 
 namespace elbokit::ELBOKIT_LEVEL {
 
-// Asks for the cache lines of rows that are about to be packed.
-template <class T>
-ELBOKIT_INLINE void prefetch_rows(const GmmRows<T>& rows, std::int64_t n_features,
-                                  std::int64_t begin, std::int64_t end) {
-  if (rows.x.col_stride != 1 || begin >= end) return;
-  const auto item = static_cast<std::ptrdiff_t>(sizeof(T));
+template <class Source>
+ELBOKIT_INLINE void prefetch_matrix(const Matrix<const Source>& x, std::int64_t n_features,
+                                    std::int64_t begin, std::int64_t end) {
+  if (x.col_stride != 1 || begin >= end) return;
+  const auto item = static_cast<std::ptrdiff_t>(sizeof(Source));
   // Rows that lie one behind the other are one long row.
-  const bool dense = rows.x.row_stride == n_features;
+  const bool dense = x.row_stride == n_features;
   const std::int64_t runs = dense ? 1 : end - begin;
   const std::ptrdiff_t bytes = n_features * item * (dense ? end - begin : 1);
   for (std::int64_t i = 0; i < runs; ++i)
     for (std::ptrdiff_t at = 0; at < bytes; at += 64)
-      __builtin_prefetch(reinterpret_cast<const char*>(rows.x.row(begin + i)) + at);
+      __builtin_prefetch(reinterpret_cast<const char*>(x.row(begin + i)) + at);
+}
+
+// Asks for the cache lines of rows that are about to be packed.
+template <class T>
+ELBOKIT_INLINE void prefetch_rows(const GmmRows<T>& rows, std::int64_t n_features,
+                                  std::int64_t begin, std::int64_t end) {
+  if (rows.narrow) return prefetch_matrix(rows.narrow, n_features, begin, end);
+  prefetch_matrix(rows.x, n_features, begin, end);
 }
 
 // `lanes` rows of D <= 4 features that lie one behind the other: D loads and a few shuffles.
@@ -41,29 +48,32 @@ ELBOKIT_INLINE void pack_dense(const T* from, T* to, std::ptrdiff_t ld) {
   if constexpr (D > 3) store(to + 3 * ld, column(std::integral_constant<int, 3>{}));
 }
 
-// `lanes` rows of any layout, of which `height` exist; the others become zeros.
-template <class T>
-ELBOKIT_INLINE void pack_rows(const Matrix<const T>& x, std::int64_t n_features, std::int64_t row,
-                              int height, T* to, std::ptrdiff_t ld) {
+// The first `width` of a row's values, the other lanes zero.
+template <class T, class Source>
+ELBOKIT_INLINE Vec<T> load_values(const Source* from, std::ptrdiff_t stride, int width) {
+  if constexpr (std::is_same_v<T, Source>)
+    if (stride == 1) return width == kLanes<T> ? load(from) : load_partial(from, width);
+  T value[kLanes<T>] = {};
+  for (int c = 0; c < width; ++c) value[c] = static_cast<T>(from[c * stride]);
+  return load(value);
+}
+
+// `lanes` rows of any layout, of which `height` exist; the others become zeros. Where the source is
+// of another type its values are converted one by one.
+template <class T, class Source>
+ELBOKIT_INLINE void pack_rows(const Matrix<const Source>& x, std::int64_t n_features,
+                              std::int64_t row, int height, T* to, std::ptrdiff_t ld) {
   constexpr int lanes = kLanes<T>;
   for (std::int64_t j = 0; j < n_features; j += lanes) {
     const int width = static_cast<int>(n_features - j < lanes ? n_features - j : lanes);
-    const T* const from = x.row(row) + j * x.col_stride;
+    const Source* const from = x.row(row) + j * x.col_stride;
     Vec<T> tile[lanes];
     if (x.col_stride == 1 && height == lanes && width == lanes) {
-      for (int i = 0; i < lanes; ++i) tile[i] = load(from + i * x.row_stride);
+      for (int i = 0; i < lanes; ++i) tile[i] = load_values<T>(from + i * x.row_stride, 1, lanes);
     } else {
-      for (int i = 0; i < lanes; ++i) {
-        if (i >= height) {
-          tile[i] = Vec<T>{};
-        } else if (x.col_stride == 1) {
-          tile[i] = load_partial(from + i * x.row_stride, width);
-        } else {
-          T value[lanes] = {};
-          for (int c = 0; c < width; ++c) value[c] = from[i * x.row_stride + c * x.col_stride];
-          tile[i] = load(value);
-        }
-      }
+      for (int i = 0; i < lanes; ++i)
+        tile[i] =
+            i < height ? load_values<T>(from + i * x.row_stride, x.col_stride, width) : Vec<T>{};
     }
     transpose<T>(tile);
     for (int c = 0; c < width; ++c) store(to + (j + c) * ld, tile[c]);
@@ -81,14 +91,16 @@ void pack_group(const GmmModel<T>& model, const GmmRows<T>& rows, std::int64_t b
   for (std::int64_t row = begin; row < begin + kGroup<T>; row += lanes, to += lanes) {
     const std::int64_t left = end - row;
     const int height = static_cast<int>(left < 0 ? 0 : left < lanes ? left : lanes);
-    if (dense && height == lanes && d <= kSmallFeatures) {
+    if (rows.narrow) {
+      pack_rows<T>(rows.narrow, d, row, height, to, ld);
+    } else if (dense && height == lanes && d <= kSmallFeatures) {
       const T* const from = rows.x.row(row);
       if (d == 1) pack_dense<T, 1>(from, to, ld);
       if (d == 2) pack_dense<T, 2>(from, to, ld);
       if (d == 3) pack_dense<T, 3>(from, to, ld);
       if (d == 4) pack_dense<T, 4>(from, to, ld);
     } else {
-      pack_rows(rows.x, d, row, height, to, ld);
+      pack_rows<T>(rows.x, d, row, height, to, ld);
     }
     for (std::int64_t j = d; j < model.padded_features; ++j) store(to + j * ld, Vec<T>{});
   }

@@ -1,4 +1,4 @@
-"""Result types shared by the kernels' front ends and the reference."""
+"""Result types and errors shared by the kernels' front ends, the estimators and the reference."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["GmmStatistics"]
+__all__ = ["GmmStatistics", "SingularCovarianceError", "singular_covariance"]
 
 
 class GmmStatistics(NamedTuple):
@@ -37,3 +37,18 @@ class GmmStatistics(NamedTuple):
     first_moments: npt.NDArray[np.float64]
     second_moments: npt.NDArray[np.float64]
     log_likelihood: float | npt.NDArray[np.float64]
+
+
+class SingularCovarianceError(ValueError):
+    """A component's covariance is not positive definite."""
+
+
+def singular_covariance(component: int | None) -> SingularCovarianceError:
+    """Build the error; its first two sentences are scikit-learn's. None: the tied covariance."""
+    owner = "the tied covariance" if component is None else f"component {component}"
+    return SingularCovarianceError(
+        "Fitting the mixture model failed because some components have ill-defined "
+        "empirical covariance (for instance caused by singleton or collapsed samples). "
+        "Try to decrease the number of components, increase reg_covar, or scale the "
+        f"input data. The first one that is not positive definite: {owner}."
+    )
