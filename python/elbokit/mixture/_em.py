@@ -93,7 +93,8 @@ def run_em(
         monitor.progress_interval,
     )
     _, converged, status, component = outcome[0].tolist()
-    error = fit_error(status, component, covariance_type)
+    given = "weights_init, means_init and precisions_init"
+    error = fit_error(status, component, covariance_type, given)
     if error is not None:
         raise error
     monitor.finish(float(bound[0]), bool(converged))
