@@ -271,21 +271,21 @@ def gmm_fit(
     mu_k)^T / N_k + reg_covar I``: Bishop 2006, section 9.2.2. 'tied' averages over the
     components with weights ``N_k``, 'diag' keeps the diagonal, 'spherical' its mean.
     """
-    data, weights, means, factors = _as_float64(X, weights, means, precisions_cholesky)
+    data, pi, mu, factors = _as_float64(X, weights, means, precisions_cholesky)
     mass = np.ones(len(data)) if sample_weight is None else _as_float64(sample_weight)[0]
     if covariance_type in ("full", "tied"):
-        covariances = np.linalg.inv(factors @ factors.swapaxes(-1, -2))
+        covariances = np.asarray(np.linalg.inv(factors @ factors.swapaxes(-1, -2)), np.float64)
     else:
         covariances = factors**-2.0
     bound, change, n_iter = -np.inf, np.inf, 0
     while n_iter < max_iter and not abs(change) < tol:
-        log_prob, r = gmm_estep(data, weights, means, factors, covariance_type)
+        log_prob, r = gmm_estep(data, pi, mu, factors, covariance_type)
         previous, bound = bound, float(np.average(log_prob, weights=mass))
         change = bound - previous
         r = r * mass[:, None]
         counts = r.sum(axis=0)
-        weights, means = counts / counts.sum(), r.T @ data / counts[:, None]
-        difference = data[:, None, :] - means
+        pi, mu = counts / counts.sum(), r.T @ data / counts[:, None]
+        difference = data[:, None, :] - mu
         scatter = np.einsum("nk,nki,nkj->kij", r, difference, difference)
         covariances = _pool(scatter, counts, covariance_type, reg_covar)
         if covariance_type in ("full", "tied"):
@@ -295,7 +295,7 @@ def gmm_fit(
             factors = covariances**-0.5
         n_iter += 1
     converged = n_iter > 0 and abs(change) < tol
-    return GmmFit(weights, means, covariances, factors, bound, n_iter, converged, FitStatus.OK)
+    return GmmFit(pi, mu, covariances, factors, bound, n_iter, converged, FitStatus.OK)
 
 
 def _pool(scatter: Array, counts: Array, covariance_type: str, reg_covar: float) -> Array:
