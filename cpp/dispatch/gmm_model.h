@@ -11,9 +11,13 @@ namespace elbokit::cpu {
 template <class T>
 class PreparedGmm {
  public:
-  explicit PreparedGmm(const GmmParameters& parameters);
+  PreparedGmm() = default;
+  explicit PreparedGmm(const GmmParameters& parameters) { assign(parameters); }
   PreparedGmm(PreparedGmm&&) = default;
   PreparedGmm(const PreparedGmm&) = delete;
+
+  // Prepares other parameters, in the memory of the last ones where the shape is theirs.
+  void assign(const GmmParameters& parameters);
 
   const GmmModel<T>& model() const { return model_; }
 
@@ -21,14 +25,16 @@ class PreparedGmm {
   const double* residual(std::int64_t k) const { return residual_.data() + k * model_.n_features; }
 
  private:
+  void set_shape(const GmmParameters& parameters);
   void place_centers(const GmmParameters& parameters);
   void set_log_constants(const GmmParameters& parameters);
   void pack_full(const GmmParameters& parameters);
   void pack_diag(const GmmParameters& parameters);
 
-  GmmModel<T> model_;
+  GmmModel<T> model_{};
+  // What fills a tile is written once, with the shape.
   std::vector<T> center_, log_const_, factor_, bias_, drop_below_;
-  std::vector<double> residual_;
+  std::vector<double> residual_, exact_log_const_, exact_bias_;
 };
 
 }  // namespace elbokit::cpu

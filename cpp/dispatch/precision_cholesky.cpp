@@ -1,10 +1,9 @@
-#include "elbokit/precision_cholesky.h"
+#include "dispatch/precision_cholesky.h"
 
 #include <algorithm>
-#include <vector>
+#include <atomic>
 
 #include "dispatch/cpu_level.h"
-#include "dispatch/threads.h"
 
 namespace elbokit::cpu {
 
@@ -13,26 +12,36 @@ namespace {
 // About 50 µs of work: enough to outweigh waking a thread.
 constexpr std::int64_t kTaskOperations = 400'000;
 
+void lower_to(std::atomic<std::int64_t>& smallest, std::int64_t value) {
+  std::int64_t before = smallest.load();
+  while (value < before && !smallest.compare_exchange_weak(before, value)) {
+  }
+}
+
 }  // namespace
 
 std::int64_t precision_cholesky(std::int64_t n, std::int64_t d, const double* covariances,
-                                double* factors) {
+                                double* factors, const double* counts, bool threads,
+                                dispatch::Workspaces<double>& workspaces) {
   const auto kernel = ELBOKIT_KERNEL(precision_cholesky);
   const std::int64_t size = d * d;
   const std::int64_t per_task = std::max<std::int64_t>(1, kTaskOperations / (size * d));
-  const std::int64_t tasks = (n + per_task - 1) / per_task;
-  std::vector<std::int64_t> failed(tasks, n);
-  dispatch::parallel_for(tasks, [&](std::int64_t task, int) {
-    std::vector<double> work(2 * size);
+  std::atomic<std::int64_t> failed{n};
+  dispatch::for_each_task(threads, (n + per_task - 1) / per_task, [&](std::int64_t task, int slot) {
+    double* const work = workspaces.get(slot, 2 * size);
     const std::int64_t end = std::min(n, (task + 1) * per_task);
     for (std::int64_t i = task * per_task; i < end; ++i)
-      if (!kernel(d, covariances + i * size, factors + i * size, work.data())) {
-        failed[task] = i;
-        return;
-      }
+      if ((!counts || counts[i] != 0.0) &&
+          !kernel(d, covariances + i * size, factors + i * size, work))
+        return lower_to(failed, i);
   });
-  const std::int64_t first = tasks == 0 ? n : *std::min_element(failed.begin(), failed.end());
-  return first == n ? -1 : first;
+  return failed == n ? -1 : failed.load();
+}
+
+std::int64_t precision_cholesky(std::int64_t n, std::int64_t d, const double* covariances,
+                                double* factors) {
+  dispatch::Workspaces<double> workspaces;
+  return precision_cholesky(n, d, covariances, factors, nullptr, true, workspaces);
 }
 
 }  // namespace elbokit::cpu

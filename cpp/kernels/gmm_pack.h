@@ -5,30 +5,26 @@
 
 namespace elbokit::ELBOKIT_LEVEL {
 
-// Asks for the cache lines of rows that are about to be packed.
-template <class T>
-ELBOKIT_INLINE void prefetch_rows(const GmmRows<T>& rows, std::int64_t n_features,
-                                  std::int64_t begin, std::int64_t end) {
-  if (rows.x.col_stride != 1 || begin >= end) return;
-  const auto item = static_cast<std::ptrdiff_t>(sizeof(T));
+template <class Source>
+ELBOKIT_INLINE void prefetch_matrix(const Matrix<const Source>& x, std::int64_t n_features,
+                                    std::int64_t begin, std::int64_t end) {
+  if (x.col_stride != 1 || begin >= end) return;
+  const auto item = static_cast<std::ptrdiff_t>(sizeof(Source));
   // Rows that lie one behind the other are one long row.
-  const bool dense = rows.x.row_stride == n_features;
+  const bool dense = x.row_stride == n_features;
   const std::int64_t runs = dense ? 1 : end - begin;
   const std::ptrdiff_t bytes = n_features * item * (dense ? end - begin : 1);
   for (std::int64_t i = 0; i < runs; ++i)
     for (std::ptrdiff_t at = 0; at < bytes; at += 64)
-      __builtin_prefetch(reinterpret_cast<const char*>(rows.x.row(begin + i)) + at);
+      __builtin_prefetch(reinterpret_cast<const char*>(x.row(begin + i)) + at);
 }
 
-// Features [j, j + count) of one row, then zeros.
+// Asks for the cache lines of rows that are about to be packed.
 template <class T>
-ELBOKIT_INLINE Vec<T> load_features(const Matrix<const T>& x, std::int64_t row, std::int64_t j,
-                                    int count) {
-  const T* const from = x.row(row) + j * x.col_stride;
-  if (x.col_stride == 1) return count == kLanes<T> ? load(from) : load_partial(from, count);
-  T value[kLanes<T>] = {};
-  for (int c = 0; c < count; ++c) value[c] = from[c * x.col_stride];
-  return load(value);
+ELBOKIT_INLINE void prefetch_rows(const GmmRows<T>& rows, std::int64_t n_features,
+                                  std::int64_t begin, std::int64_t end) {
+  if (rows.narrow) return prefetch_matrix(rows.narrow, n_features, begin, end);
+  prefetch_matrix(rows.x, n_features, begin, end);
 }
 
 // `lanes` rows of D <= 4 features that lie one behind the other: D loads and a few shuffles.
@@ -52,24 +48,56 @@ ELBOKIT_INLINE void pack_dense(const T* from, T* to, std::ptrdiff_t ld) {
   if constexpr (D > 3) store(to + 3 * ld, column(std::integral_constant<int, 3>{}));
 }
 
+// The first `width` of a row's values, the other lanes zero.
+template <class T, class Source>
+ELBOKIT_INLINE Vec<T> load_values(const Source* from, std::ptrdiff_t stride, int width) {
+  if constexpr (std::is_same_v<T, Source>)
+    if (stride == 1) return width == kLanes<T> ? load(from) : load_partial(from, width);
+  T value[kLanes<T>] = {};
+  for (int c = 0; c < width; ++c) value[c] = static_cast<T>(from[c * stride]);
+  return load(value);
+}
+
+// Features [j, j + width) of one row, the other lanes zero.
+template <class T>
+ELBOKIT_INLINE Vec<T> load_features(const GmmRows<T>& rows, std::int64_t row, std::int64_t j,
+                                    int width) {
+  if (rows.narrow)
+    return load_values<T>(rows.narrow.row(row) + j * rows.narrow.col_stride, rows.narrow.col_stride,
+                          width);
+  return load_values<T>(rows.x.row(row) + j * rows.x.col_stride, rows.x.col_stride, width);
+}
+
 // Rows row_of(0), row_of(1), ..., `lanes` of them in any layout, of which `height` exist; the
-// others become zeros.
-template <class T, class RowOf>
-ELBOKIT_INLINE void pack_rows(const Matrix<const T>& x, std::int64_t n_features, RowOf row_of,
+// others become zeros. Where the source is of another type its values are converted one by one.
+template <class T, class Source, class RowOf>
+ELBOKIT_INLINE void pack_rows(const Matrix<const Source>& x, std::int64_t n_features, RowOf row_of,
                               int height, T* to, std::ptrdiff_t ld) {
   constexpr int lanes = kLanes<T>;
   for (std::int64_t j = 0; j < n_features; j += lanes) {
     const int width = static_cast<int>(n_features - j < lanes ? n_features - j : lanes);
+    const auto from = [&](int i)
+                          ELBOKIT_INLINE_LAMBDA { return x.row(row_of(i)) + j * x.col_stride; };
     Vec<T> tile[lanes];
     if (x.col_stride == 1 && height == lanes && width == lanes) {
-      for (int i = 0; i < lanes; ++i) tile[i] = load(x.row(row_of(i)) + j);
+      for (int i = 0; i < lanes; ++i) tile[i] = load_values<T>(from(i), 1, lanes);
     } else {
       for (int i = 0; i < lanes; ++i)
-        tile[i] = i < height ? load_features(x, row_of(i), j, width) : Vec<T>{};
+        tile[i] = i < height ? load_values<T>(from(i), x.col_stride, width) : Vec<T>{};
     }
     transpose<T>(tile);
     for (int c = 0; c < width; ++c) store(to + (j + c) * ld, tile[c]);
   }
+}
+
+// The same of whatever the data are.
+template <class T, class RowOf>
+ELBOKIT_INLINE void pack_rows(const GmmRows<T>& rows, std::int64_t n_features, RowOf row_of,
+                              int height, T* to, std::ptrdiff_t ld) {
+  if (rows.narrow)
+    pack_rows<T>(rows.narrow, n_features, row_of, height, to, ld);
+  else
+    pack_rows<T>(rows.x, n_features, row_of, height, to, ld);
 }
 
 // Rows [begin, begin + kGroup) of the data, of which those from `end` on do not exist, to the group
@@ -79,7 +107,7 @@ void pack_group(const GmmModel<T>& model, const GmmRows<T>& rows, std::int64_t b
                 std::int64_t end, T* to, std::ptrdiff_t ld) {
   constexpr int lanes = kLanes<T>;
   const std::int64_t d = model.n_features;
-  const bool dense = rows.x.col_stride == 1 && rows.x.row_stride == d;
+  const bool dense = rows.x && rows.x.col_stride == 1 && rows.x.row_stride == d;
   for (std::int64_t row = begin; row < begin + kGroup<T>; row += lanes, to += lanes) {
     const std::int64_t left = end - row;
     const int height = static_cast<int>(left < 0 ? 0 : left < lanes ? left : lanes);
@@ -90,7 +118,7 @@ void pack_group(const GmmModel<T>& model, const GmmRows<T>& rows, std::int64_t b
       if (d == 3) pack_dense<T, 3>(from, to, ld);
       if (d == 4) pack_dense<T, 4>(from, to, ld);
     } else {
-      pack_rows(rows.x, d, [&](int i) ELBOKIT_INLINE_LAMBDA { return row + i; }, height, to, ld);
+      pack_rows(rows, d, [&](int i) ELBOKIT_INLINE_LAMBDA { return row + i; }, height, to, ld);
     }
     for (std::int64_t j = d; j < model.padded_features; ++j) store(to + j * ld, Vec<T>{});
   }

@@ -122,7 +122,7 @@ class Pruning {
     for (int v = 0; v < V; ++v) {
       const int height = taken - v * lanes < lanes ? taken - v * lanes : lanes;
       pack_rows(
-          chunk_.rows.x, model_.n_features,
+          chunk_.rows, model_.n_features,
           [&](int i) ELBOKIT_INLINE_LAMBDA { return begin + rows[v * lanes + i]; }, height,
           x + v * lanes, ld);
     }

@@ -1,3 +1,4 @@
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -84,4 +85,39 @@ def gmm_statistics(
     first_moments: _Float64,
     second_moments: _Float64,
     log_likelihood: _Float64,
+) -> None: ...
+def gmm_fit(
+    X: _Array,
+    offsets: npt.NDArray[np.int64] | None,
+    sample_weight: _Float64 | None,
+    covariance_type: str,
+    weights: _Float64,
+    means: _Float64,
+    covariances: _Float64,
+    precisions_cholesky: _Float64,
+    tol: float,
+    reg_covar: float,
+    max_iter: int,
+    lower_bound: _Float64,
+    outcome: npt.NDArray[np.int64],
+    progress: Callable[[int, float], object] | None = None,
+    progress_interval: int = 0,
+) -> list[float]: ...
+def gmm_empty_below(mass: float, n_samples: int) -> float: ...
+def gmm_regularise(
+    covariance_type: str, means: _Float64, reg_covar: float, covariances: _Float64
+) -> None: ...
+def gmm_factors(
+    covariance_type: str,
+    n_components: int,
+    n_features: int,
+    covariances: _Float64,
+    precisions_cholesky: _Float64,
+) -> int: ...
+def gmm_covariances(
+    covariance_type: str,
+    n_components: int,
+    n_features: int,
+    precisions_cholesky: _Float64,
+    covariances: _Float64,
 ) -> None: ...

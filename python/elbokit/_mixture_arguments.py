@@ -34,8 +34,14 @@ class Mixtures(NamedTuple):
 
 
 def check_mixtures(
-    X: Any, weights: Any, means: Any, precisions_cholesky: Any, covariance_type: str
+    X: Any,
+    weights: Any,
+    means: Any,
+    precisions_cholesky: Any,
+    covariance_type: str,
+    n_ragged: int | None = None,
 ) -> Mixtures:
+    """Check and flatten. n_ragged: so many mixtures share the rows of a two-dimensional ``X``."""
     if not isinstance(covariance_type, str) or covariance_type not in _FACTOR_SHAPES:
         raise ValueError(
             f"`covariance_type` is {covariance_type!r}, "
@@ -58,7 +64,7 @@ def check_mixtures(
         )
     sizes = {"k": arrays["weights"].shape[-1], "d": n_features}
     cores = {"weights": "k", "means": "kd", "precisions_cholesky": _FACTOR_SHAPES[covariance_type]}
-    batches = [rows.shape[:-2]]
+    batches = [rows.shape[:-2] if n_ragged is None else (n_ragged,)]
     for name, letters in cores.items():
         core = tuple(sizes[letter] for letter in letters)
         shape = arrays[name].shape
@@ -76,6 +82,10 @@ def check_mixtures(
             f"batch dimensions do not broadcast: `X` has {batches[0]}, `weights` {batches[1]}, "
             f"`means` {batches[2]}, `precisions_cholesky` {batches[3]}"
         ) from None
+    if n_ragged is not None and batch != (n_ragged,):
+        raise ValueError(
+            f"the parameters have batch dimensions {batch}, expected ({n_ragged},) as by `offsets`"
+        )
     _check_parameter_values(**arrays, covariance_type=covariance_type, dtype=rows.dtype)
 
     def flat(a: FloatArray, n_core: int) -> FloatArray:
@@ -84,7 +94,7 @@ def check_mixtures(
 
     return Mixtures(
         batch,
-        flat(rows, 2),
+        rows if n_ragged is not None else flat(rows, 2),
         *(
             np.ascontiguousarray(flat(arrays[name], len(letters)), dtype=np.float64)
             for name, letters in cores.items()
@@ -172,4 +182,7 @@ def require_finite_moments(statistics: GmmStatistics, mixtures: Mixtures) -> Non
 
 def require_finite_rows(mixtures: Mixtures) -> None:
     # The check costs a pass over the data, so it runs only when a result is not finite.
-    require_finite(mixtures.X.reshape(*mixtures.batch, *mixtures.X.shape[1:]), "X")
+    ragged = mixtures.X.ndim == 2
+    require_finite(
+        mixtures.X if ragged else mixtures.X.reshape(*mixtures.batch, *mixtures.X.shape[1:]), "X"
+    )

@@ -1,13 +1,20 @@
-"""Result types shared by the kernels' front ends and the reference."""
+"""Result types and errors shared by the kernels' front ends, the estimators and the reference."""
 
 from __future__ import annotations
 
+from enum import IntEnum
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["GmmStatistics"]
+__all__ = [
+    "FitStatus",
+    "GmmFit",
+    "GmmStatistics",
+    "SingularCovarianceError",
+    "singular_covariance",
+]
 
 
 class GmmStatistics(NamedTuple):
@@ -37,3 +44,65 @@ class GmmStatistics(NamedTuple):
     first_moments: npt.NDArray[np.float64]
     second_moments: npt.NDArray[np.float64]
     log_likelihood: float | npt.NDArray[np.float64]
+
+
+class FitStatus(IntEnum):
+    """How the run of one mixture ended; all but ``OK`` are failures."""
+
+    #: Converged, or as many iterations as were asked for.
+    OK = 0
+    #: The covariance of a component is not positive definite.
+    SINGULAR_COVARIANCE = 1
+    #: The density of every sample under every component is zero.
+    NO_COMPONENT = 2
+    #: Sums over the samples overflow float64.
+    OVERFLOW = 3
+
+
+class GmmFit(NamedTuple):
+    """Mixtures fitted by EM; ``...`` stands for the leading batch dimensions.
+
+    Attributes
+    ----------
+    weights : ndarray of shape (..., n_components)
+        Mixing proportions.
+    means : ndarray of shape (..., n_components, n_features)
+        Component means.
+    covariances, precisions_cholesky : ndarray
+        (..., n_components, n_features, n_features) for 'full', (..., n_features, n_features)
+        for 'tied', (..., n_components, n_features) for 'diag', (..., n_components) for
+        'spherical'.
+    lower_bound : float or ndarray of shape (...)
+        Bound per sample of the last E-step, before the last M-step; -inf without an iteration.
+    n_iter : int or ndarray of shape (...)
+        Complete iterations.
+    converged : bool or ndarray of shape (...)
+        Whether the last change of the bound was below the tolerance.
+    status : FitStatus or ndarray of shape (...)
+        What :class:`FitStatus` says. A mixture of a batch that failed has NaN for parameters and
+        bound, and ``converged`` is False.
+    """
+
+    weights: npt.NDArray[np.float64]
+    means: npt.NDArray[np.float64]
+    covariances: npt.NDArray[np.float64]
+    precisions_cholesky: npt.NDArray[np.float64]
+    lower_bound: float | npt.NDArray[np.float64]
+    n_iter: int | npt.NDArray[np.int64]
+    converged: bool | npt.NDArray[np.bool_]
+    status: FitStatus | npt.NDArray[np.int64]
+
+
+class SingularCovarianceError(ValueError):
+    """A component's covariance is not positive definite."""
+
+
+def singular_covariance(component: int | None) -> SingularCovarianceError:
+    """Build the error; its first two sentences are scikit-learn's. None: the tied covariance."""
+    owner = "the tied covariance" if component is None else f"component {component}"
+    return SingularCovarianceError(
+        "Fitting the mixture model failed because some components have ill-defined "
+        "empirical covariance (for instance caused by singleton or collapsed samples). "
+        "Try to decrease the number of components, increase reg_covar, or scale the "
+        f"input data. The first one that is not positive definite: {owner}."
+    )

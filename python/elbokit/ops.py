@@ -13,15 +13,31 @@ import numpy as np
 
 from elbokit import _core
 from elbokit._arrays import as_float_array, returns_like
+from elbokit._gmm_fit import (
+    check_fit_options,
+    check_fit_weight,
+    check_offsets,
+    fit_error,
+    run_fits,
+)
 from elbokit._mixture_arguments import (
     check_mixtures,
     check_sample_weight,
     require_finite_moments,
     require_finite_rows,
 )
-from elbokit._types import GmmStatistics
+from elbokit._types import FitStatus, GmmFit, GmmStatistics, SingularCovarianceError
 
-__all__ = ["GmmStatistics", "gmm_estep", "gmm_statistics", "logsumexp"]
+__all__ = [
+    "FitStatus",
+    "GmmFit",
+    "GmmStatistics",
+    "SingularCovarianceError",
+    "gmm_estep",
+    "gmm_fit",
+    "gmm_statistics",
+    "logsumexp",
+]
 
 
 def logsumexp(a: Any, axis: int | tuple[int, ...] | None = -1) -> Any:
@@ -193,3 +209,114 @@ def gmm_statistics(
         back(second),
         back(log_likelihood) if mixtures.batch else float(log_likelihood),
     )
+
+
+def gmm_fit(
+    X: Any,
+    weights: Any,
+    means: Any,
+    precisions_cholesky: Any,
+    covariance_type: str = "full",
+    *,
+    sample_weight: Any = None,
+    offsets: Any = None,
+    tol: float = 1e-3,
+    max_iter: int = 100,
+    reg_covar: float = 1e-6,
+) -> GmmFit:
+    """Fit Gaussian mixtures by EM from given parameters, many in one call.
+
+    Small mixtures run each whole on one thread, large ones with threads over their rows; either
+    way the bits are those of a fit alone on one thread.
+
+    Parameters
+    ----------
+    X : array_like of shape (..., n_samples, n_features), float32 or float64
+        Leading dimensions are independent mixtures; they broadcast with the parameters'. With
+        ``offsets``, (n_rows, n_features).
+    weights, means, precisions_cholesky, covariance_type
+        The start; shapes as in `gmm_estep`. With ``offsets`` the batch is (n_mixtures,).
+    sample_weight : array_like of shape (..., n_samples), default=None
+        Finite, not negative, not all zero for a mixture; only ratios matter. With ``offsets``,
+        (n_rows,). None means ones.
+    offsets : array_like of int of shape (n_mixtures + 1,), default=None
+        Mixture ``b`` has the rows ``X[offsets[b]:offsets[b + 1]]``; from 0 to ``n_rows``.
+    tol : float, default=1e-3
+        A run has converged when the bound per sample changes by less than this.
+    max_iter : int, default=100
+        Largest number of iterations.
+    reg_covar : float, default=1e-6
+        Added to the variances, to keep the covariances positive definite.
+
+    Returns
+    -------
+    GmmFit
+        ``weights``, ``means``, ``covariances``, ``precisions_cholesky``, ``lower_bound``, all
+        float64 whatever ``X`` is, ``n_iter``, ``converged`` and ``status``. A failed mixture of a
+        batch leaves the others alone: its parameters and bound are NaN, and its ``status`` says
+        why.
+
+    Raises
+    ------
+    SingularCovarianceError
+        If there is one mixture, without batch dimensions or ``offsets``, and a covariance is not
+        positive definite; it names the component.
+    TypeError, ValueError
+        As in `gmm_estep`; if an option, ``offsets`` or ``sample_weight`` is not as described; and,
+        for one mixture, if no component explains any sample or the sums overflow.
+
+    Notes
+    -----
+    Dempster, Laird & Rubin (1977). As in scikit-learn the bound of an iteration is that of its
+    E-step. An emptied component keeps its mean and covariance, with weight 0. Where float32 sums
+    cannot resolve a covariance the iteration is repeated in float64.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> X = np.array([[0.0], [1.0], [9.0], [11.0], [5.0], [6.0], [0.0], [1.0]])
+    >>> start = np.tile([0.5, 0.5], (2, 1)), [[[0.0], [9.0]], [[5.0], [0.0]]], np.ones((2, 2))
+    >>> gmm_fit(X, *start, "spherical", offsets=[0, 4, 8]).means.round(3).tolist()
+    [[[0.5], [10.0]], [[5.5], [0.5]]]
+    """
+    tol, max_iter, reg_covar = check_fit_options(tol, max_iter, reg_covar)
+    cut = None
+    if offsets is not None:
+        shape = as_float_array(X, "X").shape
+        if len(shape) != 2:
+            raise ValueError(f"`X` has shape {shape}, expected (n_rows, n_features) with `offsets`")
+        cut = check_offsets(offsets, shape[0])
+    mixtures = check_mixtures(
+        X,
+        weights,
+        means,
+        precisions_cholesky,
+        covariance_type,
+        None if cut is None else len(cut) - 1,
+    )
+    rows = mixtures.X.shape[:1] if cut is not None else (*mixtures.batch, mixtures.X.shape[1])
+    row_weight = check_fit_weight(sample_weight, rows, cut)
+    fit = run_fits(mixtures, row_weight, cut, covariance_type, tol, max_iter, reg_covar)
+    failed = fit.status != FitStatus.OK
+    if max_iter == 0 or failed.any() or np.isnan(fit.lower_bound).any():
+        require_finite_rows(mixtures)
+
+    back = returns_like(X)
+    if not mixtures.batch:
+        start = "weights, means and precisions_cholesky"
+        error = fit_error(int(fit.status[0]), int(fit.component[0]), covariance_type, start)
+        if error is not None:
+            raise error
+        return GmmFit(
+            back(fit.weights[0]),
+            back(fit.means[0]),
+            back(fit.covariances[0]),
+            back(fit.precisions_cholesky[0]),
+            float(fit.lower_bound[0]),
+            int(fit.n_iter[0]),
+            bool(fit.converged[0]),
+            FitStatus.OK,
+        )
+    for array in fit[:5]:
+        array[failed] = np.nan
+    return GmmFit(*(back(a.reshape(mixtures.batch + a.shape[1:])) for a in fit[:8]))

@@ -11,13 +11,14 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from elbokit._types import GmmStatistics
+from elbokit._types import FitStatus, GmmFit, GmmStatistics
 
 __all__ = [
     "VaeLoss",
     "bernoulli_loss",
     "gaussian_kl",
     "gmm_estep",
+    "gmm_fit",
     "gmm_log_density",
     "gmm_statistics",
     "logsumexp",
@@ -230,6 +231,83 @@ def gmm_statistics(
     second = np.einsum(outer, responsibilities, difference, difference)
     total = np.sum(weighted, axis=-1)
     return GmmStatistics(counts, first, second, float(total) if total.ndim == 0 else total)
+
+
+def gmm_fit(
+    X: npt.ArrayLike,
+    weights: npt.ArrayLike,
+    means: npt.ArrayLike,
+    precisions_cholesky: npt.ArrayLike,
+    covariance_type: str = "full",
+    *,
+    sample_weight: npt.ArrayLike | None = None,
+    tol: float = 1e-3,
+    max_iter: int = 100,
+    reg_covar: float = 1e-6,
+) -> GmmFit:
+    """EM for one Gaussian mixture, as the textbook has it.
+
+    Parameters
+    ----------
+    X, weights, means, precisions_cholesky, covariance_type
+        See :func:`gmm_estep`, without batch dimensions.
+    sample_weight : array-like of shape (n_samples,), default=None
+        Non-negative weight of each sample; None means one.
+    tol : float, default=1e-3
+        Stop when the bound per sample changes by less.
+    max_iter : int, default=100
+        Largest number of iterations.
+    reg_covar : float, default=1e-6
+        Added to the variances.
+
+    Returns
+    -------
+    fit : GmmFit
+        The bound is that of the last E-step. No component may be empty or singular.
+
+    Notes
+    -----
+    ``mu_k = sum_n w_n r_nk x_n / N_k`` and ``Sigma_k = sum_n w_n r_nk (x_n - mu_k)(x_n -
+    mu_k)^T / N_k + reg_covar I``: Bishop 2006, section 9.2.2. 'tied' averages over the
+    components with weights ``N_k``, 'diag' keeps the diagonal, 'spherical' its mean.
+    """
+    data, pi, mu, factors = _as_float64(X, weights, means, precisions_cholesky)
+    mass = np.ones(len(data)) if sample_weight is None else _as_float64(sample_weight)[0]
+    if covariance_type in ("full", "tied"):
+        covariances = np.asarray(np.linalg.inv(factors @ factors.swapaxes(-1, -2)), np.float64)
+    else:
+        covariances = factors**-2.0
+    bound, change, n_iter = -np.inf, np.inf, 0
+    while n_iter < max_iter and not abs(change) < tol:
+        log_prob, r = gmm_estep(data, pi, mu, factors, covariance_type)
+        previous, bound = bound, float(np.average(log_prob, weights=mass))
+        change = bound - previous
+        r = r * mass[:, None]
+        counts = r.sum(axis=0)
+        pi, mu = counts / counts.sum(), r.T @ data / counts[:, None]
+        difference = data[:, None, :] - mu
+        scatter = np.einsum("nk,nki,nkj->kij", r, difference, difference)
+        covariances = _pool(scatter, counts, covariance_type, reg_covar)
+        if covariance_type in ("full", "tied"):
+            lower = np.linalg.cholesky(covariances)
+            factors = np.linalg.inv(lower).swapaxes(-1, -2)
+        else:
+            factors = covariances**-0.5
+        n_iter += 1
+    converged = n_iter > 0 and abs(change) < tol
+    return GmmFit(pi, mu, covariances, factors, bound, n_iter, converged, FitStatus.OK)
+
+
+def _pool(scatter: Array, counts: Array, covariance_type: str, reg_covar: float) -> Array:
+    """Covariances of a type from each component's scatter about its mean."""
+    eye = np.eye(scatter.shape[-1])
+    if covariance_type == "tied":
+        return np.asarray(scatter.sum(axis=0) / counts.sum() + reg_covar * eye)
+    covariances = scatter / counts[:, None, None] + reg_covar * eye
+    if covariance_type == "full":
+        return np.asarray(covariances)
+    variances = np.einsum("kii->ki", covariances)
+    return np.asarray(variances if covariance_type == "diag" else variances.mean(axis=1))
 
 
 def bernoulli_loss(

@@ -9,6 +9,21 @@ namespace elbokit {
 
 enum class Covariance { full, tied, diag, spherical };
 
+// Entries of one mixture's covariances, precisions_cholesky or second moments.
+inline std::int64_t covariance_size(Covariance covariance, std::int64_t n_components,
+                                    std::int64_t n_features) {
+  switch (covariance) {
+    case Covariance::full:
+      return n_components * n_features * n_features;
+    case Covariance::tied:
+      return n_features * n_features;
+    case Covariance::diag:
+      return n_components * n_features;
+    default:
+      return n_components;
+  }
+}
+
 // One mixture, in double. Shapes of precisions_cholesky are scikit-learn's: full (K, D, D) and
 // tied (D, D) upper triangular with y = (x - mean) P; diag (K, D); spherical (K).
 struct GmmParameters {
@@ -22,6 +37,8 @@ struct GmmRows {
   std::int64_t n_samples;
   Matrix<const T> x;              // (n_samples, n_features), any strides
   Vector<const T> sample_weight;  // optional
+  // Where set, T is double and these are the rows, in place of x: widened as they are read.
+  Matrix<const float> narrow{};
 };
 
 // Each optional. log_prob[n] = log p(x_n); responsibilities (n_samples, n_components),

@@ -8,7 +8,7 @@ __all__ = ["ConvergenceMonitor"]
 
 
 class ConvergenceMonitor:
-    """Record the bound of one EM run, print its progress and tell when it stops rising.
+    """Know the bound before and after one EM run, and print its progress.
 
     Parameters
     ----------
@@ -23,8 +23,8 @@ class ConvergenceMonitor:
 
     Attributes
     ----------
-    lower_bounds : list of float
-        Bound of each iteration.
+    lower_bound : float
+        The latest bound known.
     converged : bool
         Whether the last change was below `tol`.
     """
@@ -35,15 +35,14 @@ class ConvergenceMonitor:
         self.tol = tol
         self.verbose = int(verbose)
         self.verbose_interval = verbose_interval
-        self.lower_bounds: list[float] = []
+        self.lower_bound = lower_bound
         self.converged = False
-        self._lower_bound = lower_bound
         self._start = self._last = time()
 
     @property
-    def lower_bound(self) -> float:
-        """The latest bound."""
-        return self._lower_bound
+    def progress_interval(self) -> int:
+        """Number of iterations between two calls of :meth:`progress`; 0 means none."""
+        return int(self.verbose_interval) if self.verbose else 0
 
     def begin(self, init: int) -> None:
         """Announce initialisation number `init`."""
@@ -51,27 +50,9 @@ class ConvergenceMonitor:
         if self.verbose:
             print(f"Initialization {init}")
 
-    def update(self, lower_bound: float) -> bool:
-        """Record the bound of one more iteration.
-
-        Parameters
-        ----------
-        lower_bound : float
-            The bound, per sample.
-
-        Returns
-        -------
-        converged : bool
-            Whether to stop.
-        """
-        change = lower_bound - self._lower_bound
-        self._lower_bound = lower_bound
-        self.lower_bounds.append(lower_bound)
-        self.converged = abs(change) < self.tol
-        n_iter = len(self.lower_bounds)
-        if self.verbose and n_iter % self.verbose_interval == 0:
-            self._print_iteration(n_iter, change)
-        return self.converged
+    def finish(self, lower_bound: float, converged: bool) -> None:
+        """Record the bound and the outcome of the run."""
+        self.lower_bound, self.converged = lower_bound, converged
 
     def end(self) -> None:
         """Report the result of the run."""
@@ -81,11 +62,11 @@ class ConvergenceMonitor:
         elif self.verbose >= 2:
             print(
                 f"Initialization {outcome}. time lapse {time() - self._start:.5f}s\t lower bound"
-                f" {self._lower_bound:.5f}."
+                f" {self.lower_bound:.5f}."
             )
 
-    def _print_iteration(self, n_iter: int, change: float) -> None:
-        """Print one line in scikit-learn's wording."""
+    def progress(self, n_iter: int, change: float) -> None:
+        """Print one line in scikit-learn's wording: iterations done, and the bound's change."""
         if self.verbose == 1:
             print(f"  Iteration {n_iter}")
             return

@@ -1,4 +1,4 @@
-"""One run of EM from given parameters."""
+"""One run of EM from given parameters; its loop is the core's."""
 
 from __future__ import annotations
 
@@ -7,11 +7,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from elbokit import ops
-from elbokit._types import GmmStatistics
+from elbokit import _core
+from elbokit._gmm_fit import fit_error
 from elbokit.mixture._convergence import ConvergenceMonitor
-from elbokit.mixture._parameters import GmmParameters, SingularCovarianceError
-from elbokit.mixture._update import below_resolution, empty_below, update_parameters
+from elbokit.mixture._parameters import GmmParameters
 
 __all__ = ["EmRun", "run_em"]
 
@@ -34,7 +33,7 @@ def run_em(
     max_iter: int,
     monitor: ConvergenceMonitor,
 ) -> EmRun:
-    """Iterate EM until the monitor stops it.
+    """Iterate EM until the bound stops rising.
 
     Parameters
     ----------
@@ -43,7 +42,7 @@ def run_em(
     sample_weight : ndarray of shape (n_samples,) or None
         Weights of the samples.
     start : GmmParameters
-        Parameters before the first E-step.
+        Parameters before the first E-step; they stay as they are.
     covariance_type : {'full', 'tied', 'diag', 'spherical'}
         Shape of the covariances.
     reg_covar : float
@@ -51,7 +50,7 @@ def run_em(
     max_iter : int
         Largest number of iterations.
     monitor : ConvergenceMonitor
-        Records the bounds and decides when to stop.
+        Knows the bound before the first iteration and the tolerance, and prints.
 
     Returns
     -------
@@ -59,42 +58,45 @@ def run_em(
         As in scikit-learn, the bound of an iteration is that of its E-step, so it belongs
         to the parameters before the iteration's M-step.
 
+    Raises
+    ------
+    SingularCovarianceError
+        If a covariance is not positive definite.
+    ValueError
+        If no component has any responsibility left.
+
     Notes
     -----
     An iteration is one fused pass over `X` for the statistics, and the closed-form update;
     parameters stay in float64 whatever the data. Only where float32 sums cannot resolve a
     covariance (condition numbers near 1e7) is the iteration repeated in float64.
     """
-    mass = float(len(X)) if sample_weight is None else float(sample_weight.sum())
-    threshold = empty_below(mass, len(X))
-    single = X.dtype == np.float32
-    parameters, exact = start, X
-
-    def iterate(data: npt.NDArray[Any]) -> tuple[GmmStatistics, GmmParameters]:
-        statistics = ops.gmm_statistics(
-            data,
-            parameters.weights,
-            parameters.means,
-            parameters.precisions_cholesky,
-            covariance_type,
-            sample_weight=sample_weight,
-        )
-        return statistics, update_parameters(
-            statistics, parameters, covariance_type, reg_covar, threshold
-        )
-
-    for _ in range(max_iter):
-        try:
-            statistics, updated = iterate(X)
-            coarse = single and below_resolution(statistics, updated, covariance_type)
-        except SingularCovarianceError:
-            if not single:
-                raise
-            coarse = True
-        if coarse:
-            exact = exact.astype(np.float64, copy=False)
-            statistics, updated = iterate(exact)
-        parameters = updated
-        if monitor.update(float(statistics.log_likelihood) / mass):
-            break
-    return EmRun(parameters, monitor.lower_bound, monitor.lower_bounds, monitor.converged)
+    weights, means, covariances, factors = (
+        np.array(array[None], dtype=np.float64, order="C") for array in start
+    )
+    bound, outcome = np.array([monitor.lower_bound]), np.empty((1, 4), dtype=np.int64)
+    lower_bounds = _core.gmm_fit(
+        X[None],
+        None,
+        None if sample_weight is None else sample_weight[None],
+        covariance_type,
+        weights,
+        means,
+        covariances,
+        factors,
+        float(monitor.tol),
+        float(reg_covar),
+        min(int(max_iter), np.iinfo(np.int64).max),
+        bound,
+        outcome,
+        monitor.progress,
+        monitor.progress_interval,
+    )
+    _, converged, status, component = outcome[0].tolist()
+    given = "weights_init, means_init and precisions_init"
+    error = fit_error(status, component, covariance_type, given)
+    if error is not None:
+        raise error
+    monitor.finish(float(bound[0]), bool(converged))
+    parameters = GmmParameters(weights[0], means[0], covariances[0], factors[0])
+    return EmRun(parameters, monitor.lower_bound, lower_bounds, monitor.converged)

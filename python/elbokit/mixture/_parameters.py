@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from elbokit import _core
+from elbokit._types import SingularCovarianceError, singular_covariance
 
 __all__ = [
     "GmmParameters",
@@ -45,10 +46,6 @@ class GmmParameters(NamedTuple):
     precisions_cholesky: Array
 
 
-class SingularCovarianceError(ValueError):
-    """A component's covariance is not positive definite."""
-
-
 def covariance_shape(covariance_type: str, n_components: int, n_features: int) -> tuple[int, ...]:
     """Return the shape of covariances, precisions and their factors."""
     return {
@@ -59,9 +56,7 @@ def covariance_shape(covariance_type: str, n_components: int, n_features: int) -
     }[covariance_type]
 
 
-def precisions_cholesky_from_covariances(
-    covariances: Array, covariance_type: str, components: npt.NDArray[np.intp] | None = None
-) -> Array:
+def precisions_cholesky_from_covariances(covariances: Array, covariance_type: str) -> Array:
     """Factor the precisions, ``Sigma^-1 = P P^T`` with P upper triangular.
 
     Parameters
@@ -70,8 +65,6 @@ def precisions_cholesky_from_covariances(
         Covariances in the shape of `covariance_type`.
     covariance_type : {'full', 'tied', 'diag', 'spherical'}
         Shape of the covariances.
-    components : ndarray of int, default=None
-        Numbers of the components given, for the error; None means 0, 1, ...
 
     Returns
     -------
@@ -87,24 +80,14 @@ def precisions_cholesky_from_covariances(
     -----
     With ``Sigma = L L^T`` the factor is ``P = L^-T``.
     """
-    if covariance_type == "tied":
-        factors = np.empty_like(covariances[None])
-        if _core.precision_cholesky(np.ascontiguousarray(covariances[None]), factors) >= 0:
-            raise _singular("the tied covariance")
-        return np.asarray(factors[0])
-    if components is None:
-        components = np.arange(len(covariances))
-    if covariance_type == "full":
-        factors = np.empty_like(covariances)
-        failed = _core.precision_cholesky(np.ascontiguousarray(covariances), factors)
-        if failed >= 0:
-            raise _singular(f"component {components[failed]}")
-        return factors
-    variances = covariances.reshape(len(covariances), -1)
-    regular = ((variances > 0.0) & np.isfinite(variances)).all(axis=1)
-    if not regular.all():
-        raise _singular(f"component {components[np.argmin(regular)]}")
-    return np.asarray(1.0 / np.sqrt(covariances))
+    covariances = np.ascontiguousarray(covariances)
+    factors = np.empty_like(covariances)
+    failed = _core.gmm_factors(
+        covariance_type, *_sizes(covariances, covariance_type), covariances[None], factors[None]
+    )
+    if failed >= 0:
+        raise singular_covariance(None if covariance_type == "tied" else failed)
+    return factors
 
 
 def precisions_cholesky_from_precisions(precisions: Array, covariance_type: str) -> Array:
@@ -173,17 +156,16 @@ def precisions_from_cholesky(factors: Array, covariance_type: str) -> Array:
 
 def covariances_from_cholesky(factors: Array, covariance_type: str) -> Array:
     """Invert the precisions: ``P^-T P^-1``, or ``P^-2`` for 'diag' and 'spherical'."""
-    if covariance_type in ("diag", "spherical"):
-        return np.asarray(factors**-2.0)
-    inverse = np.linalg.inv(factors)
-    return np.asarray(inverse.swapaxes(-1, -2) @ inverse)
-
-
-def _singular(owner: str) -> SingularCovarianceError:
-    """Build the error; its first two sentences are scikit-learn's."""
-    return SingularCovarianceError(
-        "Fitting the mixture model failed because some components have ill-defined "
-        "empirical covariance (for instance caused by singleton or collapsed samples). "
-        "Try to decrease the number of components, increase reg_covar, or scale the "
-        f"input data. The first one that is not positive definite: {owner}."
+    factors = np.ascontiguousarray(factors)
+    covariances = np.empty_like(factors)
+    _core.gmm_covariances(
+        covariance_type, *_sizes(factors, covariance_type), factors[None], covariances[None]
     )
+    return covariances
+
+
+def _sizes(array: Array, covariance_type: str) -> tuple[int, int]:
+    """Return n_components (1 for 'tied') and n_features (1 for 'spherical') by an array's shape."""
+    if covariance_type == "tied":
+        return 1, array.shape[0]
+    return array.shape[0], 1 if covariance_type == "spherical" else array.shape[1]

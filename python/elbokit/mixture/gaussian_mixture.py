@@ -14,7 +14,11 @@ import numpy.typing as npt
 from sklearn.base import BaseEstimator
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_random_state
-from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils._param_validation import (
+    Interval,
+    StrOptions,
+    validate_parameter_constraints,
+)
 from sklearn.utils.validation import validate_data
 
 from elbokit.mixture._convergence import ConvergenceMonitor
@@ -223,6 +227,13 @@ class GaussianMixture(FittedGaussianMixture):
             See :meth:`fit`.
         """
         return self.fit(X, y, sample_weight).predict(X)
+
+    def _validate_params(self) -> None:
+        """Check the parameters as scikit-learn does, without reading a signature each time."""
+        values = {name: getattr(self, name) for name in self._parameter_constraints}
+        validate_parameter_constraints(
+            self._parameter_constraints, values, caller_name=type(self).__name__
+        )
 
     def _fit(self, X: npt.ArrayLike, sample_weight: npt.ArrayLike | None) -> None:
         """Validate, run EM `n_init` times and keep the best run."""

@@ -1,0 +1,56 @@
+// The closed-form M-step, in double.
+#pragma once
+
+#include <vector>
+
+#include "dispatch/workspaces.h"
+#include "elbokit/gmm_fit.h"
+
+namespace elbokit::cpu {
+
+struct GmmUpdateOptions {
+  double reg_covar;
+  double threshold;  // components with a count at or below it are empty
+  bool threads;      // whether others than the calling one may help
+};
+
+struct GmmUpdateResult {
+  GmmFitStatus status = GmmFitStatus::ok;
+  std::int64_t component = -1;  // the singular one
+};
+
+// Keeps its memory from update to update.
+class GmmUpdate {
+ public:
+  GmmUpdate(Covariance covariance, std::int64_t n_components, std::int64_t n_features)
+      : covariance_(covariance), k_(n_components), d_(n_features) {}
+
+  // Maximises the expected complete log-likelihood: with m_k = S1_k / N_k about the previous mean
+  // c_k, mu_k = c_k + m_k and Sigma_k = S2_k / N_k - m_k m_k^T + reg_covar I, exact for any c_k and
+  // free of cancellation as the means settle. tied pools over the components, spherical averages
+  // over the features.
+  GmmUpdateResult run(const GmmStatistics& statistics, const GmmEstimate& previous,
+                      const GmmUpdateOptions& options, const GmmEstimate& next);
+
+  // Whether sums of float32 products are too coarse for the covariances made from them: some
+  // variance, given the features before it (the pivots of the Cholesky factorisation), is below
+  // four rounding errors of the second moment that it came from.
+  bool below_resolution(const GmmStatistics& statistics, const GmmEstimate& updated) const;
+
+ private:
+  bool set_weights(const double* counts, double threshold, double* weights);
+  void move_means(const GmmStatistics& statistics, const double* previous, double* means);
+  void set_covariance(const GmmStatistics& statistics, std::int64_t k, double* covariances) const;
+  void set_tied_covariance(const GmmStatistics& statistics, double* covariance) const;
+  void keep_empty(const GmmEstimate& previous, const GmmEstimate& next) const;
+  bool alive(std::int64_t k) const { return counts_[k] > 0.0; }
+
+  Covariance covariance_;
+  std::int64_t k_, d_;
+  double total_ = 0.0;
+  std::vector<double> counts_;  // 0 where empty
+  std::vector<double> shift_;   // m_k, 0 where empty
+  dispatch::Workspaces<double> workspaces_;
+};
+
+}  // namespace elbokit::cpu

@@ -1,0 +1,91 @@
+// EM for mixtures of Gaussians: whole runs, and the closed-form M-step that they share with the
+// initialisation.
+#pragma once
+
+#include <vector>
+
+#include "elbokit/gmm.h"
+
+namespace elbokit {
+
+// One mixture's parameters where they are updated; shapes as in GmmParameters, covariances in the
+// shape of precisions_cholesky.
+struct GmmEstimate {
+  double *weights, *means, *covariances, *precisions_cholesky;
+};
+
+enum class GmmFitStatus {
+  ok,
+  singular_covariance,  // of GmmFit::component; -1 for the one of tied
+  no_component,         // the density of every sample under every component is zero
+  overflow,             // statistics with NaN or infinity, in float64 too
+};
+
+struct GmmFitOptions {
+  double tol;        // converged when the bound changes by less
+  double reg_covar;  // added to the variances
+  std::int64_t max_iter;
+};
+
+// Rows and weights of one mixture; the weights in double, whatever the rows are.
+template <class T>
+struct GmmFitRows {
+  std::int64_t n_samples;
+  Matrix<const T> x;
+  Vector<const double> sample_weight;  // optional
+};
+
+// One run. At any time the estimate is the one after the last complete iteration.
+struct GmmFit {
+  GmmEstimate estimate;  // in: the start
+  double lower_bound;    // in: the bound before the first iteration, or -inf; per sample
+  std::int64_t n_iter = 0;
+  bool converged = false;
+  GmmFitStatus status = GmmFitStatus::ok;
+  std::int64_t component = -1;
+  std::vector<double>* lower_bounds = nullptr;  // optional: each iteration's is appended
+};
+
+// Called on the thread that called gmm_fit, between two iterations or more rarely. What it throws
+// ends all runs and leaves gmm_fit.
+class GmmFitObserver {
+ public:
+  virtual ~GmmFitObserver() = default;
+  // `change` is that of the bound.
+  virtual void iteration(const GmmFit& fit, double change) = 0;
+  // While other threads work, about every 50 ms.
+  virtual void pause() = 0;
+};
+
+namespace cpu {
+
+// Runs EM on n_mixtures mixtures of one shape, each from its estimate until the bound changes by
+// less than tol, max_iter iterations are done, or an M-step fails, which ends that run alone. The
+// bound of an iteration is that of its E-step. A component with a count at or below gmm_empty_below
+// keeps its mean and covariance and gets weight 0. Where float32 sums cannot resolve a covariance
+// the iteration is repeated in double. The same bits for any number of threads, and for a mixture
+// alone or in a batch.
+template <class T>
+void gmm_fit(std::int64_t n_mixtures, Covariance covariance, std::int64_t n_components,
+             std::int64_t n_features, const GmmFitRows<T>* rows, const GmmFitOptions& options,
+             GmmFit* fits, GmmFitObserver& observer);
+
+// Ten rounding errors of the average sample. scikit-learn adds this to every count; below it that
+// term, not the data, would decide where a component goes.
+double gmm_empty_below(double mass, std::int64_t n_samples);
+
+// Adds reg_covar to the variances. Those within the rounding of the means are set to zero first, so
+// that without regularisation a constant column is always an error, not a matter of luck.
+void gmm_regularise(Covariance covariance, std::int64_t n_components, std::int64_t n_features,
+                    const double* means, double reg_covar, double* covariances);
+
+// Factors P of the precisions, Sigma^-1 = P P^T, from the covariances and back. The first returns
+// the component (0 for tied) whose covariance is not positive definite, or -1.
+std::int64_t gmm_factors(Covariance covariance, std::int64_t n_components, std::int64_t n_features,
+                         const double* covariances, double* precisions_cholesky);
+void gmm_covariances(Covariance covariance, std::int64_t n_components, std::int64_t n_features,
+                     const double* precisions_cholesky, double* covariances);
+
+}  // namespace cpu
+
+}  // namespace elbokit
