@@ -1,0 +1,104 @@
+"""Well separated components: what is skipped must stay below the rounding of the sums."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from test_gmm import COVARIANCE_TYPES, RELATIVE, assert_close, check, random_mixture
+
+from elbokit import _core, ops, reference
+
+SHAPES = [(3001, 5, 7), (2500, 13, 9), (1999, 24, 6), (2100, 31, 12), (1500, 50, 20), (900, 70, 9)]
+
+
+def separated(
+    rng: np.random.Generator, covariance_type: str, n: int, d: int, k: int, spread: float = 30.0
+) -> tuple[np.ndarray, tuple]:
+    """Draw rows about means `spread` standard deviations apart, and a mixture that fits them."""
+    mixture = random_mixture(rng, covariance_type, k, d, spread=spread / np.sqrt(d))
+    X = mixture[1][rng.integers(k, size=n)] + rng.normal(size=(n, d))
+    return X, mixture
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("covariance_type", COVARIANCE_TYPES)
+@pytest.mark.parametrize(("n", "d", "k"), SHAPES)
+def test_separated(
+    cpu_level: str, covariance_type: str, n: int, d: int, k: int, dtype: type
+) -> None:
+    rng = np.random.default_rng(n)
+    X, mixture = separated(rng, covariance_type, n, d, k)
+    check(X.astype(dtype), mixture, covariance_type, None)
+    check(X.astype(dtype), mixture, covariance_type, rng.uniform(0, 3, n) * (rng.random(n) > 0.2))
+
+
+@pytest.mark.parametrize("covariance_type", COVARIANCE_TYPES)
+@pytest.mark.parametrize("d", [9, 40])
+def test_separated_among_overlapping(cpu_level: str, covariance_type: str, d: int) -> None:
+    """Half of the components share rows, half do not."""
+    rng = np.random.default_rng(d)
+    _, (weights, means, factor) = separated(rng, covariance_type, 1, d, 12)
+    means[:6] = rng.normal(size=(6, d)) / np.sqrt(d)
+    X = means[rng.integers(12, size=2000)] + rng.normal(size=(2000, d))
+    check(X.astype(np.float32), (weights, means, factor), covariance_type, None)
+    X[::101] += 80  # far from all, where a tiny responsibility carries a large square
+    check(X, (weights, means, factor), covariance_type, None)
+
+
+@pytest.mark.parametrize("d", [6, 40])
+@pytest.mark.parametrize("covariance_type", ["full", "diag"])
+def test_component_that_keeps_little(cpu_level: str, covariance_type: str, d: int) -> None:
+    """Half of the weight on a component that no row is near: its few sums must not be lost."""
+    rng = np.random.default_rng(3)
+    X, (weights, means, factor) = separated(rng, covariance_type, 1500, d, 8)
+    weights[:] = 0.5 / 7
+    weights[0] = 0.5
+    at_first = ((X - means[0]) ** 2).sum(axis=1) < 4 * d
+    X = X[~at_first].astype(np.float32)
+    unit = np.eye(d) if covariance_type == "full" else np.ones(d)
+    factor[0] = unit  # spherical about its mean, and moved to where it is small but not nothing
+    means[0] = means[1] + 12 / np.sqrt(d)
+    exact = reference.gmm_statistics(X, weights, means, factor, covariance_type)
+    assert 0 < exact.counts[0] < 1e-6
+    got = ops.gmm_statistics(X, weights, means, factor, covariance_type)
+    assert_close(got.counts, exact.counts, RELATIVE[np.float32])
+    for ours, theirs in zip(got[:3], exact[:3], strict=True):
+        np.testing.assert_allclose(ours[0], theirs[0], rtol=0, atol=1e-3 * np.abs(theirs[0]).max())
+
+
+@pytest.mark.parametrize("covariance_type", COVARIANCE_TYPES)
+@pytest.mark.usefixtures("restore_threads")
+def test_separated_on_any_number_of_threads(cpu_level: str, covariance_type: str) -> None:
+    rng = np.random.default_rng(4)
+    X, mixture = separated(rng, covariance_type, 20_011, 26, 9)
+    results = []
+    for threads in (1, 3):
+        _core.set_num_threads(threads)
+        results.append(ops.gmm_statistics(X.astype(np.float32), *mixture, covariance_type))
+    for one, other in zip(*results, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_separated_in_any_memory_order(cpu_level: str, order: str) -> None:
+    rng = np.random.default_rng(5)
+    X, mixture = separated(rng, "full", 1003, 29, 7)
+    check(np.asarray(X, np.float32, order=order), mixture, "full", None)
+    check(X.astype(np.float32)[::-2], mixture, "full", None)
+
+
+def test_separated_float32_in_double(cpu_level: str) -> None:
+    """A feature that float32 sums cannot resolve: rows are widened as the lists are taken."""
+    rng = np.random.default_rng(6)
+    X, (weights, means, _) = separated(rng, "full", 2000, 26, 5)
+    X[:, 3] = X[:, 2] + 1e-4 * rng.normal(size=len(X))
+    X = X.astype(np.float32)
+    factor = np.tile(np.eye(26), (5, 1, 1))
+    fits = [
+        ops.gmm_fit(data, weights, means, factor, "full", tol=0.0, max_iter=4, reg_covar=0.0)
+        for data in (X, X.astype(np.float64))
+    ]
+    np.testing.assert_allclose(fits[0].means, fits[1].means, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(
+        fits[0].precisions_cholesky, fits[1].precisions_cholesky, rtol=1e-3, atol=1e-2
+    )
