@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from test_gmm import COVARIANCE_TYPES, RELATIVE, assert_close, check, random_mixture
 
 from elbokit import _core, ops, reference
+from test_gmm import COVARIANCE_TYPES, RELATIVE, assert_close, check, random_mixture
 
 SHAPES = [(3001, 5, 7), (2500, 13, 9), (1999, 24, 6), (2100, 31, 12), (1500, 50, 20), (900, 70, 9)]
 
@@ -102,3 +102,18 @@ def test_separated_float32_in_double(cpu_level: str) -> None:
     np.testing.assert_allclose(
         fits[0].precisions_cholesky, fits[1].precisions_cholesky, rtol=1e-3, atol=1e-2
     )
+
+
+@pytest.mark.parametrize("covariance_type", COVARIANCE_TYPES)
+def test_row_that_no_component_reaches_among_many_features(
+    cpu_level: str, covariance_type: str
+) -> None:
+    """Such a row has no posterior mean either, and must not enter the second moments."""
+    rng = np.random.default_rng(8)
+    mixture = random_mixture(rng, covariance_type, 5, 9)
+    X = rng.normal(size=(70, 9)).astype(np.float32)
+    exact = reference.gmm_statistics(X, *mixture, covariance_type)
+    unreached = np.concatenate([X, np.full((1, 9), 1e25, np.float32)])
+    got = ops.gmm_statistics(unreached, *mixture, covariance_type, [1.0] * 70 + [0.0])
+    for ours, theirs in zip(got, exact, strict=True):
+        assert_close(ours, theirs, RELATIVE[np.float32])

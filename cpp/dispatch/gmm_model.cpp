@@ -48,25 +48,75 @@ void PreparedGmm<T>::assign(const GmmParameters& p) {
   set_shape(p);
   place_centers(p);
   set_log_constants(p);
-  if (model_.family == Family::full)
-    pack_full(p);
-  else
-    pack_diag(p);
+  switch (model_.family) {
+    case Family::full:
+      return pack_full(p);
+    case Family::diag:
+      return pack_diag(p);
+    case Family::tied:
+      return pack_tied(p);
+  }
+}
+
+template <class T>
+Family PreparedGmm<T>::family_of(const GmmParameters& p) {
+  switch (p.covariance) {
+    case Covariance::full:
+      return Family::full;
+    case Covariance::tied:
+      return whitening_pays(p) ? Family::tied : Family::full;
+    default:
+      return Family::diag;
+  }
+}
+
+// Whether whitening the rows once costs less than each component's own triangle, and loses nothing:
+// the whitened coordinates are rounded relative to their distance from the pivot.
+template <class T>
+bool PreparedGmm<T>::whitening_pays(const GmmParameters& p) {
+  constexpr double most_spread = sizeof(T) == 4 ? 16 : 1e4;  // standard deviations
+  const auto d = static_cast<double>(p.n_features), k = static_cast<double>(p.n_components);
+  if (p.n_features <= kSmallFeatures || d * d + 5 * k * d + k * k / 2 > 0.9 * k * (d * d + 3 * d))
+    return false;
+  place_pivot(p);
+  for (std::int64_t c = 0; c < p.n_components; ++c) {
+    std::fill(exact_bias_.begin(), exact_bias_.end(), 0.0);
+    for (std::int64_t j = 0; j < p.n_features; ++j) {
+      const double offset = p.means[c * p.n_features + j] - static_cast<double>(pivot_[j]);
+      for (std::int64_t i = j; i < p.n_features; ++i)
+        exact_bias_[i] += std::fabs(factor_entry(p, c, j, i) * offset);
+    }
+    if (*std::max_element(exact_bias_.begin(), exact_bias_.end()) > most_spread) return false;
+  }
+  return true;
+}
+
+// The pivot: the mean of the mixture, rounded.
+template <class T>
+void PreparedGmm<T>::place_pivot(const GmmParameters& p) {
+  const double total = std::accumulate(p.weights, p.weights + p.n_components, 0.0);
+  exact_bias_.resize(p.n_features);
+  pivot_.assign(whole_tiles(p.n_features), T(0));
+  for (std::int64_t j = 0; j < p.n_features; ++j) {
+    double mean = 0.0;
+    for (std::int64_t k = 0; k < p.n_components; ++k)
+      mean += p.weights[k] / total * p.means[k * p.n_features + j];
+    pivot_[j] = static_cast<T>(mean);
+  }
 }
 
 template <class T>
 void PreparedGmm<T>::set_shape(const GmmParameters& p) {
-  const bool tied = p.covariance == Covariance::tied;
-  const bool full = tied || p.covariance == Covariance::full;
-  const Family family = full ? Family::full : Family::diag;
+  const Family family = family_of(p);
+  const bool shared = family == Family::full && p.covariance == Covariance::tied;
   const std::int64_t d = p.n_features, k = p.n_components;
   if (model_.n_components == k && model_.n_features == d && model_.family == family &&
-      tied == (full && model_.factor_stride == 0))
+      shared == (family == Family::full && model_.factor_stride == 0))
     return;
   model_.family = family;
   model_.n_features = d;
   model_.n_components = k;
-  model_.padded_features = full && column_tile(d) > 1 ? whole_tiles(d) : d;
+  model_.padded_features = family != Family::diag && column_tile(d) > 1 ? whole_tiles(d) : d;
   model_.padded_components = whole_tiles(k);
   center_.assign(model_.padded_components * model_.padded_features, T(0));
   residual_.resize(k * d);
@@ -74,23 +124,36 @@ void PreparedGmm<T>::set_shape(const GmmParameters& p) {
   drop_below_.resize(k);
   exact_bias_.resize(d);
   log_const_.assign(model_.padded_components, -std::numeric_limits<T>::infinity());
-  if (full) {
-    const std::int64_t tile = column_tile(d);
-    std::int64_t size = 0;  // of one packed factor
-    for (std::int64_t i = 0; i < model_.padded_features; i += tile) size += (i + tile) * tile;
-    model_.factor_stride = tied ? 0 : size;
-    factor_.assign(tied ? size : k * size, T(0));
+  const std::int64_t triangle = packed_triangle_size();
+  const std::int64_t factors = shared ? 1 : k;
+  if (family == Family::full) {
+    model_.factor_stride = shared ? 0 : triangle;
+    factor_.assign(factors * triangle, T(0));
     bias_.assign(k * model_.padded_features, T(0));
   } else {
     model_.factor_stride = d * 3 * kTile;
     factor_.assign(model_.padded_components / kTile * model_.factor_stride, T(0));
-    bias_.clear();
+    const bool tied = family == Family::tied;
+    bias_.assign(tied ? model_.padded_features : 0, T(0));
+    whitener_.assign(tied ? triangle : 0, T(0));
+    offset_.assign(tied ? k * model_.padded_features : 0, T(0));
   }
+  model_.pivot = pivot_.data();
+  model_.whitener = whitener_.data();
+  model_.offset = offset_.data();
   model_.center = center_.data();
   model_.log_const = log_const_.data();
   model_.drop_below = drop_below_.data();
   model_.factor = factor_.data();
   model_.bias = bias_.data();
+}
+
+template <class T>
+std::int64_t PreparedGmm<T>::packed_triangle_size() const {
+  const std::int64_t tile = column_tile(model_.n_features);
+  std::int64_t size = 0;
+  for (std::int64_t i = 0; i < model_.padded_features; i += tile) size += (i + tile) * tile;
+  return size;
 }
 
 template <class T>
@@ -125,17 +188,21 @@ void PreparedGmm<T>::set_log_constants(const GmmParameters& p) {
     drop_below_[k] = static_cast<T>(kDropped<T> * p.weights[k] / total);
 }
 
+// Component k's factor, down to the diagonal, tile by tile of its columns.
+template <class T>
+void PreparedGmm<T>::pack_triangle(const GmmParameters& p, std::int64_t k, T* out) const {
+  const std::int64_t d = p.n_features, tile = column_tile(d);
+  for (std::int64_t i = 0; i < model_.padded_features; i += tile)
+    for (std::int64_t j = 0; j < i + tile; ++j)
+      for (std::int64_t c = i; c < i + tile; ++c, ++out)
+        if (j <= c && c < d) *out = static_cast<T>(kScale * factor_entry(p, k, j, c));
+}
+
 template <class T>
 void PreparedGmm<T>::pack_full(const GmmParameters& p) {
   const std::int64_t d = p.n_features, padded = model_.padded_features;
-  const std::int64_t tile = column_tile(d);
-  for (std::int64_t k = 0; k < (p.covariance == Covariance::tied ? 1 : p.n_components); ++k) {
-    T* out = factor_.data() + k * model_.factor_stride;
-    for (std::int64_t i = 0; i < padded; i += tile)
-      for (std::int64_t j = 0; j < i + tile; ++j)
-        for (std::int64_t c = i; c < i + tile; ++c, ++out)
-          if (j <= c && c < d) *out = static_cast<T>(kScale * factor_entry(p, k, j, c));
-  }
+  for (std::int64_t k = 0; k < (p.covariance == Covariance::tied ? 1 : p.n_components); ++k)
+    pack_triangle(p, k, factor_.data() + k * model_.factor_stride);
   if (std::is_same_v<T, double>) return;  // nothing was rounded
   for (std::int64_t k = 0; k < p.n_components; ++k) {
     std::fill(exact_bias_.begin(), exact_bias_.end(), 0.0);
@@ -159,6 +226,29 @@ void PreparedGmm<T>::pack_diag(const GmmParameters& p) {
       out[tile] = static_cast<T>(precision);
       out[2 * tile] = static_cast<T>(precision * residual(k)[j]);
     }
+}
+
+// The components in whitened coordinates, as pack_diag packs them.
+template <class T>
+void PreparedGmm<T>::pack_tied(const GmmParameters& p) {
+  constexpr std::int64_t tile = kTile;
+  const std::int64_t d = p.n_features;
+  pack_triangle(p, 0, whitener_.data());
+  for (std::int64_t k = 0; k < p.n_components; ++k) {
+    std::fill(exact_bias_.begin(), exact_bias_.end(), 0.0);
+    for (std::int64_t j = 0; j < d; ++j) {
+      const double offset = p.means[k * d + j] - static_cast<double>(pivot_[j]);
+      offset_[k * model_.padded_features + j] = static_cast<T>(offset);
+      for (std::int64_t i = j; i < d; ++i)
+        exact_bias_[i] += kScale * factor_entry(p, k, j, i) * offset;
+    }
+    for (std::int64_t j = 0; j < d; ++j) {
+      T* const out = factor_.data() + (k / tile) * model_.factor_stride + j * 3 * tile + k % tile;
+      out[0] = static_cast<T>(exact_bias_[j]);
+      out[tile] = T(1);
+      out[2 * tile] = static_cast<T>(exact_bias_[j] - static_cast<double>(out[0]));
+    }
+  }
 }
 
 template class PreparedGmm<float>;

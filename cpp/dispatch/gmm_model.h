@@ -25,15 +25,22 @@ class PreparedGmm {
   const double* residual(std::int64_t k) const { return residual_.data() + k * model_.n_features; }
 
  private:
+  Family family_of(const GmmParameters& parameters);
+  bool whitening_pays(const GmmParameters& parameters);
+  void place_pivot(const GmmParameters& parameters);
   void set_shape(const GmmParameters& parameters);
+  std::int64_t packed_triangle_size() const;
   void place_centers(const GmmParameters& parameters);
   void set_log_constants(const GmmParameters& parameters);
+  void pack_triangle(const GmmParameters& parameters, std::int64_t k, T* out) const;
   void pack_full(const GmmParameters& parameters);
   void pack_diag(const GmmParameters& parameters);
+  void pack_tied(const GmmParameters& parameters);
 
   GmmModel<T> model_{};
   // What fills a tile is written once, with the shape.
   std::vector<T> center_, log_const_, factor_, bias_, drop_below_;
+  std::vector<T> pivot_, whitener_, offset_;
   std::vector<double> residual_, exact_log_const_, exact_bias_;
 };
 

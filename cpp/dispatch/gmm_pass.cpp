@@ -28,62 +28,13 @@ std::int64_t power_of_two_below(double value) {
   return power;
 }
 
-std::int64_t chunk_count(const GmmParameters& p, std::int64_t n, std::size_t item_size) {
-  const std::int64_t bytes = SumsLayout(p).size() * static_cast<std::int64_t>(sizeof(double));
+std::int64_t chunk_count(const SumsLayout& layout, const GmmParameters& p, std::int64_t n,
+                         std::size_t item_size) {
+  const std::int64_t bytes = layout.size() * static_cast<std::int64_t>(sizeof(double));
   const std::int64_t room = std::clamp<std::int64_t>(kSumsBytes / bytes, 2, kMaxChunks);
   const double useful = std::min(estimated_cost(p, n, item_size) / kChunkCost,
                                  static_cast<double>(n) / static_cast<double>(kChunkRows));
   return power_of_two_below(std::min(useful, static_cast<double>(room)));
-}
-
-void add(double* to, const double* from, std::int64_t n) {
-  for (std::int64_t i = 0; i < n; ++i) to[i] += from[i];
-}
-
-// Adds the chunks' sums of component k, in order, to the first chunk's.
-void merge_component(const SumsLayout& layout, std::int64_t k, std::vector<GmmSums>& sums) {
-  const GmmSums& to = sums[0];
-  for (std::size_t c = 1; c < sums.size(); ++c) {
-    add(to.counts + k, sums[c].counts + k, 1);
-    add(to.first + k * layout.d, sums[c].first + k * layout.d, layout.d);
-    add(to.second + k * layout.second, sums[c].second + k * layout.second, layout.second);
-  }
-}
-
-// Moves component k's sums from its center to its mean, and mirrors a full second moment.
-template <class T>
-void recentre(const PreparedGmm<T>& prepared, std::int64_t k, const SumsLayout& layout,
-              const GmmSums& sums) {
-  const std::int64_t d = layout.d;
-  const double* const shift = prepared.residual(k);
-  const double count = sums.counts[k];
-  double* const first = sums.first + k * d;
-  double* const second = sums.second + k * layout.second;
-  const auto moved = [&](double value, std::int64_t i, std::int64_t j) {
-    return value - shift[i] * first[j] - shift[j] * first[i] + count * shift[i] * shift[j];
-  };
-  if (prepared.model().family == Family::full) {
-    for (std::int64_t i = 0; i < d; ++i)
-      for (std::int64_t j = 0; j <= i; ++j)
-        second[i * d + j] = second[j * d + i] = moved(second[i * d + j], i, j);
-  } else {
-    for (std::int64_t j = 0; j < d; ++j) second[j] = moved(second[j], j, j);
-  }
-  for (std::int64_t j = 0; j < d; ++j) first[j] -= count * shift[j];
-}
-
-void write_statistics(const GmmParameters& p, const SumsLayout& layout, const GmmSums& sums,
-                      const GmmStatistics& out) {
-  std::copy_n(sums.counts, layout.k, out.counts);
-  std::copy_n(sums.first, layout.k * layout.d, out.first);
-  *out.log_likelihood = sums.log_likelihood;
-  const std::int64_t per_component = p.covariance == Covariance::spherical ? 1 : layout.second;
-  const std::int64_t outputs = p.covariance == Covariance::tied ? 1 : layout.k;
-  std::fill_n(out.second, outputs * per_component, 0.0);
-  for (std::int64_t k = 0; k < layout.k; ++k)
-    for (std::int64_t i = 0; i < layout.second; ++i)
-      out.second[(outputs == 1 ? 0 : k) * per_component + (per_component == 1 ? 0 : i)] +=
-          sums.second[k * layout.second + i];
 }
 
 }  // namespace
@@ -108,40 +59,39 @@ double estimated_cost(const GmmParameters& shape, std::int64_t n, std::size_t it
 }
 
 template <class T>
-void GmmPass<T>::plan(std::int64_t n, const GmmParameters& p, std::int64_t block_rows) {
-  if (n == planned_rows_ && block_rows == planned_block_ && !sums_.empty()) return;
-  chunks_ = plan_chunks(n, block_rows, chunk_count(p, n, sizeof(T)));
-  const SumsLayout layout(p);
+void GmmPass<T>::plan(std::int64_t n, const GmmParameters& p) {
+  const SumsLayout layout(prepared_.model().family, p.n_components, p.n_features);
+  if (n == planned_rows_ && layout.size() == layout_.size() && layout.family == layout_.family)
+    return;
+  layout_ = layout;
+  const std::int64_t block_rows = ELBOKIT_KERNEL(gmm_shape<T>)(prepared_.model()).block_rows;
+  chunks_ = plan_chunks(n, block_rows, chunk_count(layout, p, n, sizeof(T)));
   memory_.resize(static_cast<std::int64_t>(chunks_.size()) * layout.size());
   sums_.clear();
   for (std::size_t c = 0; c < chunks_.size(); ++c)
     sums_.push_back(layout.at(memory_.data() + static_cast<std::int64_t>(c) * layout.size()));
   planned_rows_ = n;
-  planned_block_ = block_rows;
 }
 
 template <class T>
 void GmmPass<T>::run(const GmmRows<T>& rows, const GmmParameters& p, double mass, bool threads,
                      const GmmStatistics& out) {
   prepared_.assign(p);
-  plan(rows.n_samples, p, ELBOKIT_KERNEL(gmm_shape<T>)(prepared_.model()).block_rows);
-  add_chunks(rows, p, mass / static_cast<double>(rows.n_samples), threads);
-  if (!kept_enough(p, mass)) add_chunks(rows, p, 0.0, threads);
-  const SumsLayout layout(p);
-  for (std::int64_t k = 0; k < layout.k; ++k) recentre(prepared_, k, layout, sums_[0]);
-  write_statistics(p, layout, sums_[0], out);
+  plan(rows.n_samples, p);
+  add_chunks(rows, mass / static_cast<double>(rows.n_samples), threads);
+  if (!kept_enough(p, mass)) add_chunks(rows, 0.0, threads);
+  write(p, out);
 }
 
 template <class T>
-void GmmPass<T>::add_chunks(const GmmRows<T>& rows, const GmmParameters& p, double drop_scale,
-                            bool threads) {
+void GmmPass<T>::add_chunks(const GmmRows<T>& rows, double drop_scale, bool threads) {
   const GmmModel<T>& model = prepared_.model();
   const GmmShape shape = ELBOKIT_KERNEL(gmm_shape<T>)(model);
   const auto kernel = ELBOKIT_KERNEL(gmm_chunk<T>);
-  const SumsLayout layout(p);
+  const std::int64_t size = layout_.size();
   const auto chunks = static_cast<std::int64_t>(chunks_.size());
   for_each_task(threads, chunks, [&](std::int64_t c, int slot) {
-    std::fill_n(memory_.data() + c * layout.size(), layout.size(), 0.0);
+    std::fill_n(memory_.data() + c * size, size, 0.0);
     sums_[c].log_likelihood = 0.0;
     kernel(model, {rows,
                    chunks_[c].begin,
@@ -151,9 +101,15 @@ void GmmPass<T>::add_chunks(const GmmRows<T>& rows, const GmmParameters& p, doub
                    workspaces_.get(slot, shape.workspace),
                    static_cast<T>(drop_scale)});
   });
-  const double merge_cost = static_cast<double>(chunks * layout.size());  // about 1 ns each
-  for_each_task(threads && merge_cost > dispatch::kWorthThreads, layout.k,
-                [&](std::int64_t k, int) { merge_component(layout, k, sums_); });
+  // Chunks are added to the first one, in their order; a slice of the sums at a time.
+  constexpr std::int64_t slice = 4096;
+  const double merge_cost = static_cast<double>(chunks * size);  // about 1 ns each
+  for_each_task(threads && merge_cost > dispatch::kWorthThreads, (size + slice - 1) / slice,
+                [&](std::int64_t task, int) {
+                  const std::int64_t begin = task * slice, end = std::min(size, begin + slice);
+                  for (std::int64_t c = 1; c < chunks; ++c)
+                    for (std::int64_t i = begin; i < end; ++i) memory_[i] += memory_[c * size + i];
+                });
   for (std::int64_t c = 1; c < chunks; ++c) sums_[0].log_likelihood += sums_[c].log_likelihood;
 }
 
@@ -164,6 +120,75 @@ bool GmmPass<T>::kept_enough(const GmmParameters& p, double mass) const {
   for (std::int64_t k = 0; k < p.n_components; ++k)
     if (!(sums_[0].counts[k] >= kKept * mass * p.weights[k] / total)) return false;
   return true;
+}
+
+// Moves component k's sums from its center to its mean, and mirrors a full second moment. The tied
+// family's second moments were taken about the means.
+template <class T>
+void GmmPass<T>::recentre(std::int64_t k) const {
+  const std::int64_t d = layout_.d;
+  const double* const shift = prepared_.residual(k);
+  const double count = sums_[0].counts[k];
+  double* const first = sums_[0].first + k * d;
+  double* const second =
+      sums_[0].second + (layout_.family == Family::tied ? 0 : k) * layout_.second;
+  const auto moved = [&](double value, std::int64_t i, std::int64_t j) {
+    return value - shift[i] * first[j] - shift[j] * first[i] + count * shift[i] * shift[j];
+  };
+  if (layout_.family == Family::full)
+    for (std::int64_t i = 0; i < d; ++i)
+      for (std::int64_t j = 0; j <= i; ++j)
+        second[i * d + j] = second[j * d + i] = moved(second[i * d + j], i, j);
+  if (layout_.family == Family::diag)
+    for (std::int64_t j = 0; j < d; ++j) second[j] = moved(second[j], j, j);
+  for (std::int64_t j = 0; j < d; ++j) first[j] -= count * shift[j];
+}
+
+// The statistics from the merged sums.
+template <class T>
+void GmmPass<T>::write(const GmmParameters& p, const GmmStatistics& out) const {
+  const GmmSums& sums = sums_[0];
+  for (std::int64_t k = 0; k < layout_.k; ++k) recentre(k);
+  std::copy_n(sums.counts, layout_.k, out.counts);
+  std::copy_n(sums.first, layout_.k * layout_.d, out.first);
+  *out.log_likelihood = sums.log_likelihood;
+  if (layout_.family == Family::tied) return write_tied(out.second);
+  const std::int64_t per_component = p.covariance == Covariance::spherical ? 1 : layout_.second;
+  const std::int64_t outputs = p.covariance == Covariance::tied ? 1 : layout_.k;
+  std::fill_n(out.second, outputs * per_component, 0.0);
+  for (std::int64_t k = 0; k < layout_.k; ++k)
+    for (std::int64_t i = 0; i < layout_.second; ++i)
+      out.second[(outputs == 1 ? 0 : k) * per_component + (per_component == 1 ? 0 : i)] +=
+          sums.second[k * layout_.second + i];
+}
+
+// Adds to the moments about the posterior means what the components' centers differ from those,
+// 1/2 sum_kl G_kl (c_k - c_l)(c_k - c_l)^T = C^T (diag(G 1) - G) C with rows c_k of C.
+template <class T>
+void GmmPass<T>::write_tied(double* second) const {
+  const GmmModel<T>& model = prepared_.model();
+  const std::int64_t d = layout_.d, k = layout_.k;
+  const double* const about_means = sums_[0].second;
+  const double* const lower = about_means + d * d;
+  const auto center = [&](std::int64_t c) { return model.offset + c * model.padded_features; };
+  std::copy_n(about_means, d * d, second);
+  std::vector<double> difference(d);
+  for (std::int64_t a = 0; a < k; ++a) {
+    // difference = sum_b G_ab (c_a - c_b)
+    std::fill(difference.begin(), difference.end(), 0.0);
+    for (std::int64_t b = 0; b < k; ++b) {
+      const double g = b <= a ? lower[a * k + b] : lower[b * k + a];
+      if (a == b || g == 0.0) continue;
+      for (std::int64_t j = 0; j < d; ++j)
+        difference[j] +=
+            g * (static_cast<double>(center(a)[j]) - static_cast<double>(center(b)[j]));
+    }
+    for (std::int64_t i = 0; i < d; ++i)
+      for (std::int64_t j = 0; j <= i; ++j)
+        second[i * d + j] += static_cast<double>(center(a)[i]) * difference[j];
+  }
+  for (std::int64_t i = 0; i < d; ++i)
+    for (std::int64_t j = 0; j < i; ++j) second[j * d + i] = second[i * d + j];
 }
 
 template class GmmPass<float>;

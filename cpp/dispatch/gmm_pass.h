@@ -22,12 +22,14 @@ double estimated_cost(const GmmParameters& shape, std::int64_t n, std::size_t it
 
 // Where sums of one chunk lie in its memory.
 struct SumsLayout {
-  std::int64_t k, d, second;  // second: per component
-  explicit SumsLayout(const GmmParameters& p) : k(p.n_components), d(p.n_features) {
-    const bool full = p.covariance == Covariance::full || p.covariance == Covariance::tied;
-    second = full ? d * d : d;
+  Family family;
+  std::int64_t k, d, second;  // second: per component; tied: in all
+  SumsLayout() = default;
+  SumsLayout(Family f, std::int64_t n_components, std::int64_t n_features)
+      : family(f), k(n_components), d(n_features) {
+    second = f == Family::full ? d * d : f == Family::diag ? d : d * d + k * k;
   }
-  std::int64_t size() const { return k * (1 + d + second); }
+  std::int64_t size() const { return k * (1 + d) + (family == Family::tied ? 1 : k) * second; }
   GmmSums at(double* base) const { return {base, base + k, base + k * (1 + d), 0.0}; }
 };
 
@@ -39,13 +41,16 @@ class GmmPass {
            const GmmStatistics& out);
 
  private:
-  void plan(std::int64_t n, const GmmParameters& parameters, std::int64_t block_rows);
-  void add_chunks(const GmmRows<T>& rows, const GmmParameters& parameters, double drop_scale,
-                  bool threads);
+  void plan(std::int64_t n, const GmmParameters& parameters);
+  void add_chunks(const GmmRows<T>& rows, double drop_scale, bool threads);
   bool kept_enough(const GmmParameters& parameters, double mass) const;
+  void recentre(std::int64_t k) const;
+  void write(const GmmParameters& parameters, const GmmStatistics& out) const;
+  void write_tied(double* second) const;
 
   PreparedGmm<T> prepared_;
-  std::int64_t planned_rows_ = -1, planned_block_ = 0;
+  std::int64_t planned_rows_ = -1;
+  SumsLayout layout_{};
   std::vector<RowRange> chunks_;
   std::vector<double> memory_;  // of all chunks' sums
   std::vector<GmmSums> sums_;

@@ -8,6 +8,7 @@
 #include "kernels/gmm_pack.h"
 #include "kernels/gmm_prune.h"
 #include "kernels/gmm_small.h"
+#include "kernels/gmm_tied.h"
 #include "kernels/rows.h"
 
 namespace elbokit::ELBOKIT_LEVEL {
@@ -199,11 +200,7 @@ struct EStep {
                   next + kGroup<T> < chunk.end ? next + kGroup<T> : chunk.end);
   }
 
-  void logits(std::int64_t n) const {
-    const LogitRows<T> out{block.logits + n, block.low ? block.low + n : nullptr, block.largest + n,
-                           block.ld};
-    FamilyType::template logits<Compensated>(model, block.x + n, block.ld, out);
-  }
+  void logits(std::int64_t n) const { FamilyType::template logits<Compensated>(model, block, n); }
 
   void responsibilities(std::int64_t n) const {
     exponentiate<T, Compensated>(model.n_components, block, n, chunk.sums != nullptr);
@@ -283,6 +280,9 @@ void gmm_chunk(const GmmModel<T>& model, const GmmChunk<T>& chunk) {
   if (model.family == Family::diag)
     return wide ? run_chunk<T, DiagFamily<T>, true>(model, chunk)
                 : run_chunk<T, DiagFamily<T>, false>(model, chunk);
+  if (model.family == Family::tied)
+    return wide ? run_chunk<T, TiedFamily<T>, true>(model, chunk)
+                : run_chunk<T, TiedFamily<T>, false>(model, chunk);
   switch (model.n_features) {
     case 1:
       return run_chunk<T, SmallFamily<T, 1>, false>(model, chunk);

@@ -52,6 +52,23 @@ struct Block {
         present(reinterpret_cast<std::int32_t*>(scratch + (model.padded_features + 1) * ld)) {}
 };
 
+// Where the logits of a group go: component k's at high + k * ld, and the largest of each row. With
+// many features the sum's own rounding would reach the responsibilities, so that what it lost is
+// kept beside it, in low.
+template <class T>
+struct LogitRows {
+  T *high, *low, *largest;
+  std::ptrdiff_t ld;
+
+  LogitRows(T* high_, T* low_, std::ptrdiff_t ld_)
+      : high(high_), low(low_), largest(nullptr), ld(ld_) {}
+  LogitRows(const Block<T>& block, std::int64_t n)
+      : high(block.logits + n),
+        low(block.low ? block.low + n : nullptr),
+        largest(block.largest + n),
+        ld(block.ld) {}
+};
+
 // Whether some row that counts is so far from every component that even a tiny responsibility may
 // carry a large square.
 template <class T>

@@ -11,6 +11,12 @@ struct DiagFamily {
   static constexpr int tile = kTile;
 
   template <bool Compensated>
+  static void logits(const GmmModel<T>& model, const Block<T>& block, std::int64_t n) {
+    logits<Compensated>(model, block.x + n, block.ld, LogitRows<T>(block, n));
+  }
+
+  // The same from rows that may lie elsewhere.
+  template <bool Compensated>
   static void logits(const GmmModel<T>& shared, const T* x, std::ptrdiff_t ld,
                      const LogitRows<T> out) {
     constexpr std::int64_t flush_mask = 31;

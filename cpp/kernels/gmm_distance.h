@@ -12,15 +12,6 @@ inline constexpr int kRowVectors = kVectorRegisters >= 32 ? 4 : 2;
 template <class T>
 inline constexpr int kGroup = kRowVectors * kLanes<T>;
 
-// Where the logits of a group go: component k's at high + k * ld, and the largest of each row. With
-// many features the sum's own rounding would reach the responsibilities, so that what it lost is
-// kept beside it, in low.
-template <class T>
-struct LogitRows {
-  T *high, *low, *largest;
-  std::ptrdiff_t ld;
-};
-
 // The largest logit of each row of a group so far.
 template <class T>
 struct Largest {
@@ -61,7 +52,8 @@ class Distance {
   }
 
   // Writes log_const - distance, and returns it.
-  ELBOKIT_INLINE Vec<T> store_logit(T log_const, LogitRows<T> out, std::ptrdiff_t at) {
+  template <class Rows>
+  ELBOKIT_INLINE Vec<T> store_logit(T log_const, const Rows out, std::ptrdiff_t at) {
     if constexpr (Compensated) {
       flush();
       Vec<T> logit, error;

@@ -1,6 +1,7 @@
 // Full covariance: triangular factors in the E-step, symmetric rank updates in the M-step.
 #pragma once
 
+#include "kernels/gmm_product.h"
 #include "kernels/gmm_sparse.h"
 
 namespace elbokit::ELBOKIT_LEVEL {
@@ -10,18 +11,18 @@ struct FullFamily {
   static constexpr bool prunable = true;
   static constexpr int tile = kTile, lanes = kLanes<T>;
 
-  // Logits of every component for one group of rows: x is (padded_features, ld).
+  // Logits of every component for the group of rows at n.
   template <bool Compensated>
-  static void logits(const GmmModel<T>& shared, const T* x, std::ptrdiff_t ld,
-                     const LogitRows<T> out) {
+  static void logits(const GmmModel<T>& shared, const Block<T>& block, std::int64_t n) {
     const GmmModel<T> model = shared;  // a copy, which the stores cannot be thought to change
+    const LogitRows<T> out(block, n);
     Largest<T> largest;
     for (std::int64_t k = 0; k < model.n_components; ++k) {
       const T* const center = model.center + k * model.padded_features;
       const T* const bias = model.bias + k * model.padded_features;
       const T* factor = model.factor + k * model.factor_stride;
       Distance<T, Compensated> distance[kRowVectors];
-      add_squares(center, bias, factor, 0, model.padded_features, x, ld, distance);
+      add_squares(center, bias, factor, 0, model.padded_features, block.x + n, block.ld, distance);
       for (int v = 0; v < kRowVectors; ++v)
         largest.row[v] = max(largest.row[v], distance[v].store_logit(model.log_const[k], out,
                                                                      k * out.ld + v * kLanes<T>));
@@ -36,6 +37,20 @@ struct FullFamily {
                                          std::ptrdiff_t ld,
                                          Distance<T, Compensated> (&distance)[V]) {
     constexpr std::int64_t flush_mask = 31;
+    whiten<V>(center, bias, factor, from, to, x, ld,
+              [&](std::int64_t i, Vec<T>(&y)[tile][V]) ELBOKIT_INLINE_LAMBDA {
+                for (int v = 0; v < V; ++v) {
+                  for (int c = 0; c < tile; ++c) distance[v].add_square(y[c][v]);
+                  if ((i & flush_mask) == 0) distance[v].flush();
+                }
+              });
+  }
+
+  // Calls take(i, y) with the whitened coordinates i .. i + 3 of V vectors of rows, tile by tile.
+  template <int V, class F>
+  static ELBOKIT_INLINE void whiten(const T* center, const T* bias, const T* factor,
+                                    std::int64_t from, std::int64_t to, const T* x,
+                                    std::ptrdiff_t ld, F&& take) {
     for (std::int64_t i = from; i < to; i += tile) {
       Vec<T> y[tile][V];
       for (int c = 0; c < tile; ++c)
@@ -51,10 +66,7 @@ struct FullFamily {
       };
       for (std::int64_t j = 0; j < i; ++j) add(j, std::integral_constant<int, 0>{});
       unrolled<tile>([&](auto c) ELBOKIT_INLINE_LAMBDA { add(i + c, c); });
-      for (int v = 0; v < V; ++v) {
-        for (int c = 0; c < tile; ++c) distance[v].add_square(y[c][v]);
-        if ((i & flush_mask) == 0) distance[v].flush();
-      }
+      take(i, y);
     }
   }
 
@@ -74,7 +86,7 @@ struct FullFamily {
   static void moments(const GmmModel<T>& model, const std::int32_t* components, std::int64_t count,
                       const Block<T>& block, std::int64_t rows, double* first, double* second) {
     const std::int64_t d = model.n_features;
-    const Operands z{block.scratch, block.scratch + block.ld, block.ld, rows};
+    const SymmetricProduct<T> z{block.scratch, block.scratch + block.ld, block.ld, rows};
     for (std::int64_t c = 0; c < count; ++c) {
       const std::int64_t k = components[c];
       const T* const r = block.logits + k * block.ld;
@@ -84,27 +96,20 @@ struct FullFamily {
         diagonal_tile(model.center + k * model.padded_features, block.x, i, z, linear, sum);
         for (int a = 0; a < tile && i + a < d; ++a) first[k * d + i + a] += linear[a];
         double* const to = second + k * d * d;
-        add_tile(d, i, i, sum, to);
+        z.add_tile(d, i, i, sum, to);
         for (std::int64_t j = 0; j < i; j += tile) {
-          rank_update<false>(i, j, z, sum);
-          add_tile(d, i, j, sum, to);
+          z.template tile<false>(i, j, sum);
+          z.add_tile(d, i, j, sum, to);
         }
       }
     }
   }
 
  private:
-  // sqrt(r) of one component, and z = sqrt(r) (x - center), (padded_features, ld).
-  struct Operands {
-    T *root, *z;
-    std::ptrdiff_t ld;
-    std::int64_t rows;
-  };
-
   // Makes rows i .. i + 3 of z; linear = their sums weighted by the roots, sum = z_i z_i^T.
-  static void diagonal_tile(const T* center, const T* x, std::int64_t i, const Operands& operands,
-                            T* linear, T* sum) {
-    const auto [root, z, ld, rows] = operands;
+  static void diagonal_tile(const T* center, const T* x, std::int64_t i,
+                            const SymmetricProduct<T>& product, T* linear, T* sum) {
+    const auto [root, z, ld, rows] = product;
     // With few registers the products come in a pass of their own.
     constexpr bool fused = kVectorRegisters >= 32;
     constexpr int triangle = tile * (tile + 1) / 2;
@@ -130,60 +135,7 @@ struct FullFamily {
       for (int a = 0; a < tile; ++a)
         for (int b = 0; b <= a; ++b) sum[a * tile + b] = total[tile + a * (a + 1) / 2 + b];
     } else {
-      rank_update<true>(i, i, operands, sum);
-    }
-  }
-
-  // sum = z_i z_j^T for a tile; the lower triangle alone if Diagonal.
-  template <bool Diagonal>
-  static void rank_update(std::int64_t i, std::int64_t j, const Operands& operands, T* sum) {
-    // Half the tile at a time where registers are few.
-    if constexpr (kVectorRegisters >= 32) {
-      columns<Diagonal, 0, tile>(i, j, operands, sum);
-    } else {
-      columns<Diagonal, 0, tile / 2>(i, j, operands, sum);
-      columns<Diagonal, tile / 2, tile / 2>(i, j, operands, sum);
-    }
-  }
-
-  // Columns From .. From + Width - 1 of the tile.
-  template <bool Diagonal, int From, int Width>
-  static void columns(std::int64_t i, std::int64_t j, const Operands& operands, T* sum) {
-    Vec<T> product[tile * Width] = {};
-    const T* const left_row = operands.z + i * operands.ld;
-    const T* const right_row = operands.z + (j + From) * operands.ld;
-    for (std::int64_t n = 0; n < operands.rows; n += kLanes<T>) {
-      Vec<T> right[Width];
-      for (int b = 0; b < Width; ++b) {
-        right[b] = load(right_row + b * operands.ld + n);
-        pin(right[b]);
-      }
-      unrolled<tile>([&](auto a) ELBOKIT_INLINE_LAMBDA {
-        constexpr int width = !Diagonal          ? Width
-                              : a < From         ? 0
-                              : a < From + Width ? a - From + 1
-                                                 : Width;
-        Vec<T> left = load(left_row + a * operands.ld + n);
-        pin(left);
-        for (int b = 0; b < width; ++b) product[a * Width + b] += left * right[b];
-      });
-    }
-    T total[tile * Width];
-    reduce_add_all(product, total);
-    for (int a = 0; a < tile; ++a)
-      for (int b = 0; b < Width; ++b) sum[a * tile + From + b] = total[a * Width + b];
-  }
-
-  // Adds a tile of sums to the lower triangle of (d, d).
-  static ELBOKIT_INLINE void add_tile(std::int64_t d, std::int64_t i, std::int64_t j, const T* sum,
-                                      double* second) {
-    double* const to = second + i * d + j;
-    if (j < i && i + tile <= d) {
-      for (int a = 0; a < tile; ++a)
-        for (int b = 0; b < tile; ++b) to[a * d + b] += sum[a * tile + b];
-    } else {
-      for (int a = 0; a < tile && i + a < d; ++a)
-        for (int b = 0; b < tile && j + b <= i + a; ++b) to[a * d + b] += sum[a * tile + b];
+      product.template tile<true>(i, i, sum);
     }
   }
 };

@@ -80,7 +80,7 @@ class Pruning {
         FullFamily<T>::add_squares(
             model.center + k * model.padded_features, model.bias + k * model.padded_features,
             model.factor + k * model.factor_stride, 0, prefix, block.x + n, block.ld, distance);
-        const LogitRows<T> out{block.logits + n, nullptr, nullptr, block.ld};
+        const LogitRows<T> out(block.logits + n, nullptr, block.ld);
         for (int v = 0; v < kRowVectors; ++v) {
           const Vec<T> bound =
               distance[v].store_logit(model.log_const[k], out, k * block.ld + v * lanes);
@@ -134,7 +134,7 @@ class Pruning {
         model_.factor + k * model_.factor_stride, 0, model_.padded_features, x, ld, distance);
     T high[ld], low[ld] = {};
     for (int v = 0; v < V; ++v)
-      distance[v].store_logit(model_.log_const[k], {high, low, nullptr, 0}, v * lanes);
+      distance[v].store_logit(model_.log_const[k], LogitRows<T>(high, low, 0), v * lanes);
     for (int i = 0; i < taken; ++i) (this->*keep)(k, rows[i], high[i], low[i]);
     return taken;
   }

@@ -12,16 +12,16 @@ struct SmallFamily {
   static constexpr int kTriangle = D * (D + 1) / 2;
 
   template <bool Compensated>
-  static void logits(const GmmModel<T>& shared, const T* x, std::ptrdiff_t ld,
-                     const LogitRows<T> out) {
+  static void logits(const GmmModel<T>& shared, const Block<T>& block, std::int64_t n) {
     static_assert(D <= kPlainFeatures, "short sums");
     Vec<T> value[D][kRowVectors];
     for (int j = 0; j < D; ++j)
       for (int v = 0; v < kRowVectors; ++v) {
-        value[j][v] = load(x + j * ld + v * kLanes<T>);
+        value[j][v] = load(block.x + j * block.ld + n + v * kLanes<T>);
         pin(value[j][v]);
       }
     const GmmModel<T> model = shared;  // a copy, which the stores cannot be thought to change
+    const LogitRows<T> out(block, n);
     Largest<T> largest;
     for (std::int64_t k = 0; k < model.n_components; ++k) {
       const T* const center = model.center + k * D;

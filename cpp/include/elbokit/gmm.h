@@ -62,9 +62,9 @@ struct GmmStatistics {
 
 // ---- Between dispatch and kernels ------------------------------------------------------------
 
-// Tied covariance is full with one factor for all components, spherical is diagonal with one
-// precision for all features, so the kernels know two families.
-enum class Family { full, diag };
+// Spherical covariance is diagonal with one precision for all features. Tied is full with one
+// factor for all components, or, where it costs less and loses nothing, a family of its own.
+enum class Family { full, diag, tied };
 
 // Rows of components, and of a triangular factor's columns, are handled in fours.
 inline constexpr int kTile = 4;
@@ -100,13 +100,17 @@ struct GmmModel {
   // full: per component and per tile of columns of P (one column where features are few), the rows
   // down to the diagonal: (i, tile).
   // diag: per four components and per feature, center, precision and bias: (3, 4).
+  // tied: as diag, for the whitened coordinates, with precision 1.
   const T* factor;
-  std::ptrdiff_t factor_stride;  // between components (full; 0 when tied) or tiles (diag)
-  const T* bias;                 // full: (n_components, padded_features)
+  std::ptrdiff_t factor_stride;  // between components (full; 0 if one serves all) or tiles (diag)
+  const T* bias;                 // full: (n_components, padded_features); tied: zeros
+  // tied: the whitened coordinates are P (x - pivot), P packed as for full; offset is
+  // center - pivot, (n_components, padded_features).
+  const T *pivot, *whitener, *offset;
 };
 
-// Sums of one chunk of rows, about center_k. second: full (K, D, D) lower triangles,
-// diag (K, D).
+// Sums of one chunk of rows, about center_k. second: full (K, D, D) lower triangles, diag (K, D);
+// tied: (D, D) about the posterior means, then (K, K) of G, lower triangles (kernels/gmm_tied.h).
 struct GmmSums {
   double *counts, *first, *second;
   double log_likelihood;

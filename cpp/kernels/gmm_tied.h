@@ -1,0 +1,144 @@
+// One full covariance for all components: rows are whitened once, and their second moments are
+// taken about the mean of their posterior, so that neither step costs components times features
+// squared.
+//
+// With q_n = sum_k r_nk c_k / w_n and G = sum_n r_n r_n^T / w_n, the sum over k of
+// r_nk (x_n - c_k)(x_n - c_k)^T is w_n (x_n - q_n)(x_n - q_n)^T plus, summed over n,
+// 1/2 sum_kl G_kl (c_k - c_l)(c_k - c_l)^T: squares alone, nothing cancels.
+#pragma once
+
+#include "kernels/gmm_diag.h"
+#include "kernels/gmm_full.h"
+#include "kernels/gmm_product.h"
+
+namespace elbokit::ELBOKIT_LEVEL {
+
+template <class T>
+struct TiedFamily {
+  static constexpr bool prunable = false;
+  static constexpr int tile = kTile;
+
+  template <bool Compensated>
+  static void logits(const GmmModel<T>& model, const Block<T>& block, std::int64_t n) {
+    T* const y = block.scratch;  // (padded_features, ld)
+    FullFamily<T>::template whiten<kRowVectors>(
+        model.pivot, model.bias, model.whitener, 0, model.padded_features, block.x + n, block.ld,
+        [&](std::int64_t i, Vec<T>(&coordinate)[tile][kRowVectors]) ELBOKIT_INLINE_LAMBDA {
+          for (int c = 0; c < tile; ++c)
+            for (int v = 0; v < kRowVectors; ++v)
+              store(y + (i + c) * block.ld + n + v * kLanes<T>, coordinate[c][v]);
+        });
+    DiagFamily<T>::template logits<Compensated>(model, y + n, block.ld, LogitRows<T>(block, n));
+  }
+
+  static double sparse_share(const GmmModel<T>&) { return 0; }
+
+  static void add_sparse(const GmmModel<T>&, std::int64_t, const SparseRows<T>&, const Pending<T>&,
+                         double*, double*) {}
+
+  // second: (n_features, n_features) about the posterior means, then G, lower triangles.
+  static void moments(const GmmModel<T>& model, const std::int32_t* components, std::int64_t count,
+                      const Block<T>& block, std::int64_t rows, double* first, double* second) {
+    constexpr int most = kVectorRegisters >= 32 ? 4 : 2;
+    const std::int64_t d = model.n_features, k = model.n_components;
+    const SymmetricProduct<T> z{block.scratch, block.scratch + block.ld, block.ld, rows};
+    set_roots(block, z.root, rows);
+    for (std::int64_t j = 0; j < model.padded_features; j += tile) {
+      std::int64_t i = 0;
+      for (; i + most <= count; i += most)
+        add_first<most>(model, components + i, j, block, rows, first);
+      for (; i < count; ++i) add_first<1>(model, components + i, j, block, rows, first);
+      for (std::int64_t n = 0; n < rows; n += kGroup<T>)
+        centre_rows(model, components, count, j, block, n, z);
+    }
+    add_product(z, d, second);
+    // r / sqrt(w), in place.
+    for (std::int64_t c = 0; c < model.padded_components; ++c)
+      for (std::int64_t n = 0; n < rows; n += kLanes<T>) {
+        T* const r = block.logits + c * block.ld + n;
+        store(r, c < k ? load(r) * (load(z.root + n) * load(block.factor + n)) : Vec<T>{});
+      }
+    add_product({z.root, block.logits, block.ld, rows}, k, second + d * d);
+  }
+
+ private:
+  // root = sqrt(w); factor, which has done its work, = 1 / w. Both are 0 where no responsibility
+  // is.
+  static void set_roots(const Block<T>& block, T* root, std::int64_t rows) {
+    for (std::int64_t n = 0; n < rows; n += kLanes<T>) {
+      const Vec<T> w = load(block.weight + n);
+      const auto none = load(block.factor + n) == Vec<T>{};
+      store(root + n, select(none, Vec<T>{}, sqrt<T>(w)));
+      store(block.factor + n, select(none, Vec<T>{}, T(1) / w));
+    }
+  }
+
+  // First moments of features j .. j + 3 for N components.
+  template <int N>
+  static void add_first(const GmmModel<T>& model, const std::int32_t* components, std::int64_t j,
+                        const Block<T>& block, std::int64_t rows, double* first) {
+    const T* const x = block.x + j * block.ld;
+    const T *r[N], *center[N];
+    for (int i = 0; i < N; ++i) {
+      r[i] = block.logits + components[i] * block.ld;
+      center[i] = model.center + components[i] * model.padded_features + j;
+    }
+    Vec<T> sums[N * tile] = {};
+    for (std::int64_t n = 0; n < rows; n += kLanes<T>) {
+      Vec<T> value[tile];
+      for (int c = 0; c < tile; ++c) {
+        value[c] = load(x + c * block.ld + n);
+        pin(value[c]);
+      }
+      for (int i = 0; i < N; ++i) {
+        Vec<T> w = load(r[i] + n);
+        pin(w);
+        for (int c = 0; c < tile; ++c) sums[i * tile + c] += w * (value[c] - center[i][c]);
+      }
+    }
+    T total[N * tile];
+    reduce_add_all(sums, total);
+    for (int i = 0; i < N; ++i)
+      for (int c = 0; c < tile && j + c < model.n_features; ++c)
+        first[components[i] * model.n_features + j + c] += total[i * tile + c];
+  }
+
+  // Features j .. j + 3 of z = sqrt(w) (x - q) for one group of rows.
+  static void centre_rows(const GmmModel<T>& model, const std::int32_t* components,
+                          std::int64_t count, std::int64_t j, const Block<T>& block, std::int64_t n,
+                          const SymmetricProduct<T>& z) {
+    Vec<T> mean[tile][kRowVectors] = {};  // less the pivot, times w
+    for (std::int64_t i = 0; i < count; ++i) {
+      const T* const offset = model.offset + components[i] * model.padded_features + j;
+      const T* const r = block.logits + components[i] * block.ld + n;
+      for (int v = 0; v < kRowVectors; ++v) {
+        Vec<T> w = load(r + v * kLanes<T>);
+        pin(w);
+        for (int c = 0; c < tile; ++c) mean[c][v] += w * offset[c];
+      }
+    }
+    for (int v = 0; v < kRowVectors; ++v) {
+      const std::int64_t at = n + v * kLanes<T>;
+      const Vec<T> root = load(z.root + at), share = load(block.factor + at);
+      for (int c = 0; c < tile; ++c) {
+        const Vec<T> value = load(block.x + (j + c) * block.ld + at) - model.pivot[j + c];
+        store(z.z + (j + c) * block.ld + at, root * (value - mean[c][v] * share));
+      }
+    }
+  }
+
+  // Adds z z^T to the lower triangle of (size, size).
+  static void add_product(const SymmetricProduct<T>& z, std::int64_t size, double* to) {
+    T sum[tile * tile];
+    for (std::int64_t i = 0; i < size; i += tile) {
+      z.template tile<true>(i, i, sum);
+      z.add_tile(size, i, i, sum, to);
+      for (std::int64_t j = 0; j < i; j += tile) {
+        z.template tile<false>(i, j, sum);
+        z.add_tile(size, i, j, sum, to);
+      }
+    }
+  }
+};
+
+}  // namespace elbokit::ELBOKIT_LEVEL
