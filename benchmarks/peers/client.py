@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import select
@@ -28,6 +29,7 @@ class Client:
     arguments: tuple[str, ...] = ()
     environment: dict[str, str] = field(default_factory=dict)
     versions: str = ""
+    absent: str = ""  # why it cannot run here at all; found once, not tried again
     _process: subprocess.Popen[bytes] | None = None
 
     def load(self, case: Path) -> None:
@@ -48,14 +50,22 @@ class Client:
             self._process.kill()
             self._process.wait()
             for pipe in (self._process.stdin, self._process.stdout):
-                pipe.close()
+                with contextlib.suppress(BrokenPipeError):  # a request that nobody read
+                    pipe.close()
         self._process = None
 
     def _start(self) -> None:
+        if self.absent:
+            raise PeerError(self.absent)
         try:
             python = environments.python(self.library)
-        except environments.NoEnvironmentError as error:
-            raise PeerError(f"no environment: {error}") from error
+            self._spawn(python)
+        except (environments.NoEnvironmentError, PeerError) as error:
+            self.close()
+            self.absent = str(error)
+            raise PeerError(self.absent) from error
+
+    def _spawn(self, python: Path) -> None:
         self._process = subprocess.Popen(
             [str(python), "-m", f"peers.{self.library}", *self.arguments],
             cwd=Path(__file__).parents[1],

@@ -13,6 +13,7 @@ from __future__ import annotations
 import ctypes
 import sys
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -51,8 +52,7 @@ class Peer:
             self.level.hold_to_avx2()
 
     def versions(self) -> str:
-        version = ".".join(map(str, daal4py.__version__.split(".")[:3]))
-        return f"oneDAL {version} ({self.level.name()}, {daal4py.num_threads()} threads)"
+        return f"oneDAL {version('daal4py')} ({self.level.name()}, {daal4py.num_threads()} threads)"
 
     def load(self, case: worker.Case) -> None:
         if case.kind not in STORAGE:
