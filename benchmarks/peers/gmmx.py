@@ -15,17 +15,16 @@ from gmmx import EMFitter, GaussianMixtureModelJax
 
 from peers import worker
 
-COVARIANCES = ("full", "diag")
-
 
 class Peer:
     def versions(self) -> str:
         return f"gmmx {version('gmmx')} (jax {jax.__version__})"
 
     def load(self, case: worker.Case) -> None:
-        if case.kind not in COVARIANCES:
+        if case.kind not in ("full", "diag"):
             raise worker.NotOffered(f"{case.kind} covariances")
-        jax.config.update("jax_enable_x64", case.X.dtype == np.float64)
+        if case.X.dtype != np.float32:  # it checks its arrays for float32, whatever JAX allows
+            raise worker.NotOffered(f"{case.X.dtype}")
         self.case = case
         self.X = jax.numpy.asarray(case.X)
         self.start = GaussianMixtureModelJax.from_squeezed(
