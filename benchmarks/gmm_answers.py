@@ -11,10 +11,10 @@ import sklearn.mixture
 from peers import scikit_learn
 from peers.worker import Answer, Case
 
-ITERATIONS = 4
+ITERATIONS = 3
 TOLERANCE = 1e-2  # of parameters, in their own units: beyond it, it is another answer
 OURS = 1e-3
-SCORED = 50_000  # rows that the likelihood is evaluated on
+SCORED = 20_000  # rows that the likelihood is evaluated on
 
 
 class Errors(NamedTuple):
@@ -31,14 +31,20 @@ class Errors(NamedTuple):
         return max(self) if np.isfinite(self).all() else np.inf
 
 
-def exact(case: Case) -> Answer:
+class Truth(NamedTuple):
+    answer: Answer
+    likelihood: float
+
+
+def exact(case: Case) -> Truth:
     """Parameters after ``ITERATIONS`` iterations, in float64 from the rounded data and start."""
     wide = Case(*(array.astype(np.float64) for array in case[:-1]), case.kind)
     # Weights that were rounded to float32 do not add to one in float64.
     wide = wide._replace(weights=wide.weights / wide.weights.sum())
     peer = scikit_learn.Peer()
     peer.load(wide)
-    return peer.answer(peer.prepare(ITERATIONS)())
+    answer = peer.answer(peer.prepare(ITERATIONS)())
+    return Truth(answer, log_likelihood(case, answer))
 
 
 def read(path: Path, iterations: int) -> Answer:
@@ -58,14 +64,18 @@ def log_likelihood(case: Case, found: Answer) -> float:
     return float(model.score(case.X[:SCORED].astype(np.float64)))
 
 
-def errors(case: Case, found: Answer, truth: Answer) -> Errors:
+def errors(case: Case, found: Answer, truth: Truth) -> Errors:
     """Deviations of what was found; infinite where it is not even a mixture."""
+    exact = truth.answer[:3]
     # A peer's diagonal covariances may come as matrices of one column, say.
-    arrays = [np.asarray(a, dtype=np.float64).reshape(b.shape) for a, b in zip(found, truth[:3])]
+    arrays = [
+        np.asarray(a, dtype=np.float64).reshape(b.shape)
+        for a, b in zip(found[:3], exact, strict=True)
+    ]
     try:
         likelihood = log_likelihood(case, found)
     except (np.linalg.LinAlgError, ValueError):
         return Errors(*(np.inf,) * 4)
-    scale = len(truth.weights), 1.0, 1.0
-    far = (float(np.abs(a - b).max() * s) for a, b, s in zip(arrays, truth[:3], scale, strict=True))
-    return Errors(*far, abs(likelihood - log_likelihood(case, truth)))
+    scales = len(exact[0]), 1.0, 1.0
+    far = [float(np.abs(a - b).max() * s) for a, b, s in zip(arrays, exact, scales, strict=True)]
+    return Errors(*far, abs(likelihood - truth.likelihood))

@@ -35,11 +35,15 @@ def draw(section: Section, path: Path) -> None:
         for i, name in enumerate(names):
             places = [at + (i - (len(names) - 1) / 2) * height for at in range(len(cases))]
             ratios = [case.ratio(name) or 0 for case in cases]
-            bars = axis.barh(places, [max(r, 0) for r in ratios], height, color=COLOURS[name], label=name)
+            bars = axis.barh(
+                places, [max(r, 0) for r in ratios], height, color=COLOURS[name], label=name
+            )
             labels = [f"{r:.3g}" if r > 0 else "–" for r in ratios]
             axis.bar_label(bars, labels, padding=2, fontsize=7)
         goals = [(section.goal(case), at) for at, case in enumerate(cases) if section.goal(case)]
-        at_onedal = (names.index("oneDAL") - (len(names) - 1) / 2) * height if "oneDAL" in names else 0
+        at_onedal = (
+            (names.index("oneDAL") - (len(names) - 1) / 2) * height if "oneDAL" in names else 0
+        )
         axis.scatter(
             [goal for goal, _ in goals], [at + at_onedal for _, at in goals],
             marker="D", s=22, color="black", zorder=3, label="goal against oneDAL",

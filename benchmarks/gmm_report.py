@@ -92,6 +92,13 @@ def times(section: Section, rates: dict[str, float], bandwidth: float) -> str:
     return harness.table([*header, "oneDAL ÷ ours", "goal", "limit", "of the limit"], rows)
 
 
+def line(case: Measured) -> str:
+    """One case in short, for who waits."""
+    each = ", ".join(f"{name} {case.time(name)}" for name in (*case.timing.seconds, *case.failures))
+    ratio = case.ratio()
+    return f"{case}: {each}" + ("" if ratio is None else f"; oneDAL ÷ ours {ratio:.2f}")
+
+
 def errors(section: Section) -> str:
     """Largest error of a parameter, and that of the likelihood."""
     rows = [
@@ -110,13 +117,14 @@ def errors(section: Section) -> str:
     return harness.table(["n × d, k, covariance", "data", *section.peers()], rows)
 
 
-def write(
-    sections: list[Section], rates: dict[str, float], bandwidth: float, rounds: int
-) -> None:
+def write(sections: list[Section], rates: dict[str, float], bandwidth: float, rounds: int) -> None:
     parts, versions = [], {}
     for section in sections:
         parts += [f"## {section.title}", times(section, rates, bandwidth)]
-        parts += ["Errors: the largest of a parameter, that of the log-likelihood:", errors(section)]
+        parts += [
+            "Errors: the largest of a parameter, that of the log-likelihood:",
+            errors(section),
+        ]
         versions |= dict.fromkeys(section.versions)
     rate = ", ".join(f"{name} {r / 1e9:.0f} GFLOP/s" for name, r in rates.items() if r > 0)
     text = (
@@ -133,7 +141,9 @@ def write(
         f"elbokit has to be within {gmm_answers.OURS:g}.\n\n"
         "Limit: the arithmetic that cannot be left out at the rate of torch's matrix product "
         f"({rate}) or the data read once at the rate of torch's sum ({bandwidth / 1e9:.0f} GB/s), "
-        "whichever takes longer; the best of this run. Skipping on separated data can beat it."
+        "whichever takes longer; the best of this run. Skipping on separated data can beat it. "
+        "pomegranate and gmmx do the same work on any data; without `--all` they are not run on "
+        "separated data."
         f"\n\n![ratios](gmm.png)"
     )
     harness.write("gmm", "EM, time per iteration", text, "\n\n".join(parts), list(versions))
