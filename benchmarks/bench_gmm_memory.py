@@ -82,10 +82,10 @@ def child(path: str, k: int, kind: str, copies: bool, allowed_mib: int) -> None:
     X = np.load(path, mmap_mode="r")
     X = np.array(X) if copies else X
     fit(X[:1000], k, kind)  # threads and lazily imported modules
-    if allowed_mib:
-        limit = (status_bytes("VmData") + allowed_mib * MIB, resource.RLIM_INFINITY)
-        resource.setrlimit(resource.RLIMIT_DATA, limit)
-    with Peak() as peak:
+    with Peak() as peak:  # its thread needs memory too, so the limit comes after
+        if allowed_mib:
+            limit = (status_bytes("VmData") + allowed_mib * MIB, resource.RLIM_INFINITY)
+            resource.setrlimit(resource.RLIMIT_DATA, limit)
         fit(X, k, kind)
     print(json.dumps(peak.mib))
 

@@ -24,7 +24,7 @@ import numpy as np
 
 
 class Case(NamedTuple):
-    """Data and start: X (n, d), weights (k,), means (k, d), covariances as scikit-learn has them."""
+    """Data X (n, d) and start: weights (k,), means (k, d), covariances in scikit-learn's shapes."""
 
     X: np.ndarray
     weights: np.ndarray
