@@ -111,26 +111,48 @@ def sections(everything: bool) -> list[tuple[Section, list[Client], list[Shape]]
     return found
 
 
-def main(everything: bool = False) -> None:
-    rates = {"float32": 0.0, "float64": 0.0}
-    bandwidth, filled = 0.0, []
-    with tempfile.TemporaryDirectory() as name:
-        for section, clients, shapes in sections(everything):
-            cases = [(shape, data) for shape in shapes for data in DATA]
+class Limits:
+    """Rates of the machine. It is shared: the best of the whole run is nearest to the limit."""
+
+    def __init__(self) -> None:
+        self.flops: dict[str, float] = {}
+        self.bandwidth = 0.0
+
+    def look(self, dtype: str) -> None:
+        seen = limits.flops_per_second(dtype, rounds=3)
+        self.flops[dtype] = max(self.flops.get(dtype, 0.0), seen)
+        self.bandwidth = max(self.bandwidth, limits.bytes_per_second(rounds=3))
+
+
+def fill(
+    section: Section,
+    clients: list[Client],
+    shapes: Sequence[Shape],
+    machine: Limits,
+    left_out: dict[str, Sequence[str]],
+) -> None:
+    """Measure every case of a section; the workers end with it."""
+    cases = [(shape, data) for shape in shapes for data in DATA]
+    try:
+        with tempfile.TemporaryDirectory() as folder:
             for shape, data in harness.progress(cases, f"EM, {section.title}"):
-                left_out = INDIFFERENT if data == "separated" and not everything else ()
-                section.measured.append(measure(shape, data, clients, Path(name), left_out))
-                print(gmm_report.line(section.measured[-1]), file=sys.stderr, flush=True)
-                # The machine is shared: the best rate of the whole run is nearest to the limit.
-                rates[shape.dtype] = max(
-                    rates[shape.dtype], limits.flops_per_second(shape.dtype, rounds=3)
-                )
-                bandwidth = max(bandwidth, limits.bytes_per_second(rounds=3))
-            section.versions = [peer.versions or f"{peer.name}: {peer.absent}" for peer in clients]
-            for peer in clients:
-                peer.close()
-            filled.append(section)
-    gmm_report.write(filled, rates, bandwidth, ROUNDS)
+                found = measure(shape, data, clients, Path(folder), left_out.get(data, ()))
+                section.measured.append(found)
+                print(gmm_report.line(found), file=sys.stderr, flush=True)
+                machine.look(shape.dtype)
+        section.versions = [peer.versions or f"{peer.name}: {peer.absent}" for peer in clients]
+    finally:
+        for peer in clients:
+            peer.close()
+
+
+def main(everything: bool = False) -> None:
+    machine, filled = Limits(), []
+    left_out = {} if everything else {"separated": INDIFFERENT}
+    for section, clients, shapes in sections(everything):
+        fill(section, clients, shapes, machine, left_out)
+        filled.append(section)
+    gmm_report.write(filled, machine.flops, machine.bandwidth, ROUNDS)
     wrong = [str(m) for section in filled for m in section.measured if not m.ours_is_right]
     if wrong:
         sys.exit("elbokit's answer is off: " + "; ".join(wrong))
