@@ -28,6 +28,7 @@ SHORT = 1  # iterations; the difference of two runs leaves out what is done once
 MOST = 40  # iterations of the long run above the short one's
 TURN_S = 0.3  # how long the iterations of one turn should take
 ROUNDS = 5
+SLOW_S = 1.0
 BUDGET_S = 3.0  # a peer that would need longer for all rounds of a case leaves early
 # They work on every component of every row whatever the data, and take most of the time of the
 # whole benchmark; the short form runs them on overlapping data alone.
@@ -56,12 +57,13 @@ class Turns:
         self.long = SHORT + min(MOST, max(1, round(TURN_S / each)))
         if each < TURN_S:  # the first run was warm-up and may have been slow
             times, done = peer.run(self.long)
-            each = times[0] / done
+            each = min(each, times[0] / done)
             # A peer that stops by itself runs more often instead.
             self.repeats = min(50, max(1, math.ceil(TURN_S / each / (done - SHORT) / 2)))
             self.long = min(self.long, done)
         turn_s = each * (self.long + SHORT) * self.repeats
-        self.rounds = int(min(ROUNDS, max(1, BUDGET_S / turn_s)))
+        fewest = 1 if each > SLOW_S else 3  # one round alone says little where others interfere
+        self.rounds = int(min(ROUNDS, max(fewest, BUDGET_S / turn_s)))
 
     def seconds_per_iteration(self) -> float:
         time.sleep(SETTLE_S)

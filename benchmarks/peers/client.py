@@ -104,7 +104,9 @@ class Client:
 
 
 def _short(error: str) -> str:
-    """One line, and one word for the many ways of running out of memory."""
+    """One line, and one wording for the many ways of running out of memory."""
+    if error.startswith("NotOffered"):
+        return "not offered"
     if "memory" in error.lower() or "bad_alloc" in error or "RESOURCE_EXHAUSTED" in error:
         return "out of memory"
     return error.splitlines()[0][:80]

@@ -30,7 +30,7 @@ def python(library: str) -> Path:
     interpreter = place / "bin" / "python"
     if not stamp.exists() or stamp.read_text() != wanted:
         print(f"making the environment of {library} in {place}", file=sys.stderr)
-        _call(library, [sys.executable, "-m", "venv", "--clear", str(place)])
+        _call([sys.executable, "-m", "venv", "--clear", str(place)])
         _call(
             library, [str(interpreter), "-m", "pip", "install", "--quiet", "-r", str(requirements)]
         )
@@ -38,11 +38,11 @@ def python(library: str) -> Path:
     return interpreter
 
 
-def _call(library: str, command: list[str]) -> None:
+def _call(command: list[str]) -> None:
     try:
         subprocess.run(command, check=True, capture_output=True, text=True, timeout=MAKING_S)
     except subprocess.CalledProcessError as error:
         lines = [line for line in error.stderr.splitlines() if not line.startswith("WARNING")]
-        raise NoEnvironmentError(f"{library}: {lines[-1] if lines else error}") from error
+        raise NoEnvironmentError(f"not installed: {lines[-1] if lines else error}") from error
     except (OSError, subprocess.TimeoutExpired) as error:
-        raise NoEnvironmentError(f"{library}: {error}") from error
+        raise NoEnvironmentError(f"not installed: {error}") from error
