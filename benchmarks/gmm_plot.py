@@ -38,15 +38,15 @@ def draw(section: Section, path: Path) -> None:
             bars = axis.barh(
                 places, [max(r, 0) for r in ratios], height, color=COLOURS[name], label=name
             )
-            labels = [f"{r:.3g}" if r > 0 else "–" for r in ratios]
-            axis.bar_label(bars, labels, padding=2, fontsize=7)
+            labels = [f"{r:,.0f}" if r >= 100 else f"{r:.1f}" if r > 0 else "" for r in ratios]
+            axis.bar_label(bars, labels, padding=6, fontsize=7)
         goals = [(section.goal(case), at) for at, case in enumerate(cases) if section.goal(case)]
         at_onedal = (
             (names.index("oneDAL") - (len(names) - 1) / 2) * height if "oneDAL" in names else 0
         )
         axis.scatter(
             [goal for goal, _ in goals], [at + at_onedal for _, at in goals],
-            marker="D", s=22, color="black", zorder=3, label="goal against oneDAL",
+            marker="|", s=130, linewidths=2.5, color="black", zorder=3, label="goal against oneDAL",
         )  # fmt: skip
         axis.axvline(1, color="black", linewidth=0.8)
         axis.set(title=f"{data} data", xlabel="time per iteration ÷ elbokit's", xscale="log")
@@ -54,7 +54,7 @@ def draw(section: Section, path: Path) -> None:
         axis.grid(axis="x", which="major", alpha=0.4)
         axis.set_axisbelow(True)
     axes[0][0].invert_yaxis()
-    axes[0][0].set_xlim(0.5, None)
+    axes[0][0].set_xlim(0.5, 3 * axes[0][0].get_xlim()[1])  # room for the labels
     figure.legend(*axes[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=6)
     figure.savefig(path, dpi=130)
     plt.close(figure)
