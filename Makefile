@@ -4,7 +4,7 @@ BIN := .venv/bin
 CPP_FILES = $(shell find cpp -name '*.h' -o -name '*.cpp')
 CHECKED = python tests benchmarks examples tools
 
-.PHONY: help demo test bench bench-kernels lint format clean
+.PHONY: help demo test bench bench-all bench-kernels lint format clean
 help:                     ## this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*##/\t/'
 
@@ -16,6 +16,9 @@ test: .venv/installed     ## the tests
 
 bench: .venv/installed    ## the comparisons with other libraries, into benchmarks/results
 	$(BIN)/python benchmarks/run.py
+
+bench-all: .venv/installed ## the long form: more shapes, float64, the AVX2 level
+	$(BIN)/python benchmarks/run.py --all
 
 bench-kernels: .venv/installed  ## each kernel alone, at each CPU level
 	$(BIN)/python -m pytest benchmarks/test_kernels.py --benchmark-enable --benchmark-only --benchmark-sort=name --benchmark-columns=median,iqr,rounds

@@ -1,153 +1,164 @@
-"""EM of Gaussian mixtures: time per iteration of ``GaussianMixture.fit``, beside scikit-learn."""
+"""EM of Gaussian mixtures: time per iteration, beside every other library that was found.
+
+``--all`` adds more shapes, the other covariance types, float64, and the AVX2 level.
+"""
 
 from __future__ import annotations
 
-import functools
-import warnings
-from typing import Any
+import math
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
-import sklearn.mixture
-from sklearn.exceptions import ConvergenceWarning
 
 import elbokit
+import gmm_answers
+import gmm_report
 import harness
+import limits
+from gmm_cases import DOUBLE, MORE, ODD, TABLE, Shape, clusters
+from gmm_report import AVX2_GOALS, DATA, ONEDAL, OURS, Measured, Section
+from peers.client import Client, PeerError
 
-# n_samples, n_features, n_components, covariance type, iterations of the long run
-CASES = [
-    (100_000, 16, 8, "full", 21),
-    (100_000, 16, 8, "diag", 41),
-    (200_000, 64, 32, "diag", 11),
-    (50_000, 64, 32, "full", 6),
-    (500_000, 2, 16, "full", 9),
-    (1_000_000, 8, 64, "diag", 5),
-]
 SHORT = 1  # iterations; the difference of two runs leaves out what is done once per fit
-CHECKED = 5  # iterations before answers are compared
-ROUNDS = 3
-PEERS = {"elbokit": elbokit.GaussianMixture, "scikit-learn": sklearn.mixture.GaussianMixture}
+MOST = 40  # iterations of the long run above the short one's
+TURN_S = 0.3  # how long the iterations of one turn should take
+ROUNDS = 5
+SLOW_S = 1.0
+BUDGET_S = 3.0  # a peer that would need longer for all rounds of a case leaves early
+# They work on every component of every row whatever the data, and take most of the time of the
+# whole benchmark; the short form runs them on overlapping data alone.
+INDIFFERENT = ("pomegranate", "gmmx")
+SETTLE_S = 0.05  # idle threads of the last peer may spin this long
 
 
-def overlapping(n: int, d: int, k: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Data on which no component can be left out, and the means to start from."""
-    means = rng.normal(size=(k, d)) * 2 / np.sqrt(d)
-    X = means[rng.integers(k, size=n)] + rng.normal(size=(n, d))
-    start = means + 0.1 * rng.normal(size=(k, d))
-    return X.astype(np.float32), start.astype(np.float32)
+def peers() -> list[Client]:
+    names = {"scikit-learn": "scikit_learn", "pomegranate": "pomegranate", "gmmx": "gmmx"}
+    others = [Client(name, library) for name, library in names.items()]
+    return [Client(OURS, "elbokit"), Client(ONEDAL, "onedal"), *others]
 
 
-def operations(n: int, d: int, k: int, covariance_type: str) -> int:
-    """Multiplications and additions that an iteration cannot do without.
-
-    Full: a triangular product in the E-step and a symmetric one in the M-step. Diagonal: two
-    fused multiply-adds per entry in each step.
-    """
-    return n * k * (2 * d * (d + 1) if covariance_type == "full" else 8 * d)
+def at_avx2() -> list[Client]:
+    ours = Client(OURS, "elbokit", environment={"ELBOKIT_CPU_LEVEL": "v3"})
+    return [ours, Client(ONEDAL, "onedal", ("avx2",))]
 
 
-def fit(estimator: type, X: np.ndarray, means: np.ndarray, kind: str, iterations: int) -> Any:
-    k, d = means.shape
-    precisions = {"full": np.tile(np.eye(d, dtype=X.dtype), (k, 1, 1)), "diag": np.ones_like(means)}
-    model = estimator(
-        k,
-        covariance_type=kind,
-        tol=0.0,
-        max_iter=iterations,
-        weights_init=np.full(k, 1 / k, dtype=X.dtype),  # a wider one would widen the peer
-        means_init=means,
-        precisions_init=precisions[kind],
-        init_params="random_from_data",
-        random_state=0,
-    )
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # stopping early is the point
-        return model.fit(X)
+class Turns:
+    """A peer's part in the rounds of one case: how many iterations, how often, how many rounds."""
+
+    def __init__(self, peer: Client, seconds: float, iterations: int) -> None:
+        """Plan by the ``seconds`` that a run of so many iterations took."""
+        self.peer, self.repeats = peer, 1
+        each = seconds / iterations
+        self.long = SHORT + min(MOST, max(1, round(TURN_S / each)))
+        if each < TURN_S:  # the first run was warm-up and may have been slow
+            times, done = peer.run(self.long)
+            each = min(each, times[0] / done)
+            # A peer that stops by itself runs more often instead.
+            self.repeats = min(50, max(1, math.ceil(TURN_S / each / (done - SHORT) / 2)))
+            self.long = min(self.long, done)
+        turn_s = each * (self.long + SHORT) * self.repeats
+        fewest = 1 if each > SLOW_S else 3  # one round alone says little where others interfere
+        self.rounds = int(min(ROUNDS, max(fewest, BUDGET_S / turn_s)))
+
+    def seconds_per_iteration(self) -> float:
+        time.sleep(SETTLE_S)
+        less, few = self.peer.run(SHORT, self.repeats)
+        more, many = self.peer.run(self.long, self.repeats)
+        return (statistics.median(more) - statistics.median(less)) / (many - few)
 
 
-def errors(X: np.ndarray, means: np.ndarray, kind: str) -> dict[str, float]:
-    """Largest error of each peer's means, against scikit-learn in float64 on the same rows."""
-    exact = fit(
-        PEERS["scikit-learn"], X.astype(np.float64), means.astype(np.float64), kind, CHECKED
-    )
-    found = {}
-    for name, estimator in PEERS.items():
-        model = fit(estimator, X, means, kind, CHECKED)
-        assert model.means_.dtype == np.float32, name
-        np.testing.assert_allclose(model.lower_bound_, exact.lower_bound_, rtol=1e-4)
-        found[name] = float(np.abs(model.means_ - exact.means_).max())
-    assert found["elbokit"] <= min(1e-3, found["scikit-learn"] + 1e-5), found
+def measure(
+    shape: Shape, data: str, clients: Sequence[Client], folder: Path, left_out: Sequence[str]
+) -> Measured:
+    """Answers first, then times, the peers in turn and every other round in reverse."""
+    case = clusters(shape, data)
+    path, found_path = folder / "case.npz", folder / "answer.npz"
+    np.savez(path, **case._asdict())
+    truth = gmm_answers.exact(case)
+    result = Measured(shape, data, failures=dict.fromkeys(left_out, "not run"))
+    turns = []
+    for peer in (peer for peer in clients if peer.name not in left_out):
+        try:
+            peer.load(path)
+            seconds, iterations = peer.run(gmm_answers.ITERATIONS, answer=found_path)
+            found = gmm_answers.read(found_path, iterations)
+            result.errors[peer.name] = gmm_answers.errors(case, found, truth)
+            turns.append(Turns(peer, seconds[0], iterations))
+        except PeerError as error:
+            result.failures[peer.name] = str(error)
+    for i in range(ROUNDS):
+        for turn in turns[:: 1 if i % 2 == 0 else -1]:
+            name = turn.peer.name
+            if i < turn.rounds and name not in result.failures:
+                try:
+                    seconds_per_iteration = turn.seconds_per_iteration()
+                    result.timing.seconds.setdefault(name, []).append(seconds_per_iteration)
+                except PeerError as error:
+                    result.failures[name] = str(error)
+    return result
+
+
+def sections(everything: bool) -> list[tuple[Section, list[Client], list[Shape]]]:
+    found = [(Section("float32"), peers(), [*TABLE, *ODD])]
+    if everything:
+        found.append((Section("float32, more shapes"), peers(), MORE))
+        found.append((Section("float64"), peers(), DOUBLE))
+        if "v3" in elbokit._core.cpu_levels():
+            found.append((Section("float32 at the AVX2 level", AVX2_GOALS), at_avx2(), TABLE))
     return found
 
 
-def per_iteration(X: np.ndarray, means: np.ndarray, kind: str, long: int) -> harness.Timing:
-    """Seconds per EM iteration of each peer."""
-    fits = {
-        f"{name} {iterations}": functools.partial(fit, estimator, X, means, kind, iterations)
-        for name, estimator in PEERS.items()
-        for iterations in (SHORT, long)
-    }
-    whole = harness.interleave(fits, rounds=ROUNDS, warm_up=1).seconds
-    return harness.Timing(
-        {
-            name: [
-                (more - less) / (long - SHORT)
-                for more, less in zip(
-                    whole[f"{name} {long}"], whole[f"{name} {SHORT}"], strict=True
-                )
-            ]
-            for name in PEERS
-        }
-    )
+class Limits:
+    """Rates of the machine. It is shared: the best of the whole run is nearest to the limit."""
+
+    def __init__(self) -> None:
+        self.flops: dict[str, float] = {}
+        self.bandwidth = 0.0
+
+    def look(self, dtype: str) -> None:
+        seen = limits.flops_per_second(dtype, rounds=3)
+        self.flops[dtype] = max(self.flops.get(dtype, 0.0), seen)
+        self.bandwidth = max(self.bandwidth, limits.bytes_per_second(rounds=3))
 
 
-def main() -> None:
-    rate, cases = 0.0, []
-    for n, d, k, kind, long in harness.progress(CASES, "EM"):
-        X, means = overlapping(n, d, k, np.random.default_rng(0))
-        error = errors(X, means, kind)
-        timing = per_iteration(X, means, kind, long)
-        cases.append((n, d, k, kind, error, timing))
-        # The machine is shared: the best rate seen in the whole run is nearest to the limit.
-        rate = max(rate, harness.flops_per_second())
-    rows = []
-    for n, d, k, kind, error, timing in cases:
-        mine = timing.median("elbokit")
-        limit = operations(n, d, k, kind) / rate
-        rows.append(
-            [
-                f"{n:,} × {d}, {k}, {kind}",
-                harness.duration(timing.median("scikit-learn")),
-                harness.duration(mine),
-                f"{timing.ratio('scikit-learn', 'elbokit'):.1f}",
-                harness.duration(limit),
-                f"{limit / mine:.0%}",
-                *(f"{error[name]:.0e}" for name in ("scikit-learn", "elbokit")),
-            ]
-        )
-    harness.write(
-        "gmm",
-        "EM, time per iteration",
-        "float32, overlapping components, all from the same start; `GaussianMixture.fit` with "
-        f"5 to 41 iterations less one with {SHORT}, per iteration; medians of {ROUNDS} "
-        "interleaved rounds. Errors: of the means, the largest, against scikit-learn in float64 on "
-        "the same rows, looked at before anything is timed. Limit: the "
-        "arithmetic that cannot be left out at the rate of torch's float32 matrix product "
-        f"({rate / 1e9:.0f} GFLOP/s, the best of this run).",
-        harness.table(
-            [
-                "n × d, k, covariance",
-                "scikit-learn",
-                "elbokit",
-                "ratio",
-                "limit",
-                "of the limit",
-                "scikit-learn's error",
-                "elbokit's error",
-            ],
-            rows,
-        ),
-    )
+def fill(
+    section: Section,
+    clients: list[Client],
+    shapes: Sequence[Shape],
+    machine: Limits,
+    left_out: dict[str, Sequence[str]],
+) -> None:
+    """Measure every case of a section; the workers end with it."""
+    cases = [(shape, data) for shape in shapes for data in DATA]
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            for shape, data in harness.progress(cases, f"EM, {section.title}"):
+                found = measure(shape, data, clients, Path(folder), left_out.get(data, ()))
+                section.measured.append(found)
+                print(gmm_report.line(found), file=sys.stderr, flush=True)
+                machine.look(shape.dtype)
+        section.versions = [peer.versions or f"{peer.name}: {peer.absent}" for peer in clients]
+    finally:
+        for peer in clients:
+            peer.close()
+
+
+def main(everything: bool = False) -> None:
+    machine, filled = Limits(), []
+    left_out = {} if everything else {"separated": INDIFFERENT}
+    for section, clients, shapes in sections(everything):
+        fill(section, clients, shapes, machine, left_out)
+        filled.append(section)
+    gmm_report.write(filled, machine.flops, machine.bandwidth, ROUNDS)
+    wrong = [str(m) for section in filled for m in section.measured if not m.ours_is_right]
+    if wrong:
+        sys.exit("elbokit's answer is off: " + "; ".join(wrong))
 
 
 if __name__ == "__main__":
-    main()
+    main("--all" in sys.argv[1:])

@@ -7,6 +7,7 @@ within a round. Every benchmark compares the answers before it times them.
 from __future__ import annotations
 
 import gc
+import importlib.metadata
 import platform
 import statistics
 import subprocess
@@ -15,7 +16,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import torch
 from tqdm import tqdm
 
 import elbokit
@@ -33,9 +33,19 @@ class Timing:
     def median(self, peer: str) -> float:
         return statistics.median(self.seconds[peer])
 
+    def quartiles(self, peer: str) -> tuple[float, float]:
+        seconds = self.seconds[peer]
+        if len(seconds) < 2:
+            return seconds[0], seconds[0]
+        low, _, high = statistics.quantiles(seconds, method="inclusive")
+        return low, high
+
     def ratio(self, peer: str, to: str) -> float:
-        """Median over the rounds of ``peer``'s time over ``to``'s in the same round."""
-        pairs = zip(self.seconds[peer], self.seconds[to], strict=True)
+        """Median over the rounds of ``peer``'s time over ``to``'s in the same round.
+
+        A slow peer may have left after the first rounds; then those count.
+        """
+        pairs = zip(self.seconds[peer], self.seconds[to], strict=False)
         return statistics.median(a / b for a, b in pairs)
 
 
@@ -54,13 +64,6 @@ def interleave(peers: dict[str, Work], rounds: int, warm_up: int = 2) -> Timing:
     finally:
         gc.enable()
     return timing
-
-
-def flops_per_second(size: int = 2048, rounds: int = 7) -> float:
-    """Best float32 rate of torch's matrix product here: a measured stand-in for the FMA peak."""
-    a, b = torch.rand(size, size), torch.rand(size, size)
-    timing = interleave({"product": lambda: torch.mm(a, b)}, rounds)
-    return 2 * size**3 / min(timing.seconds["product"])
 
 
 def duration(seconds: float) -> str:
@@ -87,15 +90,14 @@ def _commit() -> str:
         return "unknown"
 
 
-def conditions() -> str:
+def conditions(versions: Sequence[str] = ()) -> str:
     """Return one line on the machine, the commit and the versions."""
-    import numpy
-    import sklearn
-
+    found = versions or [
+        f"{name} {importlib.metadata.version(name)}" for name in ("numpy", "scikit-learn", "torch")
+    ]
     return (
         f"{_processor()}, {elbokit.get_num_threads()} threads, CPU level "
-        f"{elbokit._core.cpu_level()}; commit {_commit()}; numpy {numpy.__version__}, "
-        f"scikit-learn {sklearn.__version__}, torch {torch.__version__}"
+        f"{elbokit._core.cpu_level()}; commit {_commit()}; " + ", ".join(found)
     )
 
 
@@ -104,11 +106,11 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-def write(stem: str, title: str, text: str, body: str) -> None:
+def write(stem: str, title: str, text: str, body: str, versions: Sequence[str] = ()) -> None:
     """Write ``results/<stem>.md`` and say where."""
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{stem}.md"
-    path.write_text(f"# {title}\n\n{text}\n\n{body}\n\nMeasured on: {conditions()}.\n")
+    path.write_text(f"# {title}\n\n{text}\n\n{body}\n\nMeasured on: {conditions(versions)}.\n")
     print(f"\n{body}\n\nwritten to {path}")
 
 

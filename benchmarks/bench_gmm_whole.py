@@ -1,0 +1,157 @@
+"""Whole fits with default settings, start included; tiny fits; many small mixtures at once."""
+
+from __future__ import annotations
+
+import functools
+import statistics
+import warnings
+from typing import Any
+
+import numpy as np
+import sklearn.mixture
+from sklearn.exceptions import ConvergenceWarning
+
+import elbokit
+import harness
+from gmm_cases import Shape, clusters
+
+PEERS = {"scikit-learn": sklearn.mixture.GaussianMixture, "elbokit": elbokit.GaussianMixture}
+WHOLE = Shape(100_000, 16, 8, "full")
+SEEDS = 20
+TINY = Shape(1_000, 2, 3, "full")
+TINY_ITERATIONS = 10
+SMALL = Shape(200, 2, 3, "full")
+MIXTURES = 10_000
+SAMPLED = 20  # mixtures that scikit-learn fits; its loop is timed by these
+# The batched fit: set this to the public function once there is one. It takes the rows of all
+# mixtures, ``offsets`` and the start, and runs so many iterations.
+BATCH = getattr(elbokit.ops, "gmm_fit", None)
+
+
+def fit(estimator: type, X: np.ndarray, k: int, **settings: Any) -> Any:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        return estimator(k, **settings).fit(X)
+
+
+def whole(data: str) -> list[list[str]]:
+    """Default settings from the same seeds: time, and the likelihood that is reached."""
+    X = clusters(WHOLE, data).X
+    # Both are judged by the same float64 evaluation, not by what each says of itself.
+    judged = X[:20_000].astype(np.float64)
+    bounds: dict[str, list[float]] = {name: [] for name in PEERS}
+    timing = harness.Timing({name: [] for name in PEERS})
+    for seed in harness.progress(range(SEEDS), f"whole fits, {data}"):
+        works = {
+            name: functools.partial(fit, estimator, X, WHOLE.k, random_state=seed)
+            for name, estimator in PEERS.items()
+        }
+        for name, work in works.items():
+            found: list[Any] = []
+            one = harness.interleave(
+                {name: lambda work=work, found=found: found.append(work())}, 1, 0
+            )
+            timing.seconds[name] += one.seconds[name]
+            bounds[name].append(score(found[0], judged))
+    rows = []
+    for name in PEERS:
+        low, high = timing.quartiles(name)
+        rows.append(
+            [
+                data,
+                name,
+                f"{harness.duration(timing.median(name))} "
+                f"({harness.duration(low)}–{harness.duration(high)})",
+                f"{timing.ratio('scikit-learn', name):.1f}",
+                f"{statistics.mean(bounds[name]):.5f}",
+                f"{min(bounds[name]):.5f}",
+                f"{max(bounds[name]):.5f}",
+            ]
+        )
+    return rows
+
+
+def score(model: Any, X: np.ndarray) -> float:
+    """Mean log-likelihood in float64 of the parameters that ``model`` found."""
+    judge = sklearn.mixture.GaussianMixture(len(model.weights_))
+    judge.weights_ = np.asarray(model.weights_, dtype=np.float64)
+    judge.means_ = np.asarray(model.means_, dtype=np.float64)
+    judge.precisions_cholesky_ = np.asarray(model.precisions_cholesky_, dtype=np.float64)
+    return float(judge.score(X))
+
+
+def tiny() -> list[list[str]]:
+    """A fit that is nearly all overhead."""
+    case = clusters(TINY, "overlapping")
+    start = {"weights_init": case.weights, "means_init": case.means, "random_state": 0}
+    start |= {"precisions_init": case.covariances, "init_params": "random_from_data"}
+    works = {
+        name: functools.partial(
+            fit, estimator, case.X, TINY.k, tol=0.0, max_iter=TINY_ITERATIONS, **start
+        )
+        for name, estimator in PEERS.items()
+    }
+    models = [work() for work in works.values()]
+    np.testing.assert_allclose(models[1].means_, models[0].means_, rtol=1e-3, atol=1e-3)
+    timing = harness.interleave(works, rounds=200, warm_up=10)
+    return [
+        [name, harness.duration(timing.median(name)), f"{timing.ratio('scikit-learn', name):.1f}"]
+        for name in PEERS
+    ]
+
+
+def batch() -> list[list[str]]:
+    """Many small mixtures in one call, beside a loop of scikit-learn's fits."""
+    cases = [clusters(SMALL, "overlapping", seed) for seed in range(MIXTURES)]
+    X = np.concatenate([case.X for case in cases])
+    offsets = np.arange(MIXTURES + 1) * SMALL.n
+    weights, means, factors = (np.stack([case[i] for case in cases]) for i in (1, 2, 3))
+
+    def ours() -> Any:
+        return BATCH(
+            X, weights, means, factors, "full", offsets=offsets, tol=0.0, max_iter=TINY_ITERATIONS
+        )
+
+    def theirs() -> list[Any]:
+        return [
+            fit(PEERS["scikit-learn"], case.X, SMALL.k, tol=0.0, max_iter=TINY_ITERATIONS,
+                weights_init=case.weights, means_init=case.means, precisions_init=case.covariances,
+                init_params="random_from_data", random_state=0)
+            for case in cases[:SAMPLED]
+        ]  # fmt: skip
+
+    found = np.stack([model.means_ for model in theirs()])
+    np.testing.assert_allclose(ours().means[:SAMPLED], found, rtol=1e-2, atol=1e-2)
+    timing = harness.interleave({"elbokit": ours, "scikit-learn": theirs}, rounds=5, warm_up=1)
+    ratio = timing.ratio("scikit-learn", "elbokit") * MIXTURES / SAMPLED
+    return [
+        ["scikit-learn", harness.duration(timing.median("scikit-learn") / SAMPLED), "1"],
+        ["elbokit", harness.duration(timing.median("elbokit") / MIXTURES), f"{ratio:.0f}"],
+    ]
+
+
+def main() -> None:
+    rows = whole("overlapping") + whole("separated")
+    header = ["data", "library", "time (quartiles)", "scikit-learn ÷ it"]
+    parts = [
+        harness.table([*header, "mean log-likelihood", "worst", "best"], rows),
+        f"## {TINY}, {TINY_ITERATIONS} iterations from a given start",
+        harness.table(["library", "time", "scikit-learn ÷ it"], tiny()),
+    ]
+    if BATCH is not None:
+        parts += [
+            f"## {MIXTURES:,} mixtures of {SMALL}, {TINY_ITERATIONS} iterations",
+            harness.table(["library", "time per mixture", "scikit-learn ÷ it"], batch()),
+        ]
+    harness.write(
+        "gmm_whole",
+        "Gaussian mixtures, whole fits",
+        f"{WHOLE}, float32, default settings, start included; medians over {SEEDS} seeds, the same "
+        "for both, which take turns. The log-likelihood of a row under the parameters found, over "
+        "the same seeds, is evaluated in float64 for both on 20,000 rows.",
+        "\n\n".join(parts),
+    )
+
+
+if __name__ == "__main__":
+    main()
