@@ -95,6 +95,21 @@ def test_leading_dimensions_broadcast(covariance_type, rng):
             assert_same_bits(batch, ops.gmm_fit(X, *starts[i][j], covariance_type), (i, j))
 
 
+def test_a_run_of_many_stretches_is_one_run(rng):
+    # Some 100 ms, and far from a fixed point to the end; tests of signals cut it every 50 ms.
+    X = rng.normal(size=(900, 4))
+    given = start(rng, X, 5, "full")
+    whole = ops.gmm_fit(X, *given, tol=0.0, max_iter=4000)
+    assert whole.n_iter == 4000
+    for _ in range(8):
+        part = ops.gmm_fit(X, *given, tol=0.0, max_iter=500)
+        moved = np.abs(part.means - given[1]).max()
+        given = part.weights, part.means, part.precisions_cholesky
+    assert moved > 0.0
+    for name in (*PARAMETERS, "lower_bound"):
+        assert_array_equal(getattr(whole, name), getattr(part, name))
+
+
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_no_bit_depends_on_the_threads(restore_threads, dtype, rng):
     # One mixture that is worth threads of its own, and many that share them.
@@ -112,7 +127,7 @@ def test_no_bit_depends_on_the_threads(restore_threads, dtype, rng):
         assert_same_bits(fits[0], fit, 0)
 
 
-def test_one_mixture_that_fails_leaves_the_others(restore_threads, rng):
+def test_one_mixture_that_fails_leaves_the_others(rng):
     sizes = [50, 60, 70, 80, 90]
     data, starts = ragged(rng, sizes, 2, 3, "diag")
     data[1][:, 1] = 3.3  # no variance
