@@ -182,6 +182,20 @@ def test_what_float32_cannot_hold_is_done_in_float64(rng):
             assert_allclose(getattr(fit, name), want, rtol=2e-5, atol=2e-5 * np.abs(want).max())
 
 
+@pytest.mark.parametrize("covariance_type", ["full", "tied"])
+def test_what_float32_sums_cannot_resolve_is_done_in_float64(cpu_level, covariance_type, rng):
+    # Two columns that differ by 3e-4 of their deviation: a variance of 9e-8, which sums in float32
+    # do not know.
+    X = rng.normal(size=(5000, 3))
+    X[:, 1] = X[:, 0] + 3e-4 * X[:, 1]
+    X = X.astype(np.float32)
+    arguments = [0.5, 0.5], X[:2], unit_factors(covariance_type, 2, 3), covariance_type
+    options = {"reg_covar": 0.0, "max_iter": 3, "tol": 0.0}
+    fit = ops.gmm_fit(X, *arguments, **options)
+    exact = ops.gmm_fit(X.astype(np.float64), *arguments, **options)
+    assert_allclose(fit.precisions_cholesky, exact.precisions_cholesky, rtol=2e-4, atol=1e-3)
+
+
 def test_an_emptied_component_stays():
     X = np.random.default_rng(1).normal(size=(80, 2))
     means = np.array([[300.0, -300.0], [0.0, 0.5], [0.0, -0.5]])
