@@ -95,6 +95,21 @@ def test_leading_dimensions_broadcast(covariance_type, rng):
             assert_same_bits(batch, ops.gmm_fit(X, *starts[i][j], covariance_type), (i, j))
 
 
+def test_a_run_of_many_stretches_is_one_run(rng):
+    # Some 100 ms, and far from a fixed point to the end; tests of signals cut it every 50 ms.
+    X = rng.normal(size=(900, 4))
+    given = start(rng, X, 5, "full")
+    whole = ops.gmm_fit(X, *given, tol=0.0, max_iter=4000)
+    assert whole.n_iter == 4000
+    for _ in range(8):
+        part = ops.gmm_fit(X, *given, tol=0.0, max_iter=500)
+        moved = np.abs(part.means - given[1]).max()
+        given = part.weights, part.means, part.precisions_cholesky
+    assert moved > 0.0
+    for name in (*PARAMETERS, "lower_bound"):
+        assert_array_equal(getattr(whole, name), getattr(part, name))
+
+
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_no_bit_depends_on_the_threads(restore_threads, dtype, rng):
     # One mixture that is worth threads of its own, and many that share them.
@@ -112,7 +127,7 @@ def test_no_bit_depends_on_the_threads(restore_threads, dtype, rng):
         assert_same_bits(fits[0], fit, 0)
 
 
-def test_one_mixture_that_fails_leaves_the_others(restore_threads, rng):
+def test_one_mixture_that_fails_leaves_the_others(rng):
     sizes = [50, 60, 70, 80, 90]
     data, starts = ragged(rng, sizes, 2, 3, "diag")
     data[1][:, 1] = 3.3  # no variance
@@ -165,6 +180,20 @@ def test_what_float32_cannot_hold_is_done_in_float64(rng):
         for name in PARAMETERS:
             want = getattr(exact, name)
             assert_allclose(getattr(fit, name), want, rtol=2e-5, atol=2e-5 * np.abs(want).max())
+
+
+@pytest.mark.parametrize("covariance_type", ["full", "tied"])
+def test_what_float32_sums_cannot_resolve_is_done_in_float64(cpu_level, covariance_type, rng):
+    # Two columns that differ by 3e-4 of their deviation: a variance of 9e-8, which sums in float32
+    # do not know.
+    X = rng.normal(size=(5000, 3))
+    X[:, 1] = X[:, 0] + 3e-4 * X[:, 1]
+    X = X.astype(np.float32)
+    arguments = [0.5, 0.5], X[:2], unit_factors(covariance_type, 2, 3), covariance_type
+    options = {"reg_covar": 0.0, "max_iter": 3, "tol": 0.0}
+    fit = ops.gmm_fit(X, *arguments, **options)
+    exact = ops.gmm_fit(X.astype(np.float64), *arguments, **options)
+    assert_allclose(fit.precisions_cholesky, exact.precisions_cholesky, rtol=2e-4, atol=1e-3)
 
 
 def test_an_emptied_component_stays():

@@ -60,6 +60,16 @@ def test_float32_far_from_the_origin(covariance_type, offset):
     assert_allclose(gm.covariances_, truth.covariances_, rtol=2e-5, atol=2e-5)
 
 
+def test_rows_that_are_not_aligned():
+    X = make_blobs(60, centers=2, random_state=0)[0].astype(np.float32)
+    memory = np.zeros(X.nbytes + 1, np.uint8)
+    shifted = memory[1:].view(np.float32).reshape(X.shape)
+    shifted[...] = X
+    assert not shifted.flags.aligned
+    gm, expected = (GaussianMixture(2, random_state=0).fit(rows) for rows in (shifted, X))
+    assert_array_equal(gm.means_, expected.means_)
+
+
 @pytest.mark.parametrize("covariance_type", ["full", "tied"])
 def test_float32_is_no_reason_to_fail(covariance_type):
     # A component that spans clusters 1e4 deviations apart has a condition number of 1e8.

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy import integrate, special, stats
+from sklearn.mixture import GaussianMixture
 
 from elbokit import reference
 
@@ -160,6 +161,29 @@ def test_zero_weight_component_is_as_if_absent(covariance_type, zero):
     assert_allclose(log_prob, expected, rtol=1e-14)
     assert_allclose(r[:, rest], r_rest, rtol=1e-14)
     assert_array_equal(r[:, zero], 0.0)
+
+
+@pytest.mark.parametrize("covariance_type", COVARIANCE_TYPES)
+def test_fit_against_scikit_learn(covariance_type):
+    rng = np.random.default_rng(5)
+    X = rng.normal(size=(200, 3)) + 2.0 * rng.integers(0, 3, size=(200, 1))
+    weights, means, factors, _ = random_mixture(rng, covariance_type, 3, 3)
+    square = covariance_type in ("full", "tied")
+    precisions = factors @ factors.swapaxes(-1, -2) if square else factors**2
+    theirs = GaussianMixture(
+        3,
+        covariance_type=covariance_type,
+        weights_init=weights,
+        means_init=means,
+        precisions_init=precisions,
+        tol=1e-4,
+    ).fit(X)
+    ours = reference.gmm_fit(X, weights, means, factors, covariance_type, tol=1e-4)
+    assert (ours.n_iter, ours.converged) == (theirs.n_iter_, theirs.converged_)
+    assert ours.lower_bound == pytest.approx(theirs.lower_bound_, rel=1e-10)
+    for name in ("weights", "means", "covariances", "precisions_cholesky"):
+        want = getattr(theirs, name + "_")
+        assert_allclose(getattr(ours, name), want, rtol=1e-7, atol=1e-9, err_msg=name)
 
 
 def test_unreachable_sample_counts_for_nothing():

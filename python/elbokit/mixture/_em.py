@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from elbokit import _core
+from elbokit._arrays import as_float_array
 from elbokit._gmm_fit import fit_error
 from elbokit.mixture._convergence import ConvergenceMonitor
 from elbokit.mixture._parameters import GmmParameters
@@ -76,7 +77,7 @@ def run_em(
     )
     bound, outcome = np.array([monitor.lower_bound]), np.empty((1, 4), dtype=np.int64)
     lower_bounds = _core.gmm_fit(
-        X[None],
+        as_float_array(X, "X")[None],
         None,
         None if sample_weight is None else sample_weight[None],
         covariance_type,
