@@ -76,7 +76,7 @@ def _from_dlpack(a: Any, name: str) -> npt.NDArray[Any]:
         ) from error
 
 
-def returns_like(a: Any) -> Callable[[FloatArray], Any]:
+def returns_like(a: Any) -> Callable[[npt.NDArray[Any]], Any]:
     """Return the function that hands a NumPy result back as an array of ``a``'s library."""
     if isinstance(a, np.ndarray) or not hasattr(a, "__dlpack__"):
         return lambda result: result

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -31,6 +31,16 @@ class Mixtures(NamedTuple):
     weights: npt.NDArray[np.float64]
     means: npt.NDArray[np.float64]
     precisions_cholesky: npt.NDArray[np.float64]
+
+
+class Batched(Protocol):
+    """Rows of independent problems, and the batch dimensions that they had."""
+
+    @property
+    def batch(self) -> tuple[int, ...]: ...
+
+    @property
+    def X(self) -> FloatArray: ...
 
 
 def check_mixtures(
@@ -138,7 +148,7 @@ def _check_parameter_values(
         )
 
 
-def check_sample_weight(sample_weight: Any, mixtures: Mixtures) -> tuple[FloatArray | None, float]:
+def check_sample_weight(sample_weight: Any, mixtures: Batched) -> tuple[FloatArray | None, float]:
     """Return weights of about 1 in the dtype of X, and what to multiply the statistics by."""
     if sample_weight is None:
         return None, 1.0

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["GmmStatistics"]
+__all__ = ["GmmStatistics", "KMeansResult"]
 
 
 class GmmStatistics(NamedTuple):
@@ -37,3 +37,25 @@ class GmmStatistics(NamedTuple):
     first_moments: npt.NDArray[np.float64]
     second_moments: npt.NDArray[np.float64]
     log_likelihood: float | npt.NDArray[np.float64]
+
+
+class KMeansResult(NamedTuple):
+    """Clusters found by k-means. ``...`` stands for the leading batch dimensions.
+
+    Attributes
+    ----------
+    labels : ndarray of shape (..., n_samples), int32
+        The cluster whose center is nearest.
+    centers : ndarray of shape (..., n_clusters, n_features)
+        Means of the clusters, in the dtype of the data. A cluster that stayed empty, for want of
+        distinct samples, is shown at the center of the heaviest one.
+    inertia : float or ndarray of shape (...)
+        ``sum_n w_n |x_n - center|^2``, in float64.
+    n_iter : int or ndarray of shape (...)
+        Iterations done.
+    """
+
+    labels: npt.NDArray[np.int32]
+    centers: npt.NDArray[np.floating[Any]]
+    inertia: float | npt.NDArray[np.float64]
+    n_iter: int | npt.NDArray[np.int64]

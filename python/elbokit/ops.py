@@ -13,15 +13,23 @@ import numpy as np
 
 from elbokit import _core
 from elbokit._arrays import as_float_array, returns_like
+from elbokit._kmeans import kmeans
 from elbokit._mixture_arguments import (
     check_mixtures,
     check_sample_weight,
     require_finite_moments,
     require_finite_rows,
 )
-from elbokit._types import GmmStatistics
+from elbokit._types import GmmStatistics, KMeansResult
 
-__all__ = ["GmmStatistics", "gmm_estep", "gmm_statistics", "logsumexp"]
+__all__ = [
+    "GmmStatistics",
+    "KMeansResult",
+    "gmm_estep",
+    "gmm_statistics",
+    "kmeans",
+    "logsumexp",
+]
 
 
 def logsumexp(a: Any, axis: int | tuple[int, ...] | None = -1) -> Any:
