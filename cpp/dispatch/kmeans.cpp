@@ -12,20 +12,20 @@ namespace elbokit::cpu {
 
 namespace {
 
-// Rows of which the mean is the pivot: anything near the data will do.
+// Rows whose median is the pivot: anything near most of the data will do.
 constexpr std::int64_t kPivotRows = 256;
 
 template <class T>
 std::vector<T> find_pivot(const KMeansRows<T>& rows) {
   const std::int64_t count = std::min(rows.n_samples, kPivotRows);
-  std::vector<T> pivot(rows.n_features);
+  std::vector<T> pivot(rows.n_features), values(count);
   for (std::int64_t j = 0; j < rows.n_features; ++j) {
-    // A mean of differences: of equal numbers it is that number, and it does not overflow.
-    const double first = rows.x.data[j * rows.x.col_stride];
-    double sum = 0;
-    for (std::int64_t i = 1; i < count; ++i)
-      sum += rows.x.row(i * rows.n_samples / count)[j * rows.x.col_stride] - first;
-    pivot[j] = static_cast<T>(first + sum / static_cast<double>(count));
+    for (std::int64_t i = 0; i < count; ++i)
+      values[i] = rows.x.row(i * rows.n_samples / count)[j * rows.x.col_stride];
+    // A NaN has no place in an order; the rows' spread will tell of it.
+    std::nth_element(values.begin(), values.begin() + count / 2, values.end(),
+                     [](T a, T b) { return a < b || (b != b && a == a); });
+    pivot[j] = values[count / 2];
   }
   return pivot;
 }

@@ -235,12 +235,15 @@ def _choose(
 ) -> npt.NDArray[np.int64]:
     """Choose a sample for each component."""
     if init_params == "k-means++":
-        seeds = run_kmeans(
+        found = run_kmeans(
             X[None], n_components, random_state, sample_weight=_batch(weight), max_iter=0
-        ).seeds
-        return seeds[0]
+        )
+        return found.seeds.reshape(n_components)
     share = None if weight is None else weight / weight.sum(dtype=np.float64)
-    return np.asarray(random_state.choice(len(X), size=n_components, replace=False, p=share))
+    rows: npt.NDArray[np.int64] = random_state.choice(
+        len(X), size=n_components, replace=False, p=share
+    )
+    return rows
 
 
 def _single_rows(
