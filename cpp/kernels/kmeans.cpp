@@ -11,7 +11,7 @@ namespace elbokit::ELBOKIT_LEVEL {
 namespace {
 
 // Rows whose bounds are looked through at once.
-constexpr std::int64_t kBlockRows = 1024;
+constexpr std::int64_t kBlockRows = 4096;
 
 // Calls f(row, count) with a packed group of consecutive rows, for the whole chunk.
 template <class T, class F>
@@ -22,6 +22,8 @@ void for_each_group(const KMeansChunk<T>& chunk, F&& f) {
     const std::int64_t left = chunk.end - row;
     const int count = static_cast<int>(left < kGroup<T> ? left : kGroup<T>);
     pack_listed(chunk, row, list, count, chunk.workspace);
+    const std::int64_t next = chunk.end - row - kGroup<T>;
+    prefetch_listed(chunk.rows, row + kGroup<T>, list, next < kGroup<T> ? next : kGroup<T>);
     f(row, count);
   }
 }
@@ -115,28 +117,28 @@ ELBOKIT_INLINE void find_gaps(std::int64_t d, Nearest<T>& nearest) {
   }
 }
 
-// Numbers, from `begin`, of the block's rows whose label may change.
+// Numbers, from `base`, of those of the rows [begin, begin + count) whose label may change.
 template <class T>
-std::int64_t list_rows(const KMeansPass<T>& pass, std::int64_t begin, std::int64_t count,
-                       std::int32_t* list) {
+std::int64_t list_rows(const KMeansPass<T>& pass, std::int64_t base, std::int64_t begin,
+                       std::int64_t count, std::int32_t* list) {
   std::int64_t listed = 0;
-  for (std::int64_t i = 0; i < count; ++i) {
-    list[listed] = static_cast<std::int32_t>(i);
-    listed += pass.all || !(pass.drift[pass.labels[begin + i]] < pass.bound[begin + i]);
+  for (std::int64_t n = begin; n < begin + count; ++n) {
+    list[listed] = static_cast<std::int32_t>(n - base);
+    listed += pass.all || !(pass.drift[pass.labels[n]] < pass.bound[n]);
   }
   return listed;
 }
 
 template <class T>
-void assign_group(const KMeansChunk<T>& chunk, const KMeansPass<T>& pass, std::int64_t base,
-                  const std::int32_t* list, int count, KMeansSums& sums) {
+void assign_group(const KMeansChunk<T>& chunk, const KMeansPass<T>& pass, const std::int32_t* list,
+                  int count, KMeansSums& sums) {
   const T slack = sizeof(T) == 4 ? T(1 - 0x1p-22) : T(1 - 0x1p-51);
   Nearest<T> nearest;
-  pack_listed(chunk, base, list, count, chunk.workspace);
+  pack_listed(chunk, chunk.begin, list, count, chunk.workspace);
   find_nearest(chunk.workspace, chunk.rows.n_features, pass, nearest);
   find_gaps(chunk.rows.n_features, nearest);
   for (int i = 0; i < count; ++i) {
-    const std::int64_t row = base + list[i];
+    const std::int64_t row = chunk.begin + list[i];
     const auto label = static_cast<std::int32_t>(nearest.label[i]);
     const std::int32_t before = pass.labels[row];
     pass.bound[row] = (pass.drift[label] + nearest.second[i]) * slack;
@@ -206,16 +208,29 @@ void kmeans_seed(const KMeansChunk<T>& chunk, const KMeansSeeding<T>& seeding) {
 
 template <class T>
 void kmeans_pass(const KMeansChunk<T>& chunk, const KMeansPass<T>& pass, KMeansSums& sums) {
-  std::int32_t list[kBlockRows];
+  // Numbers count from the chunk's first row. What fills no group waits for the next block.
+  std::int32_t list[kBlockRows + kGroup<T>];
+  std::int64_t listed = 0;
+  const auto prefetch = [&](std::int64_t from) ELBOKIT_INLINE_LAMBDA {
+    const std::int64_t left = listed - from;
+    prefetch_listed(chunk.rows, chunk.begin, list + from, left < kGroup<T> ? left : kGroup<T>);
+  };
   for (std::int64_t begin = chunk.begin; begin < chunk.end; begin += kBlockRows) {
-    const std::int64_t rows = chunk.end - begin < kBlockRows ? chunk.end - begin : kBlockRows;
-    const std::int64_t listed = list_rows(pass, begin, rows, list);
-    sums.computed += listed;
-    for (std::int64_t i = 0; i < listed; i += kGroup<T>) {
-      const std::int64_t left = listed - i;
-      assign_group(chunk, pass, begin, list + i,
-                   static_cast<int>(left < kGroup<T> ? left : kGroup<T>), sums);
+    const std::int64_t left = chunk.end - begin;
+    const bool last = left <= kBlockRows;
+    const std::int64_t found =
+        list_rows(pass, chunk.begin, begin, last ? left : kBlockRows, list + listed);
+    listed += found;
+    sums.computed += found;
+    prefetch(0);
+    std::int64_t done = 0;
+    for (; listed - done >= (last ? 1 : kGroup<T>); done += kGroup<T>) {
+      const std::int64_t count = listed - done < kGroup<T> ? listed - done : kGroup<T>;
+      prefetch(done + kGroup<T>);
+      assign_group(chunk, pass, list + done, static_cast<int>(count), sums);
     }
+    for (std::int64_t i = done; i < listed; ++i) list[i - done] = list[i];
+    listed -= done;
   }
 }
 

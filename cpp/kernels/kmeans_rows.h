@@ -12,6 +12,22 @@ inline constexpr int kCenterTile = 4;
 static_assert(kSeedRun % kGroup<float> == 0 && kSeedRun % kGroup<double> == 0,
               "a run of the seeding is whole groups");
 
+// Asks for the cache lines of rows that are about to be packed; those far into a long row the
+// processor sees coming.
+template <class T>
+ELBOKIT_INLINE void prefetch_listed(const KMeansRows<T>& rows, std::int64_t base,
+                                    const std::int32_t* list, std::int64_t count) {
+  constexpr std::ptrdiff_t most = 256;
+  if (rows.x.col_stride != 1) return;
+  const std::ptrdiff_t bytes = rows.n_features * static_cast<std::ptrdiff_t>(sizeof(T));
+  const std::ptrdiff_t wanted = bytes < most ? bytes : most;
+  for (std::int64_t i = 0; i < count; ++i) {
+    const char* const row = reinterpret_cast<const char*>(rows.x.row(base + list[i]));
+    for (std::ptrdiff_t at = 0; at < wanted; at += 64) __builtin_prefetch(row + at);
+    __builtin_prefetch(row + wanted - 1);
+  }
+}
+
 // Features of lane vectors' rows: a transposed tile less the pivot.
 template <class T>
 ELBOKIT_INLINE void pack_tile(const KMeansChunk<T>& chunk, const std::int64_t (&row)[kLanes<T>],
