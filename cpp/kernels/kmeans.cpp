@@ -31,10 +31,12 @@ void for_each_group(const KMeansChunk<T>& chunk, F&& f) {
 // Weights of `count` <= lanes rows; 0 past them.
 template <class T>
 ELBOKIT_INLINE Vec<T> weights_of(const KMeansRows<T>& rows, std::int64_t row, int count) {
-  T weight[kLanes<T>];
-  for (int i = 0; i < kLanes<T>; ++i)
-    weight[i] = i >= count ? T(0) : rows.sample_weight ? rows.sample_weight[row + i] : T(1);
-  return load(weight);
+  const Vector<const T>& weight = rows.sample_weight;
+  if (!weight) return first_lanes<T>(broadcast<T>(1), count);
+  if (weight.stride == 1) return load_partial(weight.data + row, count);
+  T value[kLanes<T>] = {};
+  for (int i = 0; i < count; ++i) value[i] = weight[row + i];
+  return load(value);
 }
 
 // Rows of vector v within a group of `count` rows.

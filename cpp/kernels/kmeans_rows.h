@@ -12,45 +12,51 @@ inline constexpr int kCenterTile = 4;
 static_assert(kSeedRun % kGroup<float> == 0 && kSeedRun % kGroup<double> == 0,
               "a run of the seeding is whole groups");
 
-// Asks for the cache lines of rows that are about to be packed; those far into a long row the
-// processor sees coming.
+// Asks for the cache lines of `bytes` from `from`.
+ELBOKIT_INLINE void prefetch_lines(const void* from, std::ptrdiff_t bytes) {
+  for (std::ptrdiff_t at = 0; at < bytes; at += 64)
+    __builtin_prefetch(static_cast<const char*>(from) + at);
+}
+
+// The same of rows that are about to be packed. Those that lie one behind the other are one long
+// row; of another long row, the processor sees the rest coming.
 template <class T>
 ELBOKIT_INLINE void prefetch_listed(const KMeansRows<T>& rows, std::int64_t base,
                                     const std::int32_t* list, std::int64_t count) {
   constexpr std::ptrdiff_t most = 256;
-  if (rows.x.col_stride != 1) return;
+  if (rows.x.col_stride != 1 || count <= 0) return;
   const std::ptrdiff_t bytes = rows.n_features * static_cast<std::ptrdiff_t>(sizeof(T));
-  const std::ptrdiff_t wanted = bytes < most ? bytes : most;
-  for (std::int64_t i = 0; i < count; ++i) {
-    const char* const row = reinterpret_cast<const char*>(rows.x.row(base + list[i]));
-    for (std::ptrdiff_t at = 0; at < wanted; at += 64) __builtin_prefetch(row + at);
-    __builtin_prefetch(row + wanted - 1);
-  }
+  if (list[count - 1] - list[0] == count - 1 && rows.x.row_stride == rows.n_features)
+    return prefetch_lines(rows.x.row(base + list[0]), count * bytes);
+  for (std::int64_t i = 0; i < count; ++i)
+    prefetch_lines(rows.x.row(base + list[i]), bytes < most ? bytes : most);
 }
 
-// Features of lane vectors' rows: a transposed tile less the pivot.
+// One vector of rows, transposed tile by tile, less the pivot.
 template <class T>
-ELBOKIT_INLINE void pack_tile(const KMeansChunk<T>& chunk, const std::int64_t (&row)[kLanes<T>],
-                              T* to) {
+ELBOKIT_INLINE void pack_tiles(const KMeansChunk<T>& chunk, const T* const (&row)[kLanes<T>],
+                               T* to) {
   constexpr int lanes = kLanes<T>;
-  const Matrix<const T>& x = chunk.rows.x;
-  const std::int64_t d = chunk.rows.n_features;
+  const std::int64_t d = chunk.rows.n_features, stride = chunk.rows.x.col_stride;
   for (std::int64_t j = 0; j < d; j += lanes) {
     const int width = static_cast<int>(d - j < lanes ? d - j : lanes);
     Vec<T> tile[lanes];
-    if (x.col_stride == 1 && width == lanes) {
-      for (int i = 0; i < lanes; ++i) tile[i] = load(x.row(row[i]) + j);
-    } else if (x.col_stride == 1) {
-      for (int i = 0; i < lanes; ++i) tile[i] = load_partial(x.row(row[i]) + j, width);
+    if (stride == 1 && width == lanes) {
+      for (int i = 0; i < lanes; ++i) tile[i] = load(row[i] + j);
+    } else if (stride == 1) {
+      for (int i = 0; i < lanes; ++i) tile[i] = load_partial(row[i] + j, width);
     } else {
       for (int i = 0; i < lanes; ++i) {
         T value[lanes] = {};
-        for (int c = 0; c < width; ++c) value[c] = x.row(row[i])[(j + c) * x.col_stride];
+        for (int c = 0; c < width; ++c) value[c] = row[i][(j + c) * stride];
         tile[i] = load(value);
       }
     }
     transpose<T>(tile);
-    for (int c = 0; c < width; ++c) store(to + (j + c) * kGroup<T>, tile[c] - chunk.pivot[j + c]);
+    if (width == lanes)
+      for (int c = 0; c < lanes; ++c) store(to + (j + c) * kGroup<T>, tile[c] - chunk.pivot[j + c]);
+    else
+      for (int c = 0; c < width; ++c) store(to + (j + c) * kGroup<T>, tile[c] - chunk.pivot[j + c]);
   }
 }
 
@@ -74,9 +80,10 @@ void pack_listed(const KMeansChunk<T>& chunk, std::int64_t base, const std::int3
         store(to + j * kGroup<T>, load(to + j * kGroup<T>) - chunk.pivot[j]);
       continue;
     }
-    std::int64_t row[lanes];
-    for (int i = 0; i < lanes; ++i) row[i] = base + list[first + i < count ? first + i : count - 1];
-    pack_tile(chunk, row, to);
+    const T* row[lanes];
+    for (int i = 0; i < lanes; ++i)
+      row[i] = x.row(base + list[first + i < count ? first + i : count - 1]);
+    pack_tiles(chunk, row, to);
   }
 }
 
