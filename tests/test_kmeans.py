@@ -162,24 +162,91 @@ def test_stops_as_scikit_learn(max_iter, tol):
         assert_same_clusters(*fit_both(X, 5, seed, tol=tol))
 
 
-def test_an_emptied_cluster_goes_to_the_farthest_row():
-    """Found by search: during these runs a cluster loses all its rows."""
-    # Weight zero makes clusters whose rows count for nothing.
-    relocated = 0
-    for seed in range(300):
-        rng = np.random.default_rng(seed)
-        X = (
-            rng.normal(size=(40, 2)) * [1, 0.1]
-            + 4 * rng.normal(size=(3, 2))[rng.integers(0, 3, 40)]
-        )
-        weight = (rng.uniform(size=40) < 0.3).astype(float)
-        weight[:4] = 1
-        result, peer = fit_both(X, 4, seed, weight)
-        if np.bincount(result.labels, weights=weight, minlength=4).min() == 0:
-            continue
-        assert_same_clusters(result, peer)
-        relocated += 1
-    assert relocated > 200
+def from_seeds(X, seeds, weight, max_iter):
+    """Labels, centers and iterations from given seeds: the uniforms that lead to them."""
+    k, (n, d) = len(seeds), X.shape
+    uniforms = [(weight[: seeds[0]].sum() + weight[seeds[0]] / 2) / weight.sum()]
+    for c in range(1, k):
+        distance = ((X[:, None] - X[seeds[:c]]) ** 2).sum(axis=2).min(axis=1) * weight
+        uniforms.append((distance[: seeds[c]].sum() + distance[seeds[c]] / 2) / distance.sum())
+    found, labels = np.empty((1, k), np.int64), np.empty((1, n), np.int32)
+    centers, n_iter = np.empty((1, k, d)), np.empty(1, np.int64)
+    _core.kmeans(
+        X[None],
+        None,
+        weight[None].astype(X.dtype),
+        k,
+        1,
+        max_iter,
+        0.0,
+        np.array([uniforms]),
+        found,
+        labels,
+        centers,
+        None,
+        n_iter,
+    )
+    assert_array_equal(found[0], seeds)
+    return labels[0], centers[0], n_iter[0]
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_an_emptied_cluster_goes_to_the_farthest_row(dtype, weighted, cpu_level):
+    # The middle cluster starts with -1 and 1; then its neighbours' means come nearer to both.
+    rng = np.random.default_rng(0)
+    left, right = -1.3 - 0.04 * rng.uniform(size=20), 1.26 + 0.2 * rng.uniform(size=20) ** 4
+    X = np.r_[-3.5, left, -1, 1, right, 1.5][:, None].astype(dtype)
+    X = np.c_[X, 0.01 * rng.normal(size=X.shape)].astype(dtype)
+    seeds = [0, 22, len(X) - 1]
+    weight = rng.uniform(0.9, 1.1, size=len(X)) if weighted else np.ones(len(X))
+    _, centers, _ = from_seeds(X, seeds, weight, max_iter=1)
+    distance = ((X[:, None] - centers) ** 2).sum(axis=2)
+    assert 1 not in distance.argmin(axis=1)  # emptied
+    for max_iter in (2, 3, 300):
+        labels, centers, n_iter = from_seeds(X, seeds, weight, max_iter)
+        peer = KMeans(3, init=X[seeds], n_init=1, tol=0, max_iter=max_iter)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            peer.fit(X, None, weight)
+        assert_array_equal(labels, peer.labels_)
+        rtol = 1e-12 if dtype == np.float64 else 1e-5
+        assert_allclose(centers, peer.cluster_centers_, rtol=rtol, atol=rtol)
+        if dtype == np.float64:  # in float32 rounding may move scikit-learn's centers once more
+            assert n_iter == peer.n_iter_
+        assert len(np.unique(labels)) == 3
+
+
+MEMORY = """
+import resource
+import sys
+import numpy as np
+from elbokit.mixture._initialization import starting_parameters
+
+def start(X):
+    state = np.random.RandomState(0)
+    starting_parameters(X, None, (None,) * 3, 4, sys.argv[1], "full", 1e-6, state)
+
+n = 1_500_000
+X = np.random.default_rng(0).standard_normal((n, 8), dtype=np.float32)
+start(X[:5000])
+before = int(open("/proc/self/statm").read().split()[1]) * resource.getpagesize()
+start(X)
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before) / n)
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+@pytest.mark.parametrize(
+    ("init_params", "per_row"), [("kmeans", 8), ("k-means++", 4), ("random_from_data", 8)]
+)
+def test_no_copy_of_the_data(init_params, per_row):
+    """A label and a distance per row: X itself has 32 bytes per row here, in float64 64."""
+    result = subprocess.run(
+        [sys.executable, "-c", MEMORY, init_params], capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 0, result.stderr
+    assert float(result.stdout) < per_row + 6
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])

@@ -20,18 +20,18 @@ std::int64_t block_rows(std::int64_t n_features) {
   return rows < kMinBlockRows ? kMinBlockRows : rows > kMaxBlockRows ? kMaxBlockRows : rows;
 }
 
-// A block's arrays in the workspace: rows less their center, and the same times the row's weight,
-// both sorted by label.
+// A block's arrays in the workspace: rows less their center, and the same times the row's weight
+// (one array where there are no weights), both sorted by label.
 struct Block {
   std::int64_t ld;
   double *value, *weighted, *weight;
   std::int64_t *end, *row;  // where a label's rows end; the data's row at each place
 
-  Block(std::int64_t n_features, double* work)
+  Block(std::int64_t n_features, bool has_weights, double* work)
       : ld(padded(n_features)),
         value(work),
-        weighted(value + block_rows(n_features) * ld),
-        weight(weighted + block_rows(n_features) * ld),
+        weighted(has_weights ? value + block_rows(n_features) * ld : value),
+        weight(value + 2 * block_rows(n_features) * ld),
         end(nullptr),
         row(reinterpret_cast<std::int64_t*>(weight + block_rows(n_features))) {
     end = row + block_rows(n_features);
@@ -62,9 +62,6 @@ void read_rows(const KMeansRows<T>& rows, std::int64_t begin, std::int64_t end,
     const std::int64_t n = block.row[i];
     const T* const x = rows.x.row(n);
     double* const value = block.value + i * block.ld;
-    double* const weighted = block.weighted + i * block.ld;
-    const double weight = rows.sample_weight ? rows.sample_weight[n] : T(1);
-    block.weight[i] = weight;
     if (stride == 1) {
 #pragma GCC ivdep
       for (std::int64_t j = 0; j < d; ++j) value[j] = static_cast<double>(x[j]) - center[j];
@@ -73,8 +70,24 @@ void read_rows(const KMeansRows<T>& rows, std::int64_t begin, std::int64_t end,
         value[j] = static_cast<double>(x[j * stride]) - center[j];
     }
     for (std::int64_t j = d; j < block.ld; ++j) value[j] = 0;
-#pragma GCC ivdep
-    for (std::int64_t j = 0; j < block.ld; ++j) weighted[j] = weight * value[j];
+    if (!rows.sample_weight) continue;
+    const double weight = block.weight[i] = rows.sample_weight[n];
+    for (std::int64_t j = 0; j < block.ld; j += kLanes<double>)
+      store(block.weighted + i * block.ld + j, weight * load(value + j));
+  }
+}
+
+// The label's count and first moment.
+void add_first(const Block& block, std::int64_t d, std::int64_t begin, std::int64_t end,
+               double& count, double* first) {
+  if (block.weighted == block.value)
+    count += static_cast<double>(end - begin);
+  else
+    for (std::int64_t n = begin; n < end; ++n) count += block.weight[n];
+  for (std::int64_t j = 0; j < d; j += kLanes<double>) {
+    Vec<double> sum{};
+    for (std::int64_t n = begin; n < end; ++n) sum += load(block.weighted + n * block.ld + j);
+    for (int c = 0; c < kLanes<double> && j + c < d; ++c) first[j + c] += sum[c];
   }
 }
 
@@ -99,11 +112,11 @@ void add_second(const Block& block, std::int64_t d, std::int64_t begin, std::int
                 double* second) {
   constexpr int lanes = kLanes<double>;
   if (!full) {
-    for (std::int64_t n = begin; n < end; ++n) {
-      const double* const value = block.value + n * block.ld;
-      const double* const weighted = block.weighted + n * block.ld;
-#pragma GCC ivdep
-      for (std::int64_t j = 0; j < d; ++j) second[j] += weighted[j] * value[j];
+    for (std::int64_t j = 0; j < d; j += lanes) {
+      Vec<double> sum{};
+      for (std::int64_t n = begin; n < end; ++n)
+        sum += load(block.weighted + n * block.ld + j) * load(block.value + n * block.ld + j);
+      for (int c = 0; c < lanes && j + c < d; ++c) second[j + c] += sum[c];
     }
     return;
   }
@@ -135,20 +148,14 @@ void label_moments_chunk(const KMeansRows<T>& rows, std::int64_t begin, std::int
                          const std::int32_t* labels, std::int64_t n_clusters, const double* centers,
                          bool full, const LabelMoments& moments, double* work) {
   const std::int64_t d = rows.n_features, step = block_rows(d);
-  const Block block(d, work);
+  const Block block(d, static_cast<bool>(rows.sample_weight), work);
   for (; begin < end; begin += step) {
     sort_rows(labels, begin, end - begin < step ? end - begin : step, n_clusters, block);
     for (std::int64_t k = 0, from = 0; k < n_clusters; from = block.end[k++]) {
       const std::int64_t to = block.end[k];
       if (from == to) continue;
       read_rows(rows, from, to, centers + k * d, block);
-      double* const first = moments.first + k * d;
-      for (std::int64_t n = from; n < to; ++n) {
-        moments.counts[k] += block.weight[n];
-        const double* const weighted = block.weighted + n * block.ld;
-#pragma GCC ivdep
-        for (std::int64_t j = 0; j < d; ++j) first[j] += weighted[j];
-      }
+      add_first(block, d, from, to, moments.counts[k], moments.first + k * d);
       add_second(block, d, from, to, full, moments.second + k * (full ? d * d : d));
     }
   }
