@@ -279,10 +279,10 @@ NAN = np.where(np.arange(12).reshape(6, 2) == 9, np.nan, GOOD["X"])
     [
         ({"offsets": [0, 3]}, ValueError, "`offsets` run from 0 to 3, expected from 0 to the 6"),
         ({"offsets": [1, 3, 6]}, ValueError, "`offsets` run from 1 to 6"),
-        ({"offsets": [0, 0, 6]}, ValueError, "`offsets` give mixture 0 the rows from 0 to 0"),
-        ({"offsets": [0, 7, 6]}, ValueError, "`offsets` give mixture 1 the rows from 7 to 6"),
+        ({"offsets": [0, 0, 6]}, ValueError, "`offsets` give problem 0 the rows from 0 to 0"),
+        ({"offsets": [0, 7, 6]}, ValueError, "`offsets` give problem 1 the rows from 7 to 6"),
         ({"offsets": [0.0, 3, 6]}, TypeError, "`offsets` has dtype float64, expected integers"),
-        ({"offsets": [[0, 6]]}, ValueError, "`offsets` has shape (1, 2), expected (n_mixtures"),
+        ({"offsets": [[0, 6]]}, ValueError, "`offsets` has shape (1, 2), expected (n_problems"),
         ({"offsets": [0, 2, 4, 6]}, ValueError, "`X` has (3,), `weights` (2,)"),
         ({"offsets": [0, 6]}, ValueError, "batch dimensions (2,), expected (1,) as by `offsets`"),
         ({"X": GOOD["X"][None]}, ValueError, "`X` has shape (1, 6, 2), expected (n_rows, n_feat"),

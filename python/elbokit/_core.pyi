@@ -65,6 +65,31 @@ def vae_loss(
     grad_logits: _Array | None,
 ) -> tuple[float, float, float]: ...
 def precision_cholesky(covariances: _Float64, factors: _Float64) -> int: ...
+def kmeans(
+    X: _Array,
+    offsets: npt.NDArray[np.int64] | None,
+    sample_weight: _Array | None,
+    n_clusters: int,
+    n_trials: int,
+    max_iter: int,
+    tol: float,
+    uniforms: _Float64,
+    seeds: npt.NDArray[np.int64],
+    labels: npt.NDArray[np.int32] | None,
+    centers: _Float64 | None,
+    inertia: _Float64 | None,
+    n_iter: npt.NDArray[np.int64] | None,
+) -> list[bool]: ...
+def label_moments(
+    X: _Array,
+    offsets: npt.NDArray[np.int64] | None,
+    sample_weight: _Array | None,
+    labels: npt.NDArray[np.int32] | None,
+    full: bool,
+    centers: _Float64,
+    counts: _Float64,
+    second_moments: _Float64,
+) -> None: ...
 def gmm_estep(
     X: _Array,
     weights: _Float64,

@@ -17,7 +17,6 @@ __all__ = [
     "FitOutcome",
     "check_fit_options",
     "check_fit_weight",
-    "check_offsets",
     "fit_error",
     "run_fits",
 ]
@@ -112,35 +111,6 @@ def check_fit_options(tol: Any, max_iter: Any, reg_covar: Any) -> tuple[float, i
         if not 0 <= value < np.inf:
             raise ValueError(f"`{name}` is {value!r}, expected a finite value >= 0")
     return float(tol), min(int(max_iter), int(np.iinfo(np.int64).max)), float(reg_covar)
-
-
-def check_offsets(offsets: Any, n_rows: int) -> npt.NDArray[np.int64]:
-    """Return the rows where each mixture begins, and the end of the last.
-
-    Raises
-    ------
-    TypeError
-        If they are not integers.
-    ValueError
-        If they do not rise from 0 to ``n_rows``.
-    """
-    given = np.asarray(offsets)
-    if given.dtype.kind not in "iu":
-        raise TypeError(f"`offsets` has dtype {given.dtype}, expected integers")
-    if given.ndim != 1 or len(given) < 2:
-        raise ValueError(f"`offsets` has shape {given.shape}, expected (n_mixtures + 1,)")
-    cut = np.ascontiguousarray(given, dtype=np.int64)
-    if cut[0] != 0 or cut[-1] != n_rows:
-        raise ValueError(
-            f"`offsets` run from {cut[0]} to {cut[-1]}, expected from 0 to the {n_rows} rows of `X`"
-        )
-    empty = np.flatnonzero(np.diff(cut) <= 0)
-    if len(empty):
-        raise ValueError(
-            f"`offsets` give mixture {empty[0]} the rows from {cut[empty[0]]} to "
-            f"{cut[empty[0] + 1]}, expected at least one"
-        )
-    return cut
 
 
 def check_fit_weight(

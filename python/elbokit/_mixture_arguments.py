@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +14,7 @@ from elbokit._types import GmmStatistics
 __all__ = [
     "Mixtures",
     "check_mixtures",
+    "check_offsets",
     "check_sample_weight",
     "require_finite_moments",
     "require_finite_rows",
@@ -31,6 +32,16 @@ class Mixtures(NamedTuple):
     weights: npt.NDArray[np.float64]
     means: npt.NDArray[np.float64]
     precisions_cholesky: npt.NDArray[np.float64]
+
+
+class Batched(Protocol):
+    """Rows of independent problems, and the batch dimensions that they had."""
+
+    @property
+    def batch(self) -> tuple[int, ...]: ...
+
+    @property
+    def X(self) -> FloatArray: ...
 
 
 def check_mixtures(
@@ -148,7 +159,7 @@ def _check_parameter_values(
         )
 
 
-def check_sample_weight(sample_weight: Any, mixtures: Mixtures) -> tuple[FloatArray | None, float]:
+def check_sample_weight(sample_weight: Any, mixtures: Batched) -> tuple[FloatArray | None, float]:
     """Return weights of about 1 in the dtype of X, and what to multiply the statistics by."""
     if sample_weight is None:
         return None, 1.0
@@ -186,3 +197,32 @@ def require_finite_rows(mixtures: Mixtures) -> None:
     require_finite(
         mixtures.X if ragged else mixtures.X.reshape(*mixtures.batch, *mixtures.X.shape[1:]), "X"
     )
+
+
+def check_offsets(offsets: Any, n_rows: int) -> npt.NDArray[np.int64]:
+    """Return the rows where each problem of a batch begins, and the end of the last.
+
+    Raises
+    ------
+    TypeError
+        If they are not integers.
+    ValueError
+        If they do not rise from 0 to ``n_rows``.
+    """
+    given = np.asarray(offsets)
+    if given.dtype.kind not in "iu":
+        raise TypeError(f"`offsets` has dtype {given.dtype}, expected integers")
+    if given.ndim != 1 or len(given) < 2:
+        raise ValueError(f"`offsets` has shape {given.shape}, expected (n_problems + 1,)")
+    cut = np.ascontiguousarray(given, dtype=np.int64)
+    if cut[0] != 0 or cut[-1] != n_rows:
+        raise ValueError(
+            f"`offsets` run from {cut[0]} to {cut[-1]}, expected from 0 to the {n_rows} rows of `X`"
+        )
+    empty = np.flatnonzero(np.diff(cut) <= 0)
+    if len(empty):
+        raise ValueError(
+            f"`offsets` give problem {empty[0]} the rows from {cut[empty[0]]} to "
+            f"{cut[empty[0] + 1]}, expected at least one"
+        )
+    return cut

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from enum import IntEnum
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +12,7 @@ __all__ = [
     "FitStatus",
     "GmmFit",
     "GmmStatistics",
+    "KMeansResult",
     "SingularCovarianceError",
     "singular_covariance",
 ]
@@ -106,3 +107,25 @@ def singular_covariance(component: int | None) -> SingularCovarianceError:
         "Try to decrease the number of components, increase reg_covar, or scale the "
         f"input data. The first one that is not positive definite: {owner}."
     )
+
+
+class KMeansResult(NamedTuple):
+    """Clusters found by k-means. ``...`` stands for the leading batch dimensions.
+
+    Attributes
+    ----------
+    labels : ndarray of shape (..., n_samples), int32
+        The cluster whose center is nearest.
+    centers : ndarray of shape (..., n_clusters, n_features)
+        Means of the clusters, in the dtype of the data. A cluster that stayed empty, for want of
+        distinct samples, is shown at the center of the heaviest one.
+    inertia : float or ndarray of shape (...)
+        ``sum_n w_n |x_n - center|^2``, in float64.
+    n_iter : int or ndarray of shape (...)
+        Iterations done.
+    """
+
+    labels: npt.NDArray[np.int32]
+    centers: npt.NDArray[np.floating[Any]]
+    inertia: float | npt.NDArray[np.float64]
+    n_iter: int | npt.NDArray[np.int64]

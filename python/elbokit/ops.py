@@ -16,26 +16,35 @@ from elbokit._arrays import as_float_array, returns_like
 from elbokit._gmm_fit import (
     check_fit_options,
     check_fit_weight,
-    check_offsets,
     fit_error,
     run_fits,
 )
+from elbokit._kmeans import kmeans
 from elbokit._mixture_arguments import (
     check_mixtures,
+    check_offsets,
     check_sample_weight,
     require_finite_moments,
     require_finite_rows,
 )
-from elbokit._types import FitStatus, GmmFit, GmmStatistics, SingularCovarianceError
+from elbokit._types import (
+    FitStatus,
+    GmmFit,
+    GmmStatistics,
+    KMeansResult,
+    SingularCovarianceError,
+)
 
 __all__ = [
     "FitStatus",
     "GmmFit",
     "GmmStatistics",
+    "KMeansResult",
     "SingularCovarianceError",
     "gmm_estep",
     "gmm_fit",
     "gmm_statistics",
+    "kmeans",
     "logsumexp",
 ]
 

@@ -1,0 +1,119 @@
+// Greedy k-means++ (Arthur & Vassilvitskii 2007, as scikit-learn has it).
+#pragma once
+
+#include <algorithm>
+#include <limits>
+#include <vector>
+
+#include "dispatch/kmeans_tasks.h"
+
+namespace elbokit::cpu {
+
+// The first row of which the sum of the weights up to it exceeds u times their sum.
+template <class T>
+std::int64_t choose_by_weight(const KMeansRows<T>& rows, double u) {
+  const std::int64_t last = rows.n_samples - 1;
+  if (!rows.sample_weight)
+    return std::min(last, static_cast<std::int64_t>(u * static_cast<double>(rows.n_samples)));
+  double total = 0, sum = 0;
+  for (std::int64_t n = 0; n <= last; ++n) total += rows.sample_weight[n];
+  for (std::int64_t n = 0; n < last; ++n)
+    if ((sum += rows.sample_weight[n]) > u * total) return n;
+  return last;
+}
+
+// Chooses rows with probability in proportion to w_n closest[n], the squared distance to the
+// nearest center so far. Of `trials` rows that one is taken which leaves the least in sum. A row's
+// distances to the candidates are not kept: the center that was taken last is evaluated anew,
+// beside the next candidates, and what they would leave is kept per run of rows.
+template <class T>
+class KMeansSeeder {
+ public:
+  KMeansSeeder(const KMeansRowTasks<T>& tasks, std::int64_t trials, T* closest)
+      : tasks_(tasks),
+        trials_(trials),
+        closest_(closest),
+        centers_((trials + 1) * tasks.rows().n_features),
+        sums_(tasks.runs()),
+        potentials_(tasks.runs() * (trials + 1)),
+        kernel_(ELBOKIT_KERNEL(kmeans_seed<T>)) {
+    std::fill_n(closest, tasks.rows().n_samples, std::numeric_limits<T>::infinity());
+  }
+
+  void take_first(std::int64_t row) {
+    set_center(0, row);
+    tasks_.run(tasks_.cost(1), [&](const KMeansChunk<T>& chunk, std::int64_t) {
+      kernel_(chunk, {1, centers_.data(), closest_, sums_.data()});
+    });
+  }
+
+  std::int64_t take_next(const double* uniforms) {
+    const std::int64_t stride = trials_ + 1;
+    prefix_.resize(sums_.size());
+    double sum = 0;
+    for (std::size_t run = 0; run < sums_.size(); ++run) prefix_[run] = sum += sums_[run];
+    std::vector<std::int64_t> candidates(trials_);
+    for (std::int64_t t = 0; t < trials_; ++t) candidates[t] = locate(uniforms[t] * sum);
+    for (std::int64_t t = 0; t < trials_; ++t) set_center(1 + t, candidates[t]);
+    tasks_.run(tasks_.cost(stride), [&](const KMeansChunk<T>& chunk, std::int64_t) {
+      kernel_(chunk, {stride, centers_.data(), closest_, potentials_.data()});
+    });
+    std::vector<double> left(stride);
+    for (std::size_t run = 0; run < sums_.size(); ++run)
+      for (std::int64_t c = 0; c < stride; ++c) left[c] += potentials_[run * stride + c];
+    const std::int64_t best = std::min_element(left.begin() + 1, left.end()) - left.begin();
+    for (std::size_t run = 0; run < sums_.size(); ++run)
+      sums_[run] = potentials_[run * stride + best];
+    set_center(0, candidates[best - 1]);
+    return candidates[best - 1];
+  }
+
+ private:
+  void set_center(std::int64_t center, std::int64_t row) {
+    const KMeansRows<T>& rows = tasks_.rows();
+    for (std::int64_t j = 0; j < rows.n_features; ++j)
+      centers_[center * rows.n_features + j] =
+          rows.x.row(row)[j * rows.x.col_stride] - tasks_.pivot()[j];
+  }
+
+  // The first row at which the running sum reaches `target`.
+  std::int64_t locate(double target) {
+    const KMeansRows<T>& rows = tasks_.rows();
+    const std::int64_t last_run = tasks_.runs() - 1;
+    const std::int64_t run = std::min<std::int64_t>(
+        last_run, std::lower_bound(prefix_.begin(), prefix_.end(), target) - prefix_.begin());
+    const std::int64_t begin = run * kSeedRun;
+    const std::int64_t end = std::min(rows.n_samples, begin + kSeedRun);
+    // The center that was taken last has yet to reach these rows; the run's sum stays as it is.
+    kernel_(tasks_.chunk(begin, end, 0), {1, centers_.data(), closest_, sums_.data()});
+    double sum = run == 0 ? 0.0 : prefix_[run - 1];
+    for (std::int64_t n = begin; n < end - 1; ++n) {
+      const T weight = rows.sample_weight ? rows.sample_weight[n] : T(1);
+      if ((sum += weight * closest_[n]) >= target) return n;
+    }
+    return end - 1;
+  }
+
+  const KMeansRowTasks<T>& tasks_;
+  std::int64_t trials_;
+  T* closest_;
+  std::vector<T> centers_;                          // the last one taken, then the candidates
+  std::vector<double> sums_, prefix_, potentials_;  // per run of rows
+  void (*kernel_)(const KMeansChunk<T>&, const KMeansSeeding<T>&);
+};
+
+// `closest` is scratch for a value per row.
+template <class T>
+void kmeans_plusplus(const KMeansRowTasks<T>& tasks, const KMeansOptions& options,
+                     const double* uniforms, T* closest, std::int64_t* seeds, KMeansCheck check) {
+  seeds[0] = choose_by_weight(tasks.rows(), uniforms[0]);
+  if (options.n_clusters == 1) return;
+  KMeansSeeder<T> seeder(tasks, options.n_trials, closest);
+  seeder.take_first(seeds[0]);
+  for (std::int64_t k = 1; k < options.n_clusters; ++k) {
+    seeds[k] = seeder.take_next(uniforms + 1 + (k - 1) * options.n_trials);
+    check();
+  }
+}
+
+}  // namespace elbokit::cpu
