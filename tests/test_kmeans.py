@@ -219,7 +219,7 @@ def test_an_emptied_cluster_goes_to_the_farthest_row(dtype, weighted, scale, cpu
 
 
 MEMORY = """
-import resource
+import re
 import sys
 import numpy as np
 from elbokit.mixture._initialization import starting_parameters
@@ -231,9 +231,15 @@ def start(X):
 n = 1_500_000
 X = np.random.default_rng(0).standard_normal((n, 8), dtype=np.float32)
 start(X[:5000])
-before = int(open("/proc/self/statm").read().split()[1]) * resource.getpagesize()
+
+def memory(field):
+    return 1024 * int(re.search(field + r":\\s+(\\d+) kB", open("/proc/self/status").read())[1])
+
+with open("/proc/self/clear_refs", "w") as file:
+    file.write("5")  # the peak is from now on
+before = memory("VmRSS")
 start(X)
-print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before) / n)
+print((memory("VmHWM") - before) / n)
 """
 
 
