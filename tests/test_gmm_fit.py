@@ -249,8 +249,8 @@ def test_after_an_exception_the_last_complete_iteration_is_there(rng):
             if n_iter == stop_at:
                 raise KeyboardInterrupt
 
-        outcome = np.array([-np.inf]), np.empty((1, 4), np.int64)
-        options = 0.0, 1e-6, max_iter, *outcome, progress, 1
+        outcome = np.array([-np.inf]), np.zeros((1, 4), np.int64)
+        options = 0.0, 1e-6, max_iter, *outcome, False, progress, 1
         try:
             _core.gmm_fit(X[None], None, None, "full", *arrays, *options)
         except KeyboardInterrupt:

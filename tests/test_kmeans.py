@@ -223,10 +223,11 @@ import re
 import sys
 import numpy as np
 from elbokit.mixture._initialization import starting_parameters
+from elbokit.mixture._problems import Problems
 
 def start(X):
     state = np.random.RandomState(0)
-    starting_parameters(X, None, (None,) * 3, 4, sys.argv[1], "full", 1e-6, state)
+    starting_parameters(Problems(X[None]), (None,) * 3, 4, sys.argv[1], "full", 1e-6, state)
 
 n = 1_500_000
 X = np.random.default_rng(0).standard_normal((n, 8), dtype=np.float32)

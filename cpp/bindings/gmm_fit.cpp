@@ -74,15 +74,16 @@ std::vector<GmmFitRows<T>> fit_rows(const py::array& X, const OptionalArray& off
   return all;
 }
 
-// Runs EM in place and returns the bounds of all iterations of a single mixture. outcome (B, 4):
-// iterations, converged, status, component. progress(n_iter, change) is called every
-// progress_interval iterations, never for 0.
-std::vector<double> gmm_fit(const py::array& X, const OptionalArray& offsets,
+// Runs EM in place. outcome (B, 4): iterations, converged, status, component; a mixture whose status
+// comes as another than ok is left as it is. Returns each mixture's bounds of all iterations if
+// they are to be recorded. progress(n_iter, change) is called every progress_interval iterations,
+// never for 0.
+std::vector<std::vector<double>> gmm_fit(const py::array& X, const OptionalArray& offsets,
                             const OptionalArray& sample_weight, const std::string& covariance_type,
                             const py::array& weights, const py::array& means,
                             const py::array& covariances, const py::array& precisions_cholesky,
                             double tol, double reg_covar, std::int64_t max_iter,
-                            const py::array& lower_bound, const py::array& outcome,
+                            const py::array& lower_bound, const py::array& outcome, bool record,
                             const py::object& progress, std::int64_t progress_interval) {
   return with_value_type(X, "X", [&](auto value) {
     using T = decltype(value);
@@ -97,13 +98,15 @@ std::vector<double> gmm_fit(const py::array& X, const OptionalArray& offsets,
     double* const p = batch.second<double>(precisions_cholesky, "precisions_cholesky");
     double* const bound = contiguous<double>(lower_bound, "lower_bound", {size});
     std::int64_t* const out = contiguous<std::int64_t>(outcome, "outcome", {size, 4});
-    std::vector<double> lower_bounds;
+    std::vector<std::vector<double>> lower_bounds(record ? size : 0);
     std::vector<GmmFit> fits(size);
     for (py::ssize_t b = 0; b < size; ++b) {
       const py::ssize_t at = b * batch.second_size();
       fits[b].estimate = {w + b * k, m + b * k * d, s + at, p + at};
       fits[b].lower_bound = bound[b];
-      if (size == 1) fits[b].lower_bounds = &lower_bounds;
+      fits[b].status = static_cast<GmmFitStatus>(out[4 * b + 2]);
+      fits[b].component = out[4 * b + 3];
+      if (record) fits[b].lower_bounds = &lower_bounds[b];
     }
     PythonObserver observer(progress, progress_interval);
     {
@@ -133,20 +136,16 @@ void gmm_regularise(const std::string& covariance_type, const py::array& means, 
                         s + b * batch.second_size());
 }
 
-// The first component, counted through the batch, whose covariance is not positive definite, or -1.
-std::int64_t gmm_factors(const std::string& covariance_type, py::ssize_t n_components,
-                         py::ssize_t n_features, const py::array& covariances,
-                         const py::array& precisions_cholesky) {
+void gmm_factors(const std::string& covariance_type, py::ssize_t n_components,
+                 py::ssize_t n_features, const py::array& covariances,
+                 const py::array& precisions_cholesky, const py::array& failed) {
   const BatchShape batch{covariances.shape(0), n_components, n_features,
                          covariance_of(covariance_type)};
   const double* const from = batch.second<const double>(covariances, "covariances");
   double* const to = batch.second<double>(precisions_cholesky, "precisions_cholesky");
+  auto* const singular = contiguous<std::int64_t>(failed, "failed", {batch.size});
   const py::gil_scoped_release release;
-  // The mixtures' components lie one behind the other: those of a batch are those of one mixture,
-  // and tied covariances are full ones of a component each.
-  const bool tied = batch.covariance == Covariance::tied;
-  return cpu::gmm_factors(tied ? Covariance::full : batch.covariance,
-                          tied ? batch.size : batch.size * batch.k, batch.d, from, to);
+  cpu::gmm_factors(batch.size, batch.covariance, batch.k, batch.d, from, to, singular);
 }
 
 void gmm_covariances(const std::string& covariance_type, py::ssize_t n_components,
@@ -168,13 +167,13 @@ void register_gmm_fit(py::module_& m) {
   using namespace py::literals;
   m.def("gmm_fit", &gmm_fit, "X"_a, "offsets"_a, "sample_weight"_a, "covariance_type"_a,
         "weights"_a, "means"_a, "covariances"_a, "precisions_cholesky"_a, "tol"_a, "reg_covar"_a,
-        "max_iter"_a, "lower_bound"_a, "outcome"_a, "progress"_a = py::none(),
+        "max_iter"_a, "lower_bound"_a, "outcome"_a, "record"_a = false, "progress"_a = py::none(),
         "progress_interval"_a = 0);
-  m.def("gmm_empty_below", &cpu::gmm_empty_below, "mass"_a, "n_samples"_a);
+  m.def("gmm_empty_below", py::vectorize(&cpu::gmm_empty_below), "mass"_a, "n_samples"_a);
   m.def("gmm_regularise", &gmm_regularise, "covariance_type"_a, "means"_a, "reg_covar"_a,
         "covariances"_a);
   m.def("gmm_factors", &gmm_factors, "covariance_type"_a, "n_components"_a, "n_features"_a,
-        "covariances"_a, "precisions_cholesky"_a);
+        "covariances"_a, "precisions_cholesky"_a, "failed"_a);
   m.def("gmm_covariances", &gmm_covariances, "covariance_type"_a, "n_components"_a, "n_features"_a,
         "precisions_cholesky"_a, "covariances"_a);
 }

@@ -63,6 +63,7 @@ class Runner {
   // Iterates until the run ends (true) or go_on(fit, change) is false.
   template <class F>
   bool run(const GmmFitRows<T>& rows, bool threads, GmmFit& fit, F&& go_on) {
+    if (fit.status != GmmFitStatus::ok) return true;
     set_rows(rows);
     const GmmUpdateOptions update{options_.reg_covar, gmm_empty_below(mass_, rows.n_samples),
                                   threads};

@@ -102,10 +102,18 @@ void gmm_regularise(Covariance covariance, std::int64_t k, std::int64_t d, const
     }
 }
 
-std::int64_t gmm_factors(Covariance covariance, std::int64_t k, std::int64_t d,
-                         const double* covariances, double* factors) {
-  dispatch::Workspaces<double> workspaces;
-  return factor_precisions(covariance, k, d, covariances, factors, nullptr, true, workspaces);
+void gmm_factors(std::int64_t n_mixtures, Covariance covariance, std::int64_t k, std::int64_t d,
+                 const double* covariances, double* factors, std::int64_t* failed) {
+  const std::int64_t size = covariance_size(covariance, k, d);
+  const auto d3 = static_cast<double>(d * d * d);
+  const bool many = static_cast<double>(n_mixtures * k) * (20 + d3) > dispatch::kWorthThreads;
+  const std::int64_t tasks = std::min<std::int64_t>(n_mixtures, many ? 64 : 1);
+  dispatch::for_each_task(tasks > 1, tasks, [&](std::int64_t task, int) {
+    dispatch::Workspaces<double> workspaces;
+    for (std::int64_t m = task * n_mixtures / tasks; m < (task + 1) * n_mixtures / tasks; ++m)
+      failed[m] = factor_precisions(covariance, k, d, covariances + m * size, factors + m * size,
+                                    nullptr, tasks == 1, workspaces);
+  });
 }
 
 void gmm_covariances(Covariance covariance, std::int64_t k, std::int64_t d, const double* factors,

@@ -15,11 +15,12 @@ from elbokit._versions import show_versions
 
 if TYPE_CHECKING:
     from elbokit import mixture, plot, reference, torch
-    from elbokit.mixture import GaussianMixture
+    from elbokit.mixture import GaussianMixture, fit_mixtures
 
 __all__ = [
     "GaussianMixture",
     "__version__",
+    "fit_mixtures",
     "get_num_threads",
     "mixture",
     "ops",
@@ -31,7 +32,7 @@ __all__ = [
 ]
 
 _SUBMODULES = {"mixture", "plot", "reference", "torch"}
-_HOMES = {"GaussianMixture": "elbokit.mixture"}
+_HOMES = {"GaussianMixture": "elbokit.mixture", "fit_mixtures": "elbokit.mixture"}
 
 
 def __getattr__(name: str) -> Any:

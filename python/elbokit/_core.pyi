@@ -125,10 +125,11 @@ def gmm_fit(
     max_iter: int,
     lower_bound: _Float64,
     outcome: npt.NDArray[np.int64],
+    record: bool = False,
     progress: Callable[[int, float], object] | None = None,
     progress_interval: int = 0,
-) -> list[float]: ...
-def gmm_empty_below(mass: float, n_samples: int) -> float: ...
+) -> list[list[float]]: ...
+def gmm_empty_below(mass: npt.ArrayLike, n_samples: npt.ArrayLike) -> _Float64: ...
 def gmm_regularise(
     covariance_type: str, means: _Float64, reg_covar: float, covariances: _Float64
 ) -> None: ...
@@ -138,7 +139,8 @@ def gmm_factors(
     n_features: int,
     covariances: _Float64,
     precisions_cholesky: _Float64,
-) -> int: ...
+    failed: npt.NDArray[np.int64],
+) -> None: ...
 def gmm_covariances(
     covariance_type: str,
     n_components: int,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from numbers import Integral, Real
 from typing import Any, NamedTuple
 
@@ -9,12 +10,12 @@ import numpy as np
 import numpy.typing as npt
 
 from elbokit import _core
-from elbokit._arrays import as_float_array, require_finite
-from elbokit._mixture_arguments import Mixtures
-from elbokit._types import FitStatus, singular_covariance
+from elbokit._arrays import FloatArray, as_float_array, require_finite
+from elbokit._types import FitStatus, GmmFit, singular_covariance
 
 __all__ = [
     "FitOutcome",
+    "as_gmm_fit",
     "check_fit_options",
     "check_fit_weight",
     "fit_error",
@@ -22,6 +23,8 @@ __all__ = [
 ]
 
 Array = npt.NDArray[np.float64]
+
+_MOST_ITERATIONS = int(np.iinfo(np.int64).max)
 
 
 class FitOutcome(NamedTuple):
@@ -36,43 +39,119 @@ class FitOutcome(NamedTuple):
     converged: npt.NDArray[np.bool_]
     status: npt.NDArray[np.int64]
     component: npt.NDArray[np.int64]  # the singular one
+    lower_bounds: list[list[float]]  # of all iterations, where recorded
 
 
 def run_fits(
-    mixtures: Mixtures,
-    row_weight: Array | None,
+    X: FloatArray,
     offsets: npt.NDArray[np.int64] | None,
+    row_weight: Array | None,
     covariance_type: str,
+    start: tuple[Array, Array, Array, Array],
+    *,
     tol: float,
-    max_iter: int,
     reg_covar: float,
+    max_iter: int,
+    lower_bound: float = -np.inf,
+    status: npt.NDArray[np.int64] | None = None,
+    component: npt.NDArray[np.int64] | None = None,
+    record: bool = False,
+    progress: Callable[[int, float], object] | None = None,
+    progress_interval: int = 0,
 ) -> FitOutcome:
-    """Run EM on checked mixtures; those that failed hold what their last iteration left."""
-    weights, means = np.array(mixtures.weights), np.array(mixtures.means)
-    factors = np.array(mixtures.precisions_cholesky)
-    covariances = np.empty_like(factors)
-    size, n_components, n_features = means.shape
-    _core.gmm_covariances(covariance_type, n_components, n_features, factors, covariances)
-    bound, outcome = np.full(size, -np.inf), np.empty((size, 4), dtype=np.int64)
-    _core.gmm_fit(
-        mixtures.X,
+    """Run EM on checked mixtures, in place.
+
+    Parameters
+    ----------
+    X : ndarray of shape (n_mixtures, n_samples, n_features)
+        With `offsets` of shape (n_rows, n_features).
+    offsets : ndarray of shape (n_mixtures + 1,) or None
+    row_weight : ndarray of shape (n_mixtures, n_samples) or (n_rows,) or None
+    covariance_type : {'full', 'tied', 'diag', 'spherical'}
+    start : tuple of ndarray
+        Weights, means, covariances and their factors, C-contiguous. They are written over; those
+        of a mixture that fails hold what its last iteration left.
+    tol, reg_covar, max_iter
+        As in :func:`elbokit.ops.gmm_fit`.
+    lower_bound : float
+        The bound before the first iteration.
+    status, component : ndarray of shape (n_mixtures,) or None
+        Mixtures that failed before, which are left as they are.
+    record : bool
+        Whether the bounds of all iterations are wanted.
+    progress, progress_interval
+        Called every so many iterations with their number and the bound's change.
+
+    Returns
+    -------
+    outcome : FitOutcome
+    """
+    size = len(start[0])
+    bound, outcome = np.full(size, lower_bound), np.zeros((size, 4), dtype=np.int64)
+    if status is not None and component is not None:
+        outcome[:, 2], outcome[:, 3] = status, component
+    lower_bounds = _core.gmm_fit(
+        X,
         offsets,
         row_weight,
         covariance_type,
-        weights,
-        means,
-        covariances,
-        factors,
-        tol,
-        reg_covar,
-        max_iter,
+        *start,
+        float(tol),
+        float(reg_covar),
+        min(int(max_iter), _MOST_ITERATIONS),
         bound,
         outcome,
+        record,
+        progress,
+        progress_interval,
     )
-    n_iter, converged, status, component = outcome.T.copy()
-    return FitOutcome(
-        weights, means, covariances, factors, bound, n_iter, converged != 0, status, component
-    )
+    n_iter, converged, ended, singular = outcome.T.copy()
+    return FitOutcome(*start, bound, n_iter, converged != 0, ended, singular, lower_bounds)
+
+
+def as_gmm_fit(
+    fit: FitOutcome,
+    batch: tuple[int, ...],
+    single: bool,
+    covariance_type: str,
+    start: str,
+    back: Callable[[npt.NDArray[Any]], Any],
+) -> GmmFit:
+    """Return the result as the caller gets it: a single mixture that failed raises.
+
+    Parameters
+    ----------
+    fit : FitOutcome
+        What the core left; of mixtures that failed it is written over.
+    batch : tuple of int
+        Leading dimensions of the arrays.
+    single : bool
+        Whether it is one mixture without any.
+    covariance_type : {'full', 'tied', 'diag', 'spherical'}
+    start : str
+        The arguments that gave the start, for the error.
+    back : callable
+        Hands an array back as one of the caller's library.
+    """
+    if single:
+        error = fit_error(int(fit.status[0]), int(fit.component[0]), covariance_type, start)
+        if error is not None:
+            raise error
+        return GmmFit(
+            back(fit.weights[0]),
+            back(fit.means[0]),
+            back(fit.covariances[0]),
+            back(fit.precisions_cholesky[0]),
+            float(fit.lower_bound[0]),
+            int(fit.n_iter[0]),
+            bool(fit.converged[0]),
+            FitStatus.OK,
+        )
+    failed = fit.status != FitStatus.OK
+    if failed.any():
+        for array in fit[:5]:
+            array[failed] = np.nan
+    return GmmFit(*(back(a.reshape(batch + a.shape[1:])) for a in fit[:8]))
 
 
 def fit_error(status: int, component: int, covariance_type: str, start: str) -> ValueError | None:
@@ -110,7 +189,7 @@ def check_fit_options(tol: Any, max_iter: Any, reg_covar: Any) -> tuple[float, i
             raise TypeError(f"`{name}` is {value!r}, expected {expected}")
         if not 0 <= value < np.inf:
             raise ValueError(f"`{name}` is {value!r}, expected a finite value >= 0")
-    return float(tol), min(int(max_iter), int(np.iinfo(np.int64).max)), float(reg_covar)
+    return float(tol), min(int(max_iter), _MOST_ITERATIONS), float(reg_covar)
 
 
 def check_fit_weight(

@@ -14,7 +14,7 @@ from elbokit._arrays import FloatArray, as_float_array, require_finite, returns_
 from elbokit._mixture_arguments import check_offsets, check_sample_weight
 from elbokit._types import KMeansResult
 
-__all__ = ["kmeans", "run_kmeans"]
+__all__ = ["as_random_state", "kmeans", "run_kmeans", "solve_kmeans"]
 
 # Labels are int32, and rows are counted in the same.
 _MOST_ROWS = 2**31 - 1
@@ -102,7 +102,7 @@ def kmeans(
     found = run_kmeans(
         rows.X,
         int(n_clusters),
-        _as_random_state(random_state),
+        as_random_state(random_state),
         sample_weight=weight,
         max_iter=int(max_iter),
         tol=float(tol),
@@ -136,6 +136,54 @@ def run_kmeans(
     inertia: bool = False,
     batch: tuple[int, ...] = (),
 ) -> KMeansArrays:
+    """Draw and solve, and raise if a problem cannot be solved; as :func:`solve_kmeans`.
+
+    Parameters
+    ----------
+    X, n_clusters, random_state, sample_weight, max_iter, tol, offsets, inertia
+        As in :func:`solve_kmeans`.
+    batch : tuple of int
+        Leading dimensions that X had, for the errors.
+
+    Returns
+    -------
+    arrays : KMeansArrays
+
+    Raises
+    ------
+    ValueError
+        If X has NaN or infinity, or squared distances overflow its dtype.
+    """
+    found, finite = solve_kmeans(
+        X,
+        n_clusters,
+        random_state,
+        sample_weight=sample_weight,
+        max_iter=max_iter,
+        tol=tol,
+        offsets=offsets,
+        inertia=inertia,
+    )
+    if not finite.all():
+        require_finite(X.reshape(*batch, *X.shape[1:]), "X")
+        raise ValueError(
+            f"`X` has values up to {np.abs(X).max():g}: squared distances overflow {X.dtype}; "
+            "scale the data or pass float64"
+        )
+    return found
+
+
+def solve_kmeans(
+    X: FloatArray,
+    n_clusters: int,
+    random_state: np.random.RandomState,
+    *,
+    sample_weight: FloatArray | None = None,
+    max_iter: int = 300,
+    tol: float = 1e-4,
+    offsets: npt.NDArray[np.int64] | None = None,
+    inertia: bool = False,
+) -> tuple[KMeansArrays, npt.NDArray[np.bool_]]:
     """Draw and solve; the arguments are checked already.
 
     Parameters
@@ -150,18 +198,14 @@ def run_kmeans(
         As in :func:`kmeans`.
     inertia : bool
         Whether it is wanted: it costs a pass.
-    batch : tuple of int
-        Leading dimensions that X had, for the errors.
 
     Returns
     -------
     arrays : KMeansArrays
         Fields that were not asked for are None.
-
-    Raises
-    ------
-    ValueError
-        If X has NaN or infinity, or squared distances overflow its dtype.
+    finite : ndarray of shape (n_problems,)
+        False where X has NaN or infinity, or squared distances overflow its dtype: what the
+        arrays hold of such a problem is void.
     """
     n_problems = len(X) if offsets is None else len(offsets) - 1
     n_trials = 2 + int(math.log(n_clusters))
@@ -179,13 +223,7 @@ def run_kmeans(
     finite = _core.kmeans(
         X, offsets, sample_weight, n_clusters, n_trials, max_iter, tol, uniforms, *found
     )
-    if not all(finite):
-        require_finite(X.reshape(*batch, *X.shape[1:]), "X")
-        raise ValueError(
-            f"`X` has values up to {np.abs(X).max():g}: squared distances overflow {X.dtype}; "
-            "scale the data or pass float64"
-        )
-    return found
+    return found, np.array(finite)
 
 
 def _check_rows(X: Any) -> _Rows:
@@ -238,7 +276,7 @@ def _check_weight(
     return weight, scale
 
 
-def _as_random_state(seed: Any) -> np.random.RandomState:
+def as_random_state(seed: Any) -> np.random.RandomState:
     """Return scikit-learn's reading of a `random_state`."""
     if isinstance(seed, np.random.RandomState):
         return seed

@@ -13,12 +13,7 @@ import numpy as np
 
 from elbokit import _core
 from elbokit._arrays import as_float_array, returns_like
-from elbokit._gmm_fit import (
-    check_fit_options,
-    check_fit_weight,
-    fit_error,
-    run_fits,
-)
+from elbokit._gmm_fit import as_gmm_fit, check_fit_options, check_fit_weight, run_fits
 from elbokit._kmeans import kmeans
 from elbokit._mixture_arguments import (
     check_mixtures,
@@ -305,27 +300,24 @@ def gmm_fit(
     )
     rows = mixtures.X.shape[:1] if cut is not None else (*mixtures.batch, mixtures.X.shape[1])
     row_weight = check_fit_weight(sample_weight, rows, cut)
-    fit = run_fits(mixtures, row_weight, cut, covariance_type, tol, max_iter, reg_covar)
+    factors = np.array(mixtures.precisions_cholesky)
+    covariances = np.empty_like(factors)
+    n_components, n_features = mixtures.means.shape[1:]
+    _core.gmm_covariances(covariance_type, n_components, n_features, factors, covariances)
+    fit = run_fits(
+        mixtures.X,
+        cut,
+        row_weight,
+        covariance_type,
+        (np.array(mixtures.weights), np.array(mixtures.means), covariances, factors),
+        tol=tol,
+        reg_covar=reg_covar,
+        max_iter=max_iter,
+    )
     failed = fit.status != FitStatus.OK
     if max_iter == 0 or failed.any() or np.isnan(fit.lower_bound).any():
         require_finite_rows(mixtures)
-
-    back = returns_like(X)
-    if not mixtures.batch:
-        start = "weights, means and precisions_cholesky"
-        error = fit_error(int(fit.status[0]), int(fit.component[0]), covariance_type, start)
-        if error is not None:
-            raise error
-        return GmmFit(
-            back(fit.weights[0]),
-            back(fit.means[0]),
-            back(fit.covariances[0]),
-            back(fit.precisions_cholesky[0]),
-            float(fit.lower_bound[0]),
-            int(fit.n_iter[0]),
-            bool(fit.converged[0]),
-            FitStatus.OK,
-        )
-    for array in fit[:5]:
-        array[failed] = np.nan
-    return GmmFit(*(back(a.reshape(mixtures.batch + a.shape[1:])) for a in fit[:8]))
+    given = "weights, means and precisions_cholesky"
+    return as_gmm_fit(
+        fit, mixtures.batch, not mixtures.batch, covariance_type, given, returns_like(X)
+    )

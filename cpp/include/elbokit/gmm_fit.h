@@ -41,7 +41,7 @@ struct GmmFit {
   double lower_bound;    // in: the bound before the first iteration, or -inf; per sample
   std::int64_t n_iter = 0;
   bool converged = false;
-  GmmFitStatus status = GmmFitStatus::ok;
+  GmmFitStatus status = GmmFitStatus::ok;  // in: others than ok are left as they are
   std::int64_t component = -1;
   std::vector<double>* lower_bounds = nullptr;  // optional: each iteration's is appended
 };
@@ -79,10 +79,12 @@ double gmm_empty_below(double mass, std::int64_t n_samples);
 void gmm_regularise(Covariance covariance, std::int64_t n_components, std::int64_t n_features,
                     const double* means, double reg_covar, double* covariances);
 
-// Factors P of the precisions, Sigma^-1 = P P^T, from the covariances and back. The first returns
-// the component (0 for tied) whose covariance is not positive definite, or -1.
-std::int64_t gmm_factors(Covariance covariance, std::int64_t n_components, std::int64_t n_features,
-                         const double* covariances, double* precisions_cholesky);
+// Factors P of the precisions, Sigma^-1 = P P^T, from the covariances and back; the first for
+// n_mixtures one behind the other. failed[m]: the first component of mixture m (0 for tied) whose
+// covariance is not positive definite, or -1.
+void gmm_factors(std::int64_t n_mixtures, Covariance covariance, std::int64_t n_components,
+                 std::int64_t n_features, const double* covariances, double* precisions_cholesky,
+                 std::int64_t* failed);
 void gmm_covariances(Covariance covariance, std::int64_t n_components, std::int64_t n_features,
                      const double* precisions_cholesky, double* covariances);
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from elbokit.mixture._fit_mixtures import fit_mixtures
 from elbokit.mixture.gaussian_mixture import GaussianMixture
 
-__all__ = ["GaussianMixture"]
+__all__ = ["GaussianMixture", "fit_mixtures"]

@@ -1,19 +1,18 @@
-"""One run of EM from given parameters; its loop is the core's."""
+"""Runs of EM from given parameters; their loop is the core's."""
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
-from elbokit import _core
-from elbokit._arrays import as_float_array
-from elbokit._gmm_fit import fit_error
+from elbokit._gmm_fit import FitOutcome, fit_error, run_fits
 from elbokit.mixture._convergence import ConvergenceMonitor
+from elbokit.mixture._initialization import Starts
 from elbokit.mixture._parameters import GmmParameters
+from elbokit.mixture._problems import Problems
 
-__all__ = ["EmRun", "run_em"]
+__all__ = ["EmRun", "run_all", "run_em"]
 
 
 class EmRun(NamedTuple):
@@ -26,78 +25,104 @@ class EmRun(NamedTuple):
 
 
 def run_em(
-    X: npt.NDArray[Any],
-    sample_weight: npt.NDArray[np.float64] | None,
-    start: GmmParameters,
+    problems: Problems,
+    starts: Starts,
     covariance_type: str,
+    *,
+    tol: float,
     reg_covar: float,
     max_iter: int,
-    monitor: ConvergenceMonitor,
-) -> EmRun:
-    """Iterate EM until the bound stops rising.
+    monitor: ConvergenceMonitor | None = None,
+) -> list[EmRun]:
+    """Iterate EM from each start until the bound stops rising.
 
     Parameters
     ----------
-    X : ndarray of shape (n_samples, n_features)
-        Data, float32 or float64.
-    sample_weight : ndarray of shape (n_samples,) or None
-        Weights of the samples.
-    start : GmmParameters
-        Parameters before the first E-step; they stay as they are.
+    problems : Problems
+        Data, float32 or float64, for each start.
+    starts : Starts
+        Parameters before the first E-step; they are written over.
     covariance_type : {'full', 'tied', 'diag', 'spherical'}
         Shape of the covariances.
+    tol : float
+        A run has converged when the bound changes by less than this.
     reg_covar : float
         Added to the diagonal of the covariances.
     max_iter : int
         Largest number of iterations.
-    monitor : ConvergenceMonitor
-        Knows the bound before the first iteration and the tolerance, and prints.
+    monitor : ConvergenceMonitor or None
+        Of a single start: knows the bound before the first iteration, and prints.
 
     Returns
     -------
-    run : EmRun
+    runs : list of EmRun
         As in scikit-learn, the bound of an iteration is that of its E-step, so it belongs
         to the parameters before the iteration's M-step.
 
     Raises
     ------
     SingularCovarianceError
-        If a covariance is not positive definite.
+        If a covariance is not positive definite, in a start or on the way.
     ValueError
-        If no component has any responsibility left.
+        If no component has any responsibility left, or sums overflow. Of several runs that fail
+        the first one's error is raised.
 
     Notes
     -----
-    An iteration is one fused pass over `X` for the statistics, and the closed-form update;
+    An iteration is one fused pass over the data for the statistics, and the closed-form update;
     parameters stay in float64 whatever the data. Only where float32 sums cannot resolve a
     covariance (condition numbers near 1e7) is the iteration repeated in float64.
     """
-    weights, means, covariances, factors = (
-        np.array(array[None], dtype=np.float64, order="C") for array in start
-    )
-    bound, outcome = np.array([monitor.lower_bound]), np.empty((1, 4), dtype=np.int64)
-    lower_bounds = _core.gmm_fit(
-        as_float_array(X, "X")[None],
-        None,
-        None if sample_weight is None else sample_weight[None],
+    fit = run_all(
+        problems,
+        starts,
         covariance_type,
-        weights,
-        means,
-        covariances,
-        factors,
-        float(monitor.tol),
-        float(reg_covar),
-        min(int(max_iter), np.iinfo(np.int64).max),
-        bound,
-        outcome,
-        monitor.progress,
-        monitor.progress_interval,
+        tol=tol,
+        reg_covar=reg_covar,
+        max_iter=max_iter,
+        record=True,
+        monitor=monitor,
     )
-    _, converged, status, component = outcome[0].tolist()
     given = "weights_init, means_init and precisions_init"
-    error = fit_error(status, component, covariance_type, given)
-    if error is not None:
-        raise error
-    monitor.finish(float(bound[0]), bool(converged))
-    parameters = GmmParameters(weights[0], means[0], covariances[0], factors[0])
-    return EmRun(parameters, monitor.lower_bound, lower_bounds, monitor.converged)
+    for status, component in zip(fit.status.tolist(), fit.component.tolist(), strict=True):
+        error = fit_error(status, component, covariance_type, given)
+        if error is not None:
+            raise error
+    return [
+        EmRun(GmmParameters(*(array[run] for array in fit[:4])), bound, fit.lower_bounds[run], done)
+        for run, (bound, done) in enumerate(
+            zip(fit.lower_bound.tolist(), fit.converged.tolist(), strict=True)
+        )
+    ]
+
+
+def run_all(
+    problems: Problems,
+    starts: Starts,
+    covariance_type: str,
+    *,
+    tol: float,
+    reg_covar: float,
+    max_iter: int,
+    record: bool = False,
+    monitor: ConvergenceMonitor | None = None,
+) -> FitOutcome:
+    """Do what :func:`run_em` does, and tell of failures by their status; `record` the bounds."""
+    ragged = problems.offsets is not None
+    weight = problems.weight
+    return run_fits(
+        problems.X[0] if ragged else problems.X,
+        problems.offsets,
+        weight[0] if ragged and weight is not None else weight,
+        covariance_type,
+        starts.parameters,
+        tol=tol,
+        reg_covar=reg_covar,
+        max_iter=max_iter,
+        status=starts.status,
+        component=starts.component,
+        record=record,
+        lower_bound=-np.inf if monitor is None else monitor.lower_bound,
+        progress=None if monitor is None else monitor.progress,
+        progress_interval=0 if monitor is None else monitor.progress_interval,
+    )

@@ -1,13 +1,14 @@
-"""Starting parameters of a Gaussian mixture, as scikit-learn chooses them.
+"""Starting parameters of Gaussian mixtures, as scikit-learn chooses them.
 
-The random draws are scikit-learn's, in its order, so that one ``random_state`` gives one
-start in both libraries. The moments are computed in float64 about each component's mean, and
-no copy of the data is made.
+The random draws are scikit-learn's, in its order and for one problem after the other, so that one
+``random_state`` gives one start in both libraries. The moments are computed in float64 about each
+component's mean, and no copy of the data is made.
 """
 
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,19 +16,28 @@ import numpy.typing as npt
 from sklearn.exceptions import ConvergenceWarning
 
 from elbokit import _core
-from elbokit._kmeans import run_kmeans
+from elbokit._kmeans import KMeansArrays, solve_kmeans
+from elbokit._types import FitStatus
 from elbokit.mixture._parameters import (
     GmmParameters,
     covariances_from_cholesky,
     precisions_cholesky_from_covariances,
     precisions_cholesky_from_precisions,
 )
+from elbokit.mixture._problems import Problems
 from elbokit.mixture._update import empty_below, regularise
 from elbokit.mixture._validation import GivenParameters
 
-__all__ = ["starting_parameters"]
+__all__ = [
+    "Starts",
+    "as_starts",
+    "concatenate_starts",
+    "starting_parameters",
+    "warn_of_few_clusters",
+]
 
 Array = npt.NDArray[np.float64]
+Integers = npt.NDArray[np.int64]
 Rows = npt.NDArray[Any]
 
 # Rows that are shared among the components at random, at once.
@@ -35,7 +45,7 @@ _BLOCK_ROWS = 4096
 
 
 class Scatter(NamedTuple):
-    """Sums over each component's rows: weights, mean, second moment about the mean.
+    """Sums over each component's rows, of each problem: weights, mean, second moment about it.
 
     The second moment is a matrix for 'full' and 'tied', its diagonal otherwise.
     """
@@ -51,26 +61,45 @@ class InitialMoments(NamedTuple):
     weights: Array
     means: Array
     covariances: Array
+    finite: npt.NDArray[np.bool_]  # False: sums overflow, the rest is void
+
+
+class Starts(NamedTuple):
+    """Parameters before the first E-step, with a leading dimension for the problems.
+
+    Attributes
+    ----------
+    parameters : GmmParameters
+        Void for a problem that failed.
+    status : ndarray of shape (n_problems,)
+        What :class:`elbokit.ops.FitStatus` says.
+    component : ndarray of shape (n_problems,)
+        The component whose covariance is not positive definite, or -1.
+    n_clusters : ndarray of shape (n_problems,)
+        How many components have samples.
+    """
+
+    parameters: GmmParameters
+    status: Integers
+    component: Integers
+    n_clusters: Integers
 
 
 def starting_parameters(
-    X: npt.NDArray[Any],
-    sample_weight: Array | None,
+    problems: Problems,
     given: GivenParameters,
     n_components: int,
     init_params: str,
     covariance_type: str,
     reg_covar: float,
     random_state: np.random.RandomState,
-) -> GmmParameters:
+) -> Starts:
     """Return the parameters before the first E-step.
 
     Parameters
     ----------
-    X : ndarray of shape (n_samples, n_features)
+    problems : Problems
         Data, float32 or float64.
-    sample_weight : ndarray of shape (n_samples,) or None
-        Positive weights of the samples.
     given : GivenParameters
         Replace what would be estimated; if all are given nothing is drawn.
     n_components : int
@@ -86,14 +115,9 @@ def starting_parameters(
 
     Returns
     -------
-    parameters : GmmParameters
+    starts : Starts
         A component without samples (duplicates can leave one) has weight 0 and the mean
         and covariance of the whole data.
-
-    Raises
-    ------
-    SingularCovarianceError
-        If an estimated covariance is not positive definite.
 
     Notes
     -----
@@ -101,31 +125,64 @@ def starting_parameters(
     others out. scikit-learn's tied covariance then still sums all samples, the left-out
     ones about the origin; the same is done here to follow it from the same start.
     """
-    weights, means, precisions = given
+    size = problems.size
+    weights, means = (None if array is None else _repeat(array, size) for array in given[:2])
+    precisions = given[2]
     if weights is None or means is None or precisions is None:
         moments = _initial_moments(
-            X,
-            sample_weight,
-            n_components,
-            init_params,
-            covariance_type,
-            reg_covar,
-            random_state,
+            problems, n_components, init_params, covariance_type, reg_covar, random_state
         )
+        n_clusters = np.count_nonzero(moments.weights, axis=1)
+        n_clusters[~moments.finite] = n_components
         weights = moments.weights if weights is None else weights
         means = moments.means if means is None else means
         if precisions is None:
-            covariances = moments.covariances
-            factors = precisions_cholesky_from_covariances(covariances, covariance_type)
-            return GmmParameters(weights, means, covariances, factors)
+            factors, component = precisions_cholesky_from_covariances(
+                moments.covariances, covariance_type, *means.shape[1:]
+            )
+            status = np.where(component >= 0, FitStatus.SINGULAR_COVARIANCE, FitStatus.OK)
+            status[~moments.finite] = FitStatus.OVERFLOW
+            parameters = GmmParameters(weights, means, moments.covariances, factors)
+            return Starts(parameters, status, component, n_clusters)
     factors = precisions_cholesky_from_precisions(precisions, covariance_type)
     covariances = covariances_from_cholesky(factors, covariance_type)
-    return GmmParameters(weights, means, covariances, factors)
+    repeated = _repeat(covariances, size), _repeat(factors, size)
+    return _all_well(GmmParameters(weights, means, *repeated))
+
+
+def as_starts(parameters: GmmParameters) -> Starts:
+    """Return copies of one mixture's parameters as a batch of one."""
+    return _all_well(GmmParameters(*(_repeat(array, 1) for array in parameters)))
+
+
+def concatenate_starts(parts: list[Starts]) -> Starts:
+    """Put batches one behind the other."""
+    parameters, *fields = zip(*parts, strict=True)
+    arrays = (np.concatenate(each) for each in zip(*parameters, strict=True))
+    return Starts(GmmParameters(*arrays), *(np.concatenate(each) for each in fields))
+
+
+def _all_well(parameters: GmmParameters) -> Starts:
+    size, n_components = parameters.weights.shape
+    status = np.full(size, FitStatus.OK, np.int64)
+    return Starts(
+        parameters, status, np.full(size, -1, np.int64), np.full(size, n_components, np.int64)
+    )
+
+
+def warn_of_few_clusters(starts: Starts, n_components: int, stacklevel: int) -> None:
+    """Warn in scikit-learn's words, for each start from duplicates."""
+    for distinct in starts.n_clusters[starts.n_clusters < n_components]:
+        warnings.warn(
+            f"Number of distinct clusters ({distinct}) found smaller than n_clusters "
+            f"({n_components}). Possibly due to duplicate points in X.",
+            ConvergenceWarning,
+            stacklevel=stacklevel + 1,
+        )
 
 
 def _initial_moments(
-    X: Rows,
-    sample_weight: Array | None,
+    problems: Problems,
     n_components: int,
     init_params: str,
     covariance_type: str,
@@ -134,169 +191,200 @@ def _initial_moments(
 ) -> InitialMoments:
     """Estimate weights, means and covariances from assignments of the samples."""
     matrices = covariance_type in ("full", "tied")
-    # In the data's type, as in scikit-learn's k-means and in the E-step.
-    weight = None if sample_weight is None else sample_weight.astype(X.dtype)
-    mass = float(len(X)) if weight is None else float(weight.sum(dtype=np.float64))
-    left_out = None
+    if problems.weight is not None:
+        # In the data's type, as in scikit-learn's k-means and in the E-step.
+        problems = problems._replace(weight=problems.weight.astype(problems.X.dtype))
+    mass, n_samples = problems.mass(), problems.n_samples
+    finite, left_out = np.full(problems.size, True), None
     if init_params == "kmeans":
-        scatter = _kmeans_scatter(X, weight, n_components, matrices, random_state)
+        scatter, finite = _kmeans_scatter(problems, n_components, matrices, random_state)
     elif init_params == "random":
-        scatter = _soft_scatter(X, weight, n_components, matrices, random_state)
+        scatter = _soft_scatter(problems, n_components, matrices, random_state)
     else:
-        chosen = _choose(X, weight, n_components, init_params, random_state)
-        scatter = _single_rows(X, weight, chosen, matrices)
+        chosen, finite = _choose(problems, n_components, init_params, random_state)
+        scatter = _single_rows(problems, chosen, matrices)
         left_out = chosen
-    empty = scatter.counts <= empty_below(mass, len(X))
-    counts, means, second = scatter
-
-    if covariance_type == "tied":
-        total = second.sum(axis=0)
-        if left_out is not None:
-            total += _raw_second_moment(X, weight, left_out)
-        covariances = total / counts.sum()
-    else:
-        divisor = np.where(empty, 1.0, counts)
-        covariances = second / divisor.reshape((-1,) + (1,) * (second.ndim - 1))
-    if empty.any():
-        whole = _whole_scatter(X, weight, matrices)
-        means[empty] = whole.means
-        if covariance_type != "tied":
-            covariances[empty] = whole.second / mass
-    if covariance_type == "spherical":
-        covariances = covariances.mean(axis=1)
-    regularise(covariances, means, covariance_type, reg_covar)
-    return InitialMoments(np.where(empty, 0.0, counts) / mass, means, covariances)
+    with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is told by the result
+        empty = scatter.counts <= empty_below(mass, n_samples)[:, None]
+        counts, means, second = scatter
+        if covariance_type == "tied":
+            total = second.sum(axis=1)
+            if left_out is not None:
+                total += _raw_second_moment(problems, left_out)
+            covariances = total / counts.sum(axis=1)[:, None, None]
+        else:
+            divisor = np.where(empty, 1.0, counts)
+            covariances = second / divisor.reshape(divisor.shape + (1,) * (second.ndim - 2))
+        if empty.any():
+            whole = _whole_scatter(problems, matrices)
+            means[empty] = np.broadcast_to(whole.means, means.shape)[empty]
+            if covariance_type != "tied":
+                spread = whole.second / mass.reshape((-1,) + (1,) * (second.ndim - 1))
+                covariances[empty] = np.broadcast_to(spread, covariances.shape)[empty]
+        if covariance_type == "spherical":
+            covariances = covariances.mean(axis=2)
+        regularise(covariances, means, covariance_type, reg_covar)
+        weights = np.where(empty, 0.0, counts) / mass[:, None]
+        finite &= np.isfinite(covariances).reshape(len(covariances), -1).all(axis=1)
+    return InitialMoments(weights, means, covariances, finite)
 
 
 def _kmeans_scatter(
-    X: Rows,
-    weight: Rows | None,
-    n_components: int,
-    matrices: bool,
-    random_state: np.random.RandomState,
-) -> Scatter:
+    problems: Problems, n_components: int, matrices: bool, random_state: np.random.RandomState
+) -> tuple[Scatter, npt.NDArray[np.bool_]]:
     """Give each sample to the component of its k-means cluster."""
-    found = run_kmeans(X[None], n_components, random_state, sample_weight=_batch(weight))
+    found, finite = _solve(problems, n_components, random_state, max_iter=300)
     assert found.labels is not None
     assert found.centers is not None
-    scatter = _label_scatter(X, weight, found.labels[0], found.centers[0], matrices)
-    distinct = np.count_nonzero(scatter.counts)
-    if distinct < n_components:
-        warnings.warn(
-            f"Number of distinct clusters ({distinct}) found smaller than n_clusters "
-            f"({n_components}). Possibly due to duplicate points in X.",
-            ConvergenceWarning,
-            stacklevel=6,
-        )
-    return scatter
+    for problem in np.flatnonzero(~finite).tolist():
+        found.centers[problem] = 0.0
+        found.labels[problems.rows_of(problem)] = -1
+    return _label_scatter(problems, found.labels, found.centers, matrices), finite
+
+
+def _solve(
+    problems: Problems, n_components: int, random_state: np.random.RandomState, max_iter: int
+) -> tuple[KMeansArrays, npt.NDArray[np.bool_]]:
+    """Run k-means, or its seeding alone with ``max_iter=0``, on every problem."""
+    return solve_kmeans(
+        problems.X,
+        n_components,
+        random_state,
+        sample_weight=problems.weight,
+        max_iter=max_iter,
+        offsets=problems.offsets,
+    )
 
 
 def _soft_scatter(
-    X: Rows,
-    weight: Rows | None,
-    n_components: int,
-    matrices: bool,
-    random_state: np.random.RandomState,
+    problems: Problems, n_components: int, matrices: bool, random_state: np.random.RandomState
 ) -> Scatter:
     """Share every sample among all components at random."""
-    n_features = X.shape[1]
+    n_samples, n_features = problems.n_samples, problems.X.shape[2]
     # All components have about the mean of the data, which serves as pivot.
-    pivot = _label_scatter(X, weight, None, X[:1].astype(np.float64), False).means[0]
-    counts, first = np.zeros(n_components), np.zeros((n_components, n_features))
-    second = np.zeros((n_components, *(n_features,) * (2 if matrices else 1)))
-    for begin in range(0, len(X), _BLOCK_ROWS):
-        data = X[begin : begin + _BLOCK_ROWS] - pivot
-        shares = random_state.uniform(size=(len(data), n_components)).astype(X.dtype)
-        shares /= shares.sum(axis=1, keepdims=True)
-        share = shares.astype(np.float64)
-        if weight is not None:
-            share *= weight[begin : begin + _BLOCK_ROWS, None]
-        counts += share.sum(axis=0)
-        first += share.T @ data
+    pivot = _label_scatter(problems, None, problems.first_rows(), False).means
+    sums = Scatter(
+        counts=np.zeros((problems.size, n_components)),
+        means=np.zeros((problems.size, n_components, n_features)),
+        second=np.zeros(_second_shape(problems, n_components, matrices)),
+    )
+    for group, rows in _tiles(n_samples):
+        present = rows < n_samples[group, None]
+        places = problems.places(np.minimum(rows, n_samples[group, None] - 1), group)
+        data = problems.X[places] - pivot[group]
+        drawn = random_state.uniform(size=(np.count_nonzero(present), n_components))
+        drawn = drawn.astype(problems.X.dtype)
+        drawn /= drawn.sum(axis=1, keepdims=True)
+        share = np.zeros((*present.shape, n_components))
+        share[present] = drawn
+        if problems.weight is not None:
+            share *= problems.weight[places][..., None]
+        sums.counts[group] += share.sum(axis=1)
+        sums.means[group] += share.swapaxes(1, 2) @ data
         if matrices:
             for k in range(n_components):
-                second[k] += (data * share[:, k, None]).T @ data
+                sums.second[group, k] += (data * share[:, :, k, None]).swapaxes(1, 2) @ data
         else:
-            second += share.T @ data**2
-    shift = first / np.where(counts > 0.0, counts, 1.0)[:, None]
+            sums.second[group] += share.swapaxes(1, 2) @ data**2
+    counts, first, second = sums
+    shift = first / np.where(counts > 0.0, counts, 1.0)[:, :, None]
     if matrices:
-        second -= first[:, :, None] * shift[:, None, :]
+        second -= first[..., :, None] * shift[..., None, :]
     else:
         second -= first * shift
     return Scatter(counts, pivot + shift, second)
 
 
+def _tiles(n_samples: Integers) -> Iterator[tuple[slice, Integers]]:
+    """Cut the rows of all problems, in order, into groups of problems or parts of a large one."""
+    sizes = n_samples.tolist()
+    first = 0
+    while first < len(sizes):
+        width, last = sizes[first], first + 1
+        while last < len(sizes):
+            width = max(width, sizes[last])
+            if (last + 1 - first) * width > _BLOCK_ROWS:
+                break
+            last += 1
+        group = slice(first, last)
+        width = max(sizes[group])
+        for begin in range(0, width, _BLOCK_ROWS):
+            yield group, np.arange(begin, min(width, begin + _BLOCK_ROWS))[None]
+        first = last
+
+
 def _choose(
-    X: Rows,
-    weight: Rows | None,
+    problems: Problems,
     n_components: int,
     init_params: str,
     random_state: np.random.RandomState,
-) -> npt.NDArray[np.int64]:
+) -> tuple[Integers, npt.NDArray[np.bool_]]:
     """Choose a sample for each component."""
     if init_params == "k-means++":
-        found = run_kmeans(
-            X[None], n_components, random_state, sample_weight=_batch(weight), max_iter=0
-        )
-        return found.seeds.reshape(n_components)
-    share = None if weight is None else weight / weight.sum(dtype=np.float64)
-    rows: npt.NDArray[np.int64] = random_state.choice(
-        len(X), size=n_components, replace=False, p=share
-    )
-    return rows
+        found, finite = _solve(problems, n_components, random_state, max_iter=0)
+        found.seeds[~finite] = 0
+        return found.seeds, finite
+    chosen = np.empty((problems.size, n_components), np.int64)
+    for problem, size in enumerate(problems.n_samples.tolist()):
+        share = None
+        if problems.weight is not None:
+            share = problems.weight[problems.rows_of(problem)]
+            share = share / share.sum(dtype=np.float64)
+        chosen[problem] = random_state.choice(size, size=n_components, replace=False, p=share)
+    return chosen, np.full(problems.size, True)
 
 
-def _single_rows(
-    X: Rows, weight: Rows | None, chosen: npt.NDArray[np.int64], matrices: bool
-) -> Scatter:
+def _single_rows(problems: Problems, chosen: Integers, matrices: bool) -> Scatter:
     """Give each component one sample."""
-    n_components, n_features = len(chosen), X.shape[1]
-    counts = np.ones(n_components) if weight is None else weight[chosen].astype(np.float64)
-    second = np.zeros((n_components, *(n_features,) * (2 if matrices else 1)))
-    return Scatter(counts, X[chosen].astype(np.float64), second)
+    places = problems.places(chosen)
+    weight = problems.weight
+    counts = np.ones(chosen.shape) if weight is None else weight[places].astype(np.float64)
+    second = np.zeros(_second_shape(problems, chosen.shape[1], matrices))
+    return Scatter(counts, problems.X[places].astype(np.float64), second)
 
 
-def _raw_second_moment(X: Rows, weight: Rows | None, left_out: npt.NDArray[np.int64]) -> Array:
-    """Sum over all samples but some of ``w x x^T``, about the origin."""
-    labels = np.zeros(len(X), np.int32)
-    labels[left_out] = -1
-    counts, means, second = _label_scatter(X, weight, labels, X[:1].astype(np.float64), True)
-    return np.asarray(second[0] + counts[0] * np.outer(means[0], means[0]))
+def _raw_second_moment(problems: Problems, left_out: Integers) -> Array:
+    """Sum over all samples of each problem but some of ``w x x^T``, about the origin."""
+    labels = np.zeros(problems.X.shape[:2], np.int32)
+    labels[problems.places(left_out)] = -1
+    counts, means, second = _label_scatter(problems, labels, problems.first_rows(), True)
+    outer = means.swapaxes(1, 2) * means
+    return np.asarray(second[:, 0] + counts[:, :, None] * outer)
 
 
-def _whole_scatter(X: Rows, weight: Rows | None, matrices: bool) -> Scatter:
+def _whole_scatter(problems: Problems, matrices: bool) -> Scatter:
     """Take all samples for one component: first a mean, then the moments about it."""
-    rough = _label_scatter(X, weight, None, X[:1].astype(np.float64), False)
-    return _label_scatter(X, weight, None, rough.means, matrices)
+    rough = _label_scatter(problems, None, problems.first_rows(), False)
+    return _label_scatter(problems, None, rough.means, matrices)
 
 
 def _label_scatter(
-    X: Rows,
-    weight: Rows | None,
-    labels: npt.NDArray[np.int32] | None,
-    near: Array,
-    matrices: bool,
+    problems: Problems, labels: npt.NDArray[np.int32] | None, near: Array, matrices: bool
 ) -> Scatter:
     """Sum up the rows of each label, given a point near the mean of each."""
-    n_components, n_features = near.shape
     scatter = Scatter(
-        counts=np.empty(n_components),
+        counts=np.empty(near.shape[:2]),
         means=near.copy(),
-        second=np.empty((n_components, *(n_features,) * (2 if matrices else 1))),
+        second=np.empty(_second_shape(problems, near.shape[1], matrices)),
     )
     _core.label_moments(
-        X[None],
-        None,
-        _batch(weight),
-        _batch(labels),
+        problems.X,
+        problems.offsets,
+        problems.weight,
+        labels,
         matrices,
-        scatter.means[None],
-        scatter.counts[None],
-        scatter.second[None],
+        scatter.means,
+        scatter.counts,
+        scatter.second,
     )
     return scatter
 
 
-def _batch(array: Rows | None) -> Rows | None:
-    """Make a batch of one."""
-    return None if array is None else array[None]
+def _second_shape(problems: Problems, n_components: int, matrices: bool) -> tuple[int, ...]:
+    n_features = problems.X.shape[2]
+    return problems.size, n_components, *(n_features,) * (2 if matrices else 1)
+
+
+def _repeat(array: Array, size: int) -> Array:
+    """Stack `size` copies of an array."""
+    return np.repeat(np.asarray(array, dtype=np.float64)[None], size, axis=0)

@@ -8,11 +8,9 @@ import numpy as np
 import numpy.typing as npt
 
 from elbokit import _core
-from elbokit._types import SingularCovarianceError, singular_covariance
 
 __all__ = [
     "GmmParameters",
-    "SingularCovarianceError",
     "covariance_shape",
     "covariances_from_cholesky",
     "precisions_cholesky_from_covariances",
@@ -56,38 +54,37 @@ def covariance_shape(covariance_type: str, n_components: int, n_features: int) -
     }[covariance_type]
 
 
-def precisions_cholesky_from_covariances(covariances: Array, covariance_type: str) -> Array:
-    """Factor the precisions, ``Sigma^-1 = P P^T`` with P upper triangular.
+def precisions_cholesky_from_covariances(
+    covariances: Array, covariance_type: str, n_components: int, n_features: int
+) -> tuple[Array, npt.NDArray[np.int64]]:
+    """Factor the precisions, ``Sigma^-1 = P P^T`` with P upper triangular, of many mixtures.
 
     Parameters
     ----------
     covariances : ndarray
-        Covariances in the shape of `covariance_type`.
+        Covariances in the shape of `covariance_type` behind a leading dimension.
     covariance_type : {'full', 'tied', 'diag', 'spherical'}
         Shape of the covariances.
+    n_components, n_features : int
+        Sizes of a mixture.
 
     Returns
     -------
     precisions_cholesky : ndarray
         Shape of `covariances`.
-
-    Raises
-    ------
-    SingularCovarianceError
-        If a covariance is not positive definite; the message names the component.
+    failed : ndarray of shape (n_mixtures,)
+        The first component (0 for 'tied') whose covariance is not positive definite, or -1. The
+        factors of such a mixture are void.
 
     Notes
     -----
     With ``Sigma = L L^T`` the factor is ``P = L^-T``.
     """
     covariances = np.ascontiguousarray(covariances)
-    factors = np.empty_like(covariances)
-    failed = _core.gmm_factors(
-        covariance_type, *_sizes(covariances, covariance_type), covariances[None], factors[None]
-    )
-    if failed >= 0:
-        raise singular_covariance(None if covariance_type == "tied" else failed)
-    return factors
+    factors = np.zeros_like(covariances)
+    failed = np.empty(len(covariances), np.int64)
+    _core.gmm_factors(covariance_type, n_components, n_features, covariances, factors, failed)
+    return factors, failed
 
 
 def precisions_cholesky_from_precisions(precisions: Array, covariance_type: str) -> Array:

@@ -12,19 +12,19 @@ __all__ = ["empty_below", "regularise"]
 Array = npt.NDArray[np.float64]
 
 
-def empty_below(mass: float, n_samples: int) -> float:
+def empty_below(mass: Array, n_samples: npt.NDArray[np.int64]) -> Array:
     """Return the count at or below which a component is empty.
 
     Parameters
     ----------
-    mass : float
+    mass : ndarray
         Sum of the sample weights.
-    n_samples : int
+    n_samples : ndarray
         Number of samples.
 
     Returns
     -------
-    threshold : float
+    threshold : ndarray
         Ten rounding errors of the average sample. scikit-learn adds this to every count;
         below it that term, not the data, would decide where the component goes.
     """
@@ -37,8 +37,8 @@ def regularise(covariances: Array, means: Array, covariance_type: str, reg_covar
     Parameters
     ----------
     covariances : ndarray
-        Covariances in the shape of `covariance_type`, C-contiguous.
-    means : ndarray of shape (n_components, n_features)
+        Covariances in the shape of `covariance_type` behind a leading dimension, C-contiguous.
+    means : ndarray of shape (n_problems, n_components, n_features)
         Component means.
     covariance_type : {'full', 'tied', 'diag', 'spherical'}
         Shape of the covariances.
@@ -50,6 +50,4 @@ def regularise(covariances: Array, means: Array, covariance_type: str, reg_covar
     A deviation within the rounding of the mean is none: that variance is set to zero first,
     so that without regularisation a constant column is always an error, not a matter of luck.
     """
-    _core.gmm_regularise(
-        covariance_type, np.ascontiguousarray(means)[None], reg_covar, covariances[None]
-    )
+    _core.gmm_regularise(covariance_type, np.ascontiguousarray(means), reg_covar, covariances)

@@ -21,18 +21,34 @@ from sklearn.utils._param_validation import (
 )
 from sklearn.utils.validation import validate_data
 
+from elbokit._arrays import as_float_array
 from elbokit.mixture._convergence import ConvergenceMonitor
 from elbokit.mixture._em import EmRun, run_em
 from elbokit.mixture._inference import FittedGaussianMixture
-from elbokit.mixture._initialization import starting_parameters
+from elbokit.mixture._initialization import (
+    Starts,
+    as_starts,
+    concatenate_starts,
+    starting_parameters,
+    warn_of_few_clusters,
+)
 from elbokit.mixture._parameters import (
     GmmParameters,
     covariance_shape,
     precisions_from_cholesky,
 )
-from elbokit.mixture._validation import IntegerInterval, check_given, check_sample_weight
+from elbokit.mixture._problems import Problems
+from elbokit.mixture._validation import (
+    GivenParameters,
+    IntegerInterval,
+    check_given,
+    check_sample_weight,
+)
 
 __all__ = ["GaussianMixture"]
+
+# Rows whose starts are sought side by side: k-means takes some 12 bytes for each.
+_ROWS_AT_ONCE = 1 << 20
 
 
 class GaussianMixture(FittedGaussianMixture):
@@ -259,39 +275,75 @@ class GaussianMixture(FittedGaussianMixture):
             self.n_components,
             data.shape[1],
         )
+        rows = as_float_array(data, "X")
+        problem = Problems(rows[None], None if weight is None else weight[None])
         rng = check_random_state(self.random_state)
-        best: EmRun | None = None
-        for init in range(1 if warm else self.n_init):
-            bound = self.lower_bound_ if warm else -math.inf
-            monitor = ConvergenceMonitor(self.tol, self.verbose, self.verbose_interval, bound)
-            monitor.begin(init)
-            if warm:
-                start = self._last_solution(data.shape[1])
-            else:
-                start = starting_parameters(
-                    data,
-                    weight,
-                    given,
-                    self.n_components,
-                    self.init_params,
-                    self.covariance_type,
-                    self.reg_covar,
-                    rng,
-                )
-            run = run_em(
-                data, weight, start, self.covariance_type, self.reg_covar, self.max_iter, monitor
-            )
-            if self.max_iter > 0:
-                monitor.end()
+        best = None
+        for run in self._runs(problem, given, rng, warm):
             if best is None or best.lower_bound == -math.inf or run.lower_bound > best.lower_bound:
                 best = run
         assert best is not None  # n_init >= 1
         self._store(best, data.dtype)
 
-    def _last_solution(self, n_features: int) -> GmmParameters:
+    def _runs(
+        self, problem: Problems, given: GivenParameters, rng: np.random.RandomState, warm: bool
+    ) -> Iterator[EmRun]:
+        """Run EM from every start: all at once, or one by one where each has something to print."""
+        if not self.verbose and not warm and self.n_init > 1:
+            restarts = problem.repeat(self.n_init)
+            yield from self._run_em(restarts, self._starts(restarts, given, rng))
+            return
+        for init in range(1 if warm else self.n_init):
+            bound = self.lower_bound_ if warm else -math.inf
+            monitor = ConvergenceMonitor(self.tol, self.verbose, self.verbose_interval, bound)
+            monitor.begin(init)
+            starts = self._last_solution(problem) if warm else self._starts(problem, given, rng)
+            (run,) = self._run_em(problem, starts, monitor)
+            monitor.finish(run.lower_bound, run.converged)
+            if self.max_iter > 0:
+                monitor.end()
+            yield run
+
+    def _starts(
+        self, problems: Problems, given: GivenParameters, rng: np.random.RandomState
+    ) -> Starts:
+        """Return the starting parameters of each problem."""
+        # Side by side while that is no more memory than one large problem takes.
+        at_once = max(1, _ROWS_AT_ONCE // problems.X.shape[1])
+        parts = []
+        for first in range(0, problems.size, at_once):
+            part = starting_parameters(
+                problems.part(slice(first, first + at_once)),
+                given,
+                self.n_components,
+                self.init_params,
+                self.covariance_type,
+                self.reg_covar,
+                rng,
+            )
+            warn_of_few_clusters(part, self.n_components, stacklevel=5)
+            parts.append(part)
+        return parts[0] if len(parts) == 1 else concatenate_starts(parts)
+
+    def _run_em(
+        self, problems: Problems, starts: Starts, monitor: ConvergenceMonitor | None = None
+    ) -> list[EmRun]:
+        """Run EM from each start."""
+        return run_em(
+            problems,
+            starts,
+            self.covariance_type,
+            tol=self.tol,
+            reg_covar=self.reg_covar,
+            max_iter=self.max_iter,
+            monitor=monitor,
+        )
+
+    def _last_solution(self, problem: Problems) -> Starts:
         """Return the fitted parameters, for a warm start."""
         weights, means, factors = self._density_parameters()
         covariances = self._float64("covariances")
+        n_features = problem.X.shape[2]
         shape = covariance_shape(self.covariance_type, self.n_components, n_features)
         if means.shape != (self.n_components, n_features) or covariances.shape != shape:
             raise ValueError(
@@ -300,7 +352,7 @@ class GaussianMixture(FittedGaussianMixture):
                 f"{(self.n_components, n_features)} and {shape}; set warm_start=False to start "
                 "anew"
             )
-        return GmmParameters(weights, means, covariances, factors)
+        return as_starts(GmmParameters(weights, means, covariances, factors))
 
     def _store(self, run: EmRun, dtype: npt.DTypeLike) -> None:
         """Set the fitted attributes, arrays in the dtype of the data."""

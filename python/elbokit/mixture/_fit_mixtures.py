@@ -1,0 +1,211 @@
+"""Fits of many mixtures from their default starts, in a handful of calls of the core."""
+
+from __future__ import annotations
+
+import warnings
+from numbers import Integral
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from sklearn.exceptions import ConvergenceWarning
+
+from elbokit._arrays import FloatArray, as_float_array, require_finite, returns_like
+from elbokit._gmm_fit import as_gmm_fit, check_fit_options, check_fit_weight
+from elbokit._kmeans import as_random_state
+from elbokit._mixture_arguments import check_offsets
+from elbokit._types import FitStatus, GmmFit
+from elbokit.mixture._em import run_all
+from elbokit.mixture._initialization import starting_parameters
+from elbokit.mixture._problems import Problems
+from elbokit.mixture._validation import GivenParameters
+
+__all__ = ["fit_mixtures"]
+
+_CHOICES = {
+    "covariance_type": ("full", "tied", "diag", "spherical"),
+    "init_params": ("kmeans", "k-means++", "random", "random_from_data"),
+}
+
+
+def fit_mixtures(
+    X: Any,
+    n_components: int,
+    *,
+    offsets: Any = None,
+    covariance_type: str = "full",
+    sample_weight: Any = None,
+    init_params: str = "kmeans",
+    tol: float = 1e-3,
+    reg_covar: float = 1e-6,
+    max_iter: int = 100,
+    random_state: Any = None,
+) -> GmmFit:
+    """Fit Gaussian mixtures to many data sets in one call, each from a start of its own.
+
+    What a loop of ``GaussianMixture(n_components, random_state=rng).fit(X[b])`` with one
+    ``RandomState`` rng finds, for thousands of small data sets at the price of a few calls.
+
+    Parameters
+    ----------
+    X : array_like of shape (..., n_samples, n_features), float32 or float64
+        Leading dimensions are independent data sets. With ``offsets``, (n_rows, n_features).
+    n_components : int
+        Number of components of each mixture.
+    offsets : array_like of int of shape (n_mixtures + 1,), default=None
+        Mixture ``b`` has the rows ``X[offsets[b]:offsets[b + 1]]``; from 0 to ``n_rows``.
+    covariance_type : {'full', 'tied', 'diag', 'spherical'}, default='full'
+        Shape of the covariances.
+    sample_weight : array_like of shape (..., n_samples), default=None
+        Finite, not negative, not all zero for a mixture; only ratios matter within one. With
+        ``offsets``, (n_rows,). A row of weight zero is no row. None means ones.
+    init_params : {'kmeans', 'k-means++', 'random', 'random_from_data'}, default='kmeans'
+        How samples are assigned to components before the first iteration.
+    tol : float, default=1e-3
+        A run has converged when the bound per sample changes by less than this.
+    reg_covar : float, default=1e-6
+        Added to the variances, to keep the covariances positive definite.
+    max_iter : int, default=100
+        Largest number of iterations.
+    random_state : int, RandomState or None, default=None
+        Source of the draws, for one mixture after the other.
+
+    Returns
+    -------
+    GmmFit
+        As from :func:`elbokit.ops.gmm_fit`: arrays with the leading dimensions of ``X``, or
+        (n_mixtures, ...) with ``offsets``. A failed mixture leaves the others alone: its parameters
+        and bound are NaN, and its ``status`` says why.
+
+    Raises
+    ------
+    SingularCovarianceError
+        If there is one mixture, without batch dimensions or ``offsets``, and a covariance is not
+        positive definite; it names the component.
+    TypeError
+        If ``X`` or ``sample_weight`` is not float32 or float64, or an option of another type.
+    ValueError
+        If a shape does not fit, a mixture has fewer rows than components, a value is not as
+        described (of NaN or infinity the row is named); and, for one mixture, if sums overflow.
+
+    Warns
+    -----
+    ConvergenceWarning
+        If a mixture has fewer distinct samples than components.
+
+    See Also
+    --------
+    elbokit.ops.gmm_fit : The same from given parameters.
+
+    Notes
+    -----
+    Mixtures run side by side on the threads; the results do not depend on their number. With
+    ``init_params='random_from_data'`` the rows are drawn by a call of NumPy for each mixture.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from elbokit import fit_mixtures
+    >>> X = np.array([[0.0], [1.0], [9.0], [11.0], [5.0], [6.0], [0.0], [1.0], [0.5]])
+    >>> fit = fit_mixtures(X, 2, offsets=[0, 4, 9], random_state=0)
+    >>> np.sort(fit.means[:, :, 0]).round(3).tolist()
+    [[0.5, 10.0], [0.5, 5.5]]
+    """
+    tol, max_iter, reg_covar = check_fit_options(tol, max_iter, reg_covar)
+    _check_choices(covariance_type=covariance_type, init_params=init_params)
+    rows = _check_rows(X)
+    batch = rows.shape[:-2]
+    cut = None if offsets is None else _check_offsets(offsets, rows)
+    problems = _weighted(rows, cut, sample_weight)
+    _check_components(n_components, problems)
+    if init_params in ("random", "random_from_data"):
+        require_finite(rows, "X")  # k-means finds out by itself
+    starts = starting_parameters(
+        problems,
+        GivenParameters(None, None, None),
+        int(n_components),
+        init_params,
+        covariance_type,
+        reg_covar,
+        as_random_state(random_state),
+    )
+    if (starts.status == FitStatus.OVERFLOW).any():
+        require_finite(rows, "X")
+    _warn_of_few_clusters(starts.n_clusters, int(n_components))
+    fit = run_all(
+        problems, starts, covariance_type, tol=tol, reg_covar=reg_covar, max_iter=max_iter
+    )
+    single = not batch and cut is None
+    leading = batch if cut is None else (len(cut) - 1,)
+    return as_gmm_fit(fit, leading, single, covariance_type, "X", returns_like(X))
+
+
+def _check_choices(**given: Any) -> None:
+    for name, value in given.items():
+        if not isinstance(value, str) or value not in _CHOICES[name]:
+            expected = ", ".join(map(repr, _CHOICES[name]))
+            raise ValueError(f"`{name}` is {value!r}, expected one of {expected}")
+
+
+def _check_rows(X: Any) -> FloatArray:
+    rows = as_float_array(X, "X")
+    if rows.ndim < 2 or 0 in rows.shape[-2:]:
+        raise ValueError(
+            f"`X` has shape {rows.shape}, expected (..., n_samples, n_features) with at least one "
+            "sample and feature"
+        )
+    return rows
+
+
+def _check_offsets(offsets: Any, rows: FloatArray) -> npt.NDArray[np.int64]:
+    if rows.ndim != 2:
+        raise ValueError(
+            f"`X` has shape {rows.shape}, expected (n_rows, n_features) with `offsets`"
+        )
+    return check_offsets(offsets, len(rows))
+
+
+def _weighted(
+    rows: FloatArray, offsets: npt.NDArray[np.int64] | None, sample_weight: Any
+) -> Problems:
+    """Return the problems without their rows of weight zero, which take no part in the draws."""
+    weight = check_fit_weight(sample_weight, rows.shape[:-1], offsets)
+    d = rows.shape[-1]
+    X = rows[None] if offsets is not None else rows.reshape(-1, *rows.shape[-2:])
+    if weight is None:
+        return Problems(X, None, offsets)
+    weight = weight.reshape(X.shape[:2])
+    if weight.all():
+        return Problems(X, weight, offsets)
+    if offsets is None:
+        offsets = np.arange(len(X) + 1, dtype=np.int64) * X.shape[1]
+    kept = weight.ravel() > 0.0
+    before = np.concatenate([[0], np.cumsum(kept)])
+    return Problems(X.reshape(1, -1, d)[:, kept], weight.reshape(1, -1)[:, kept], before[offsets])
+
+
+def _check_components(n_components: Any, problems: Problems) -> None:
+    if not isinstance(n_components, Integral) or isinstance(n_components, bool):
+        raise TypeError(f"`n_components` is {n_components!r}, expected an int")
+    if n_components < 1:
+        raise ValueError(f"`n_components` is {n_components}, expected at least 1")
+    sizes = problems.n_samples
+    if len(sizes) and sizes.min() < n_components:
+        which = "" if len(sizes) == 1 else f" of mixture {int(np.argmin(sizes))}"
+        raise ValueError(
+            f"`n_components` is {n_components}, expected at most {sizes.min()}, the number of "
+            f"samples{which}"
+        )
+
+
+def _warn_of_few_clusters(n_clusters: npt.NDArray[np.int64], n_components: int) -> None:
+    """Warn once for all mixtures."""
+    few = np.flatnonzero(n_clusters < n_components)
+    if len(few):
+        warnings.warn(
+            f"Number of distinct clusters ({n_clusters[few[0]]}) found smaller than n_clusters "
+            f"({n_components}) in {len(few)} of {len(n_clusters)} mixtures, first in mixture "
+            f"{few[0]}. Possibly due to duplicate points in X.",
+            ConvergenceWarning,
+            stacklevel=3,
+        )

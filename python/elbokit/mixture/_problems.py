@@ -1,0 +1,87 @@
+"""Rows of independent mixtures as the core reads them; one estimator's fit is a batch of one."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = ["Problems"]
+
+Rows = npt.NDArray[Any]
+Integers = npt.NDArray[np.int64]
+
+
+class Problems(NamedTuple):
+    """Rows of independent mixtures.
+
+    Attributes
+    ----------
+    X : ndarray of shape (n_problems, n_samples, n_features)
+        With `offsets` of shape (1, n_rows, n_features). Restarts share rows by a stride of 0.
+    weight : ndarray of shape X.shape[:2] or None
+        Positive weights of the rows.
+    offsets : ndarray of shape (n_problems + 1,) or None
+        Problem b has the rows from ``offsets[b]`` to ``offsets[b + 1]``.
+    """
+
+    X: Rows
+    weight: Rows | None = None
+    offsets: Integers | None = None
+
+    @property
+    def size(self) -> int:
+        """Number of problems."""
+        return len(self.X) if self.offsets is None else len(self.offsets) - 1
+
+    @property
+    def n_samples(self) -> Integers:
+        """Number of rows of each problem."""
+        if self.offsets is None:
+            return np.full(len(self.X), self.X.shape[1], dtype=np.int64)
+        return np.diff(self.offsets)
+
+    def mass(self) -> npt.NDArray[np.float64]:
+        """Sum up the weights of each problem."""
+        if self.weight is None:
+            return self.n_samples.astype(np.float64)
+        if self.offsets is None:
+            return np.asarray(self.weight.sum(axis=1, dtype=np.float64))
+        return np.add.reduceat(self.weight[0], self.offsets[:-1], dtype=np.float64)
+
+    def places(self, rows: Integers, problems: slice = slice(None)) -> tuple[Integers, Integers]:
+        """Return the index in `X` of rows that are counted within their problem.
+
+        Parameters
+        ----------
+        rows : ndarray of shape (n_problems, n)
+        problems : slice
+            The problems that they belong to.
+        """
+        if self.offsets is None:
+            return np.arange(self.size)[problems, None], rows
+        return np.zeros((1, 1), np.int64), self.offsets[:-1][problems, None] + rows
+
+    def repeat(self, times: int) -> Problems:
+        """Return a single problem several times, without a copy."""
+        X, weight = (
+            None if a is None else np.broadcast_to(a, (times, *a.shape[1:]))
+            for a in (self.X, self.weight)
+        )
+        assert X is not None
+        return Problems(X, weight)
+
+    def part(self, problems: slice) -> Problems:
+        """Return some of the problems; not for problems cut by offsets."""
+        return Problems(self.X[problems], None if self.weight is None else self.weight[problems])
+
+    def rows_of(self, problem: int) -> tuple[int, slice]:
+        """Return where the rows of one problem lie in `X` and `weight`."""
+        if self.offsets is None:
+            return problem, slice(None)
+        return 0, slice(*self.offsets[problem : problem + 2].tolist())
+
+    def first_rows(self) -> npt.NDArray[np.float64]:
+        """Return a point of each problem, of shape (n_problems, 1, n_features)."""
+        return self.X[self.places(np.zeros((self.size, 1), np.int64))].astype(np.float64)
