@@ -31,9 +31,7 @@ def python(library: str) -> Path:
     if not stamp.exists() or stamp.read_text() != wanted:
         print(f"making the environment of {library} in {place}", file=sys.stderr)
         _call([sys.executable, "-m", "venv", "--clear", str(place)])
-        _call(
-            library, [str(interpreter), "-m", "pip", "install", "--quiet", "-r", str(requirements)]
-        )
+        _call([str(interpreter), "-m", "pip", "install", "--quiet", "-r", str(requirements)])
         stamp.write_text(wanted)  # last: an interrupted installation is begun anew
     return interpreter
 

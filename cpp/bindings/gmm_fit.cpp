@@ -74,17 +74,16 @@ std::vector<GmmFitRows<T>> fit_rows(const py::array& X, const OptionalArray& off
   return all;
 }
 
-// Runs EM in place. outcome (B, 4): iterations, converged, status, component; a mixture whose status
-// comes as another than ok is left as it is. Returns each mixture's bounds of all iterations if
-// they are to be recorded. progress(n_iter, change) is called every progress_interval iterations,
-// never for 0.
-std::vector<std::vector<double>> gmm_fit(const py::array& X, const OptionalArray& offsets,
-                            const OptionalArray& sample_weight, const std::string& covariance_type,
-                            const py::array& weights, const py::array& means,
-                            const py::array& covariances, const py::array& precisions_cholesky,
-                            double tol, double reg_covar, std::int64_t max_iter,
-                            const py::array& lower_bound, const py::array& outcome, bool record,
-                            const py::object& progress, std::int64_t progress_interval) {
+// Runs EM in place. outcome (B, 4): iterations, converged, status, component; a mixture whose
+// status comes as another than ok is left as it is. Returns each mixture's bounds of all iterations
+// if they are to be recorded. progress(n_iter, change) is called every progress_interval
+// iterations, never for 0.
+std::vector<std::vector<double>> gmm_fit(
+    const py::array& X, const OptionalArray& offsets, const OptionalArray& sample_weight,
+    const std::string& covariance_type, const py::array& weights, const py::array& means,
+    const py::array& covariances, const py::array& precisions_cholesky, double tol,
+    double reg_covar, std::int64_t max_iter, const py::array& lower_bound, const py::array& outcome,
+    bool record, const py::object& progress, std::int64_t progress_interval) {
   return with_value_type(X, "X", [&](auto value) {
     using T = decltype(value);
     expect_dimensions(means, "means", 3);

@@ -13,7 +13,7 @@ using dispatch::for_each_task;
 
 // Chunks are held down in number where their sums are large.
 constexpr std::int64_t kMaxChunks = 16;
-constexpr std::int64_t kSumsBytes = 32 * 1024 * 1024;
+constexpr std::int64_t kSumsBytes = 64 * 1024 * 1024;
 
 // Smaller chunks than this would cost more to merge than they share out.
 constexpr std::int64_t kChunkRows = 128;

@@ -15,7 +15,7 @@ namespace elbokit::ELBOKIT_LEVEL {
 
 namespace {
 
-constexpr std::int64_t kMaxBlockRows = 512;
+constexpr std::int64_t kMaxBlockRows = 1024;
 constexpr std::int64_t kBlockBytes = 768 * 1024;
 
 // Weights of rows [begin, begin + count), 0 up to `padded`.
@@ -29,24 +29,27 @@ void set_weights(const GmmRows<T>& rows, std::int64_t begin, std::int64_t count,
   for (std::int64_t n = count; n < padded; ++n) weight[n] = T(0);
 }
 
-// Exponentiates the logits of one group of rows, less each row's largest, and finds log p and the
-// factor that makes responsibilities of them, times the rows' weights if `weighted`. Row vectors
-// go in pairs: the exponential's chain of operations is long, and two of them fill the pipes.
+// A row that no component reaches has log p = -inf and responsibilities 0.
+template <class T>
+ELBOKIT_INLINE Vec<T> shift_of(const Block<T>& block, std::int64_t n) {
+  const Vec<T> largest = load(block.largest + n);
+  return select(largest == broadcast<T>(-static_cast<T>(__builtin_huge_val())), Vec<T>{}, largest);
+}
+
+// Exponentiates the logits of one group of rows, less each row's largest, and finds their sum and
+// the factor that makes responsibilities of them, times the rows' weights if `weighted`. Row
+// vectors go in pairs: the exponential's chain of operations is long, and two of them fill the
+// pipes.
 template <class T, bool HasLow>
 void exponentiate(std::int64_t n_components, const Block<T> block, std::int64_t n, bool weighted) {
   constexpr int pair = 2;
   static_assert(kRowVectors % pair == 0, "whole pairs in a group");
-  const Vec<T> lowest = broadcast<T>(-static_cast<T>(__builtin_huge_val()));
   for (int done = 0; done < kRowVectors; done += pair, n += pair * kLanes<T>) {
     T* const logits = block.logits + n;
     const auto at = [&](std::int64_t k, int v)
                         ELBOKIT_INLINE_LAMBDA { return k * block.ld + v * kLanes<T>; };
     Vec<T> shift[pair], sum[pair] = {};
-    // A row that no component reaches has log p = -inf and responsibilities 0.
-    for (int v = 0; v < pair; ++v) {
-      const Vec<T> largest = load(block.largest + n + v * kLanes<T>);
-      shift[v] = select(largest == lowest, Vec<T>{}, largest);
-    }
+    for (int v = 0; v < pair; ++v) shift[v] = shift_of(block, n + v * kLanes<T>);
     for (std::int64_t k = 0; k < n_components; ++k)
       for (int v = 0; v < pair; ++v) {
         Vec<T> logit = load(logits + at(k, v)) - shift[v];
@@ -57,7 +60,7 @@ void exponentiate(std::int64_t n_components, const Block<T> block, std::int64_t 
       }
     for (int v = 0; v < pair; ++v) {
       const std::int64_t row = n + v * kLanes<T>;
-      store(block.log_prob + row, log_density(shift[v], sum[v]));
+      store(block.sum + row, sum[v]);
       const Vec<T> numerator = weighted ? load(block.weight + row) : broadcast<T>(1);
       store(block.factor + row, select(sum[v] == Vec<T>{}, Vec<T>{}, numerator / sum[v]));
     }
@@ -68,8 +71,12 @@ template <class T>
 void write_posterior(const GmmModel<T>& model, const GmmPosterior<T>& posterior, std::int64_t begin,
                      std::int64_t count, const Block<T>& block) {
   if (posterior.log_prob)
-    for (std::int64_t n = 0; n < count; ++n)
-      posterior.log_prob[begin + n] = static_cast<T>(block.log_prob[n] + model.log_base);
+    for (std::int64_t n = 0; n < count; n += kLanes<T>) {
+      T log_prob[kLanes<T>];
+      store(log_prob, log_density(shift_of(block, n), load(block.sum + n)));
+      for (std::int64_t i = 0; i < kLanes<T> && n + i < count; ++i)
+        posterior.log_prob[begin + n + i] = static_cast<T>(log_prob[i] + model.log_base);
+    }
   if (!posterior.responsibilities) return;
   constexpr int lanes = kLanes<T>;
   for (std::int64_t n = 0; n < count; n += lanes) {
@@ -154,10 +161,11 @@ void remember(const GmmModel<T>& model, const GmmChunk<T>& chunk, const Block<T>
   pending.size[k] = size;
 }
 
+// Adds the counts and moments of a block's rows, without what may be left out.
 template <class T, class FamilyType>
-void add_statistics(const GmmModel<T>& model, const GmmChunk<T>& chunk, const Block<T>& block,
-                    const Pending<T>& pending, std::int64_t begin, std::int64_t padded) {
-  GmmSums& sums = *chunk.sums;
+void add_moments(const GmmModel<T>& model, const GmmChunk<T>& chunk, const Block<T>& block,
+                 const Pending<T>& pending, std::int64_t begin, std::int64_t padded) {
+  const GmmSums& sums = *chunk.sums;
   const T drop_scale = any_far(block, padded) ? T(0) : chunk.drop_scale;
   const auto most_sparse =
       static_cast<std::int64_t>(FamilyType::sparse_share(model) * static_cast<double>(padded));
@@ -177,13 +185,44 @@ void add_statistics(const GmmModel<T>& model, const GmmChunk<T>& chunk, const Bl
       remember<T, FamilyType>(model, chunk, block, pending, k, begin, padded, above);
   }
   FamilyType::moments(model, block.present, dense, block, padded, sums.first, sums.second);
-  // A row of weight 0 counts for nothing, even where its log p is -inf.
+}
+
+// The sum of log p over a block's rows, less log_base, times their weights. Rows of weight 0 count
+// for nothing, even where log p is -inf.
+template <class T>
+double sum_log_density(const Block<T>& block, std::int64_t padded, bool weighted) {
+  if (weighted)
+    return sum_rows<T>(padded, [&](std::int64_t n) {
+      const Vec<T> w = load(block.weight + n);
+      return select(w == Vec<T>{}, Vec<T>{},
+                    w * log_density(shift_of(block, n), load(block.sum + n)));
+    });
+  // One logarithm serves the product of a group's sums, each between 1 and the number of
+  // components.
+  Vec<T> logs{}, shifts{};
+  for (std::int64_t n = 0; n < padded; n += kGroup<T>) {
+    Vec<T> product = broadcast<T>(1);
+    for (std::int64_t at = n; at < n + kGroup<T>; at += kLanes<T>) {
+      const auto absent = load(block.weight + at) == Vec<T>{};
+      product *= select(absent, broadcast<T>(1), load(block.sum + at));
+      shifts += select(absent, Vec<T>{}, shift_of(block, at));
+    }
+    logs += log_density(Vec<T>{}, product);
+  }
+  return reduce_add<T>(log_density(shifts, broadcast<T>(1)) + logs);
+}
+
+template <class T, class FamilyType>
+void add_statistics(const GmmModel<T>& model, const GmmChunk<T>& chunk, const Block<T>& block,
+                    const Pending<T>& pending, std::int64_t begin, std::int64_t padded) {
+  if constexpr (FamilyType::sparse)
+    add_moments<T, FamilyType>(model, chunk, block, pending, begin, padded);
+  else
+    FamilyType::moments(model, block, padded, *chunk.sums);
   const double weight = sum_rows<T>(padded, [&](std::int64_t n) { return load(block.weight + n); });
-  const double log_prob = sum_rows<T>(padded, [&](std::int64_t n) {
-    const Vec<T> w = load(block.weight + n);
-    return select(w == Vec<T>{}, Vec<T>{}, w * load(block.log_prob + n));
-  });
-  sums.log_likelihood += log_prob + weight * model.log_base;
+  chunk.sums->log_likelihood +=
+      sum_log_density(block, padded, static_cast<bool>(chunk.rows.sample_weight)) +
+      weight * model.log_base;
 }
 
 // Rows of one block: packed, their logits exponentiated.
@@ -258,9 +297,9 @@ void run_chunk(const GmmModel<T>& model, const GmmChunk<T>& chunk) {
     write_posterior(model, chunk.posterior, begin, count, block);
     if (chunk.sums) add_statistics<T, FamilyType>(model, chunk, block, pending, begin, padded);
   }
-  if (!chunk.sums) return;
-  for (std::int64_t k = 0; k < model.n_components; ++k)
-    if (pending.size[k] > 0) flush<T, FamilyType>(model, chunk, pending, k);
+  if constexpr (FamilyType::sparse)
+    for (std::int64_t k = 0; chunk.sums && k < model.n_components; ++k)
+      if (pending.size[k] > 0) flush<T, FamilyType>(model, chunk, pending, k);
 }
 
 }  // namespace

@@ -14,7 +14,7 @@ struct Block {
   T* low;                 // (padded_components, ld): what the logits' rounding lost, or null
   T* weight;              // (ld), 0 past the last row
   T* largest;             // (ld): the row's largest logit
-  T* log_prob;            // (ld), less log_base
+  T* sum;                 // (ld): of the exponentiated logits
   T* factor;              // (ld): what makes responsibilities of the exponentiated logits
   T* scratch;             // (padded_features + 1, ld)
   std::int32_t* present;  // (n_components): those that a block has rows of
@@ -28,10 +28,15 @@ struct Block {
 
   static bool compensated(const GmmModel<T>& model) { return model.n_features > kPlainFeatures; }
 
+  // A diagonal covariance needs no products.
+  static std::int64_t scratch_rows(const GmmModel<T>& model) {
+    return model.family == Family::diag ? 0 : model.padded_features + 1;
+  }
+
   // How many arrays of leading_dimension() there are.
   static std::int64_t arrays(const GmmModel<T>& model) {
-    return 2 * model.padded_features + 1 + (compensated(model) ? 2 : 1) * model.padded_components +
-           kRowArrays;
+    return model.padded_features + (compensated(model) ? 2 : 1) * model.padded_components +
+           kRowArrays + scratch_rows(model);
   }
 
   // Elements of the whole.
@@ -46,10 +51,10 @@ struct Block {
         low(compensated(model) ? logits + model.padded_components * ld : nullptr),
         weight((low ? low : logits) + model.padded_components * ld),
         largest(weight + ld),
-        log_prob(largest + ld),
-        factor(log_prob + ld),
+        sum(largest + ld),
+        factor(sum + ld),
         scratch(factor + ld),
-        present(reinterpret_cast<std::int32_t*>(scratch + (model.padded_features + 1) * ld)) {}
+        present(reinterpret_cast<std::int32_t*>(scratch + scratch_rows(model) * ld)) {}
 };
 
 // Where the logits of a group go: component k's at high + k * ld, and the largest of each row. With

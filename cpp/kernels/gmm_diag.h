@@ -7,7 +7,7 @@ namespace elbokit::ELBOKIT_LEVEL {
 
 template <class T>
 struct DiagFamily {
-  static constexpr bool prunable = false;
+  static constexpr bool prunable = false, sparse = true;
   static constexpr int tile = kTile;
 
   template <bool Compensated>
@@ -110,11 +110,18 @@ struct DiagFamily {
     }
     T total[2 * tile * N];
     reduce_add_all(sums, total);
-    for (int i = 0; i < N; ++i)
-      for (int c = 0; c < tile && j + c < d; ++c) {
-        first[components[i] * d + j + c] += total[2 * tile * i + c];
-        second[components[i] * d + j + c] += total[2 * tile * i + tile + c];
+    for (int i = 0; i < N; ++i) {
+      const T* const sum = total + 2 * tile * i;
+      double* const to_first = first + components[i] * d + j;
+      double* const to_second = second + components[i] * d + j;
+      if (j + tile <= d) {  // a whole vector each
+        for (int c = 0; c < tile; ++c) to_first[c] += sum[c];
+        for (int c = 0; c < tile; ++c) to_second[c] += sum[tile + c];
+      } else {
+        for (int c = 0; j + c < d; ++c) to_first[c] += sum[c];
+        for (int c = 0; j + c < d; ++c) to_second[c] += sum[tile + c];
       }
+    }
   }
 };
 

@@ -8,7 +8,7 @@ namespace elbokit::ELBOKIT_LEVEL {
 
 template <class T>
 struct FullFamily {
-  static constexpr bool prunable = true;
+  static constexpr bool prunable = true, sparse = true;
   static constexpr int tile = kTile, lanes = kLanes<T>;
 
   // Logits of every component for the group of rows at n.

@@ -68,36 +68,55 @@ ELBOKIT_INLINE Vec<T> load_features(const GmmRows<T>& rows, std::int64_t row, st
   return load_values<T>(rows.x.row(row) + j * rows.x.col_stride, rows.x.col_stride, width);
 }
 
-// Rows row_of(0), row_of(1), ..., `lanes` of them in any layout, of which `height` exist; the
-// others become zeros. Where the source is of another type its values are converted one by one.
+// `lanes` features of `lanes` rows that lie `stride` apart.
+template <class T, class Source>
+ELBOKIT_INLINE void pack_tile(const Source* from, std::ptrdiff_t stride, T* to, std::ptrdiff_t ld) {
+  Vec<T> tile[kLanes<T>];
+  for (int i = 0; i < kLanes<T>; ++i, from += stride) tile[i] = load_values<T>(from, 1, kLanes<T>);
+  transpose<T>(tile);
+  for (int c = 0; c < kLanes<T>; ++c, to += ld) store(to, tile[c]);
+}
+
+// Features from j on of rows row_of(0), row_of(1), ..., `lanes` of them in any layout, of which
+// `height` exist; the others become zeros. Where the source is of another type its values are
+// converted one by one.
 template <class T, class Source, class RowOf>
-ELBOKIT_INLINE void pack_rows(const Matrix<const Source>& x, std::int64_t n_features, RowOf row_of,
-                              int height, T* to, std::ptrdiff_t ld) {
+ELBOKIT_INLINE void pack_rows(const Matrix<const Source>& x, std::int64_t j,
+                              std::int64_t n_features, RowOf row_of, int height, T* to,
+                              std::ptrdiff_t ld) {
   constexpr int lanes = kLanes<T>;
-  for (std::int64_t j = 0; j < n_features; j += lanes) {
+  for (; j < n_features; j += lanes) {
     const int width = static_cast<int>(n_features - j < lanes ? n_features - j : lanes);
-    const auto from = [&](int i)
-                          ELBOKIT_INLINE_LAMBDA { return x.row(row_of(i)) + j * x.col_stride; };
     Vec<T> tile[lanes];
-    if (x.col_stride == 1 && height == lanes && width == lanes) {
-      for (int i = 0; i < lanes; ++i) tile[i] = load_values<T>(from(i), 1, lanes);
-    } else {
-      for (int i = 0; i < lanes; ++i)
-        tile[i] = i < height ? load_values<T>(from(i), x.col_stride, width) : Vec<T>{};
-    }
+    for (int i = 0; i < lanes; ++i)
+      tile[i] = i < height
+                    ? load_values<T>(x.row(row_of(i)) + j * x.col_stride, x.col_stride, width)
+                    : Vec<T>{};
     transpose<T>(tile);
     for (int c = 0; c < width; ++c) store(to + (j + c) * ld, tile[c]);
   }
 }
 
-// The same of whatever the data are.
+// The same of all features of consecutive rows.
+template <class T, class Source>
+ELBOKIT_INLINE void pack_rows(const Matrix<const Source>& x, std::int64_t n_features,
+                              std::int64_t row, int height, T* to, std::ptrdiff_t ld) {
+  std::int64_t j = 0;
+  if (x.col_stride == 1 && height == kLanes<T>)
+    for (; j + kLanes<T> <= n_features; j += kLanes<T>)
+      pack_tile<T>(x.row(row) + j, x.row_stride, to + j * ld, ld);
+  pack_rows<T>(
+      x, j, n_features, [&](int i) ELBOKIT_INLINE_LAMBDA { return row + i; }, height, to, ld);
+}
+
+// All features of scattered rows, whatever the data are.
 template <class T, class RowOf>
-ELBOKIT_INLINE void pack_rows(const GmmRows<T>& rows, std::int64_t n_features, RowOf row_of,
-                              int height, T* to, std::ptrdiff_t ld) {
+ELBOKIT_INLINE void pack_listed(const GmmRows<T>& rows, std::int64_t n_features, RowOf row_of,
+                                int height, T* to, std::ptrdiff_t ld) {
   if (rows.narrow)
-    pack_rows<T>(rows.narrow, n_features, row_of, height, to, ld);
+    pack_rows<T>(rows.narrow, 0, n_features, row_of, height, to, ld);
   else
-    pack_rows<T>(rows.x, n_features, row_of, height, to, ld);
+    pack_rows<T>(rows.x, 0, n_features, row_of, height, to, ld);
 }
 
 // Rows [begin, begin + kGroup) of the data, of which those from `end` on do not exist, to the group
@@ -117,8 +136,10 @@ void pack_group(const GmmModel<T>& model, const GmmRows<T>& rows, std::int64_t b
       if (d == 2) pack_dense<T, 2>(from, to, ld);
       if (d == 3) pack_dense<T, 3>(from, to, ld);
       if (d == 4) pack_dense<T, 4>(from, to, ld);
+    } else if (rows.narrow) {
+      pack_rows<T>(rows.narrow, d, row, height, to, ld);
     } else {
-      pack_rows(rows, d, [&](int i) ELBOKIT_INLINE_LAMBDA { return row + i; }, height, to, ld);
+      pack_rows<T>(rows.x, d, row, height, to, ld);
     }
     for (std::int64_t j = d; j < model.padded_features; ++j) store(to + j * ld, Vec<T>{});
   }

@@ -67,7 +67,7 @@ class Pruning {
   }
 
  private:
-  // logits = upper bounds of them; nearest (in log_prob's place) = the component of the largest.
+  // logits = upper bounds of them; nearest (in sum's place) = the component of the largest.
   void bound_all() {
     const GmmModel<T> model = model_;
     const Block<T> block = block_;
@@ -89,13 +89,13 @@ class Pruning {
           nearest[v] = select(nearer, broadcast<T>(static_cast<T>(k)), nearest[v]);
         }
       }
-      for (int v = 0; v < kRowVectors; ++v) store(block.log_prob + n + v * lanes, nearest[v]);
+      for (int v = 0; v < kRowVectors; ++v) store(block.sum + n + v * lanes, nearest[v]);
     }
   }
 
   // order[start[k] .. start[k + 1]) = the rows whose nearest component is k.
   void sort_by_nearest(std::int64_t count) {
-    const T* const nearest = block_.log_prob;
+    const T* const nearest = block_.sum;
     for (std::int64_t k = 0; k <= model_.n_components; ++k) start_[k] = 0;
     for (std::int64_t n = 0; n < count; ++n) ++start_[static_cast<std::int32_t>(nearest[n])];
     std::int32_t end = 0;
@@ -121,7 +121,7 @@ class Pruning {
     T* const x = block_.scratch;
     for (int v = 0; v < V; ++v) {
       const int height = taken - v * lanes < lanes ? taken - v * lanes : lanes;
-      pack_rows(
+      pack_listed(
           chunk_.rows, model_.n_features,
           [&](int i) ELBOKIT_INLINE_LAMBDA { return begin + rows[v * lanes + i]; }, height,
           x + v * lanes, ld);
@@ -173,7 +173,7 @@ class Pruning {
           const std::int64_t at = n + v * lanes;
           // Its own rows' bounds count as -inf.
           const Vec<T> other =
-              select(load(block_.log_prob + at) == own,
+              select(load(block_.sum + at) == own,
                      broadcast<T>(-static_cast<T>(__builtin_huge_val())), load(bound + at));
           near |= std::uint64_t{greater<T>(other, load(block_.largest + at) + limit)}
                   << (v * lanes);
@@ -191,7 +191,7 @@ class Pruning {
     const Vec<T> own = broadcast<T>(static_cast<T>(k));
     const Vec<T> lowest = broadcast<T>(-static_cast<T>(__builtin_huge_val()));
     for (std::int64_t n = 0; n < padded_; n += lanes) {
-      const auto is_own = load(block_.log_prob + n) == own;
+      const auto is_own = load(block_.sum + n) == own;
       store(block_.logits + k * block_.ld + n, select(is_own, load(block_.largest + n), lowest));
       if constexpr (Compensated)
         store(block_.low + k * block_.ld + n, select(is_own, load(block_.factor + n), Vec<T>{}));

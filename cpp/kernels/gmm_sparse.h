@@ -50,7 +50,8 @@ struct SparseRows {
 
   // Features [j, j + present) of row i less the center's.
   ELBOKIT_INLINE Vec<T> difference(int i, const T* center, std::int64_t j, int present) const {
-    return load_features(rows, first_row + row[i], j, present) - load_partial(center + j, present);
+    return load_features(rows, first_row + row[i], j, present) -
+           load_values<T>(center + j, 1, present);
   }
 };
 

@@ -54,8 +54,8 @@ void move_row(const KMeansChunk<T>& chunk, std::int64_t row, std::int32_t label,
   const std::int64_t d = rows.n_features;
   const double weight = rows.sample_weight ? rows.sample_weight[row] : T(1);
   if (weight == 0.0) return;
-  double* const high = sums.high + label * (d + 1);
-  double* const low = sums.low + label * (d + 1);
+  double* __restrict const high = sums.high + label * (d + 1);
+  double* __restrict const low = sums.low + label * (d + 1);
   const T* const x = rows.x.row(row);
   const T* const pivot = chunk.pivot;
   const double scale = factor * weight;
@@ -64,7 +64,6 @@ void move_row(const KMeansChunk<T>& chunk, std::int64_t row, std::int32_t label,
     add_exactly(high[j], low[j], term);
   };
   if (rows.x.col_stride == 1) {
-#pragma GCC ivdep
     for (std::int64_t j = 0; j < d; ++j) add(j, x[j]);
   } else {
     for (std::int64_t j = 0; j < d; ++j) add(j, x[j * rows.x.col_stride]);

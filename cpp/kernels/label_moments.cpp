@@ -61,9 +61,8 @@ void read_rows(const KMeansRows<T>& rows, std::int64_t begin, std::int64_t end,
   for (std::int64_t i = begin; i < end; ++i) {
     const std::int64_t n = block.row[i];
     const T* const x = rows.x.row(n);
-    double* const value = block.value + i * block.ld;
+    double* __restrict const value = block.value + i * block.ld;
     if (stride == 1) {
-#pragma GCC ivdep
       for (std::int64_t j = 0; j < d; ++j) value[j] = static_cast<double>(x[j]) - center[j];
     } else {
       for (std::int64_t j = 0; j < d; ++j)

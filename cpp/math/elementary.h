@@ -166,15 +166,33 @@ ELBOKIT_INLINE V expm1(V x) {
                 scale(e.p + Lane<V>(1), e.n));
 }
 
+#if defined(__AVX512F__)
+// The nearest integer in one instruction.
+template <class V>
+ELBOKIT_INLINE V round_vector(V x) {
+  constexpr int nearest = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
+  if constexpr (sizeof(Lane<V>) == 4)
+    return bit_cast<V>(_mm512_maskz_roundscale_ps(0xffff, bit_cast<__m512>(x), nearest));
+  else
+    return bit_cast<V>(_mm512_maskz_roundscale_pd(0xff, bit_cast<__m512d>(x), nearest));
+}
+#endif
+
 // 2^x for x <= 0, and exactly 0 for x < exp2_zero, -inf among them; that select also discards what
 // the steps before it make of such an x.
 template <class V>
 ELBOKIT_INLINE V exp2_nonpositive(V x) {
   using F = Format<Lane<V>>;
+#if defined(__AVX512F__)
+  if constexpr (sizeof(V) == 64) {
+    const V n = round_vector(x), f = x - n;
+    return select(x < F::exp2_zero, V{}, scale(f * F::exp2(f) + Lane<V>(1), n));
+  }
+#endif
   const V shifted = x + F::round;  // its low bits are the integer nearest to x
   const V f = x - (shifted - F::round);
-  const V scale = bit_cast<V>((bit_cast<Bits<V>>(shifted) + F::bias) << F::mantissa_bits);
-  return select(x < F::exp2_zero, V{}, (f * F::exp2(f) + Lane<V>(1)) * scale);
+  const V power = bit_cast<V>((bit_cast<Bits<V>>(shifted) + F::bias) << F::mantissa_bits);
+  return select(x < F::exp2_zero, V{}, (f * F::exp2(f) + Lane<V>(1)) * power);
 }
 
 // 2 atanh(s) = log((1 + s) / (1 - s)) for |s| <= 3 - 2 sqrt(2).
