@@ -1,4 +1,4 @@
-"""The code blocks of docs/ run as they stand."""
+"""The code blocks of docs/ run as they stand, and of README those that are whole programs."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-PAGES = sorted((Path(__file__).parent.parent / "docs").glob("*.md"))
+ROOT = Path(__file__).parent.parent
+PAGES = sorted((ROOT / "docs").glob("*.md"))
 BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
@@ -27,3 +28,10 @@ def test_code_blocks(page, tmp_path, monkeypatch):
 
 def test_there_are_pages():
     assert PAGES
+
+
+def test_example_of_many_mixtures():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    (block,) = (b[1] for b in BLOCK.finditer(text) if "import fit_mixtures" in b[1])
+    names: dict[str, object] = {}
+    exec(block + "\nassert fit.means.shape == (10_000, 3, 2) and fit.converged.all()", names)
