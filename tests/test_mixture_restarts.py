@@ -169,3 +169,17 @@ def test_a_sum_that_overflows_is_no_infinity():
     )
     with pytest.raises(ValueError, match="overflow"):  # of the squares: not "contains infinity"
         fit(X)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_a_warm_start_writes_over_nothing(dtype, rng):
+    """EM runs in place: on a copy of the last solution, which someone may hold."""
+    X = data(rng, dtype=dtype)
+    estimator = fit(X, warm_start=True, max_iter=2)
+    kept = [getattr(estimator, name) for name in ARRAYS]
+    before = [array.copy() for array in kept]
+    with pytest.warns(ConvergenceWarning):
+        estimator.fit(X)
+    assert not np.array_equal(estimator.means_, before[1])
+    for array, copy in zip(kept, before, strict=True):
+        assert_array_equal(array, copy)
