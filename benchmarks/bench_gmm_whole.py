@@ -23,9 +23,6 @@ TINY_ITERATIONS = 10
 SMALL = Shape(200, 2, 3, "full")
 MIXTURES = 10_000
 SAMPLED = 20  # mixtures that scikit-learn fits; its loop is timed by these
-# The batched fit: set this to the public function once there is one. It takes the rows of all
-# mixtures, ``offsets`` and the start, and runs so many iterations.
-BATCH = getattr(elbokit.ops, "gmm_fit", None)
 
 
 def fit(estimator: type, X: np.ndarray, k: int, **settings: Any) -> Any:
@@ -101,27 +98,21 @@ def tiny() -> list[list[str]]:
 
 
 def batch() -> list[list[str]]:
-    """Many small mixtures in one call, beside a loop of scikit-learn's fits."""
-    cases = [clusters(SMALL, "overlapping", seed) for seed in range(MIXTURES)]
-    X = np.concatenate([case.X for case in cases])
-    offsets = np.arange(MIXTURES + 1) * SMALL.n
-    weights, means, factors = (np.stack([case[i] for case in cases]) for i in (1, 2, 3))
+    """Many small mixtures in one call, start included, beside a loop of scikit-learn's fits."""
+    X = np.stack([clusters(SMALL, "overlapping", seed).X for seed in range(MIXTURES)])
 
     def ours() -> Any:
-        return BATCH(
-            X, weights, means, factors, "full", offsets=offsets, tol=0.0, max_iter=TINY_ITERATIONS
-        )
+        return elbokit.fit_mixtures(X, SMALL.k, random_state=0)
 
     def theirs() -> list[Any]:
+        state = np.random.RandomState(0)
         return [
-            fit(PEERS["scikit-learn"], case.X, SMALL.k, tol=0.0, max_iter=TINY_ITERATIONS,
-                weights_init=case.weights, means_init=case.means, precisions_init=case.covariances,
-                init_params="random_from_data", random_state=0)
-            for case in cases[:SAMPLED]
-        ]  # fmt: skip
+            fit(PEERS["scikit-learn"], rows, SMALL.k, random_state=state) for rows in X[:SAMPLED]
+        ]
 
-    found = np.stack([model.means_ for model in theirs()])
-    np.testing.assert_allclose(ours().means[:SAMPLED], found, rtol=1e-2, atol=1e-2)
+    # In float32 rounding decides some of the draws: the fits are as good, not the same.
+    found = [model.lower_bound_ for model in theirs()]
+    np.testing.assert_allclose(np.median(ours().lower_bound[:SAMPLED]), np.median(found), atol=0.05)
     timing = harness.interleave({"elbokit": ours, "scikit-learn": theirs}, rounds=5, warm_up=1)
     ratio = timing.ratio("scikit-learn", "elbokit") * MIXTURES / SAMPLED
     return [
@@ -137,12 +128,9 @@ def main() -> None:
         harness.table([*header, "mean log-likelihood", "worst", "best"], rows),
         f"## {TINY}, {TINY_ITERATIONS} iterations from a given start",
         harness.table(["library", "time", "scikit-learn ÷ it"], tiny()),
+        f"## {MIXTURES:,} mixtures of {SMALL}, default settings",
+        harness.table(["library", "time per mixture", "scikit-learn ÷ it"], batch()),
     ]
-    if BATCH is not None:
-        parts += [
-            f"## {MIXTURES:,} mixtures of {SMALL}, {TINY_ITERATIONS} iterations",
-            harness.table(["library", "time per mixture", "scikit-learn ÷ it"], batch()),
-        ]
     harness.write(
         "gmm_whole",
         "Gaussian mixtures, whole fits",

@@ -1,6 +1,7 @@
 #include "elbokit/kmeans.h"
 
 #include <algorithm>
+#include <memory>
 #include <vector>
 
 #include "dispatch/cpu_level.h"
@@ -15,57 +16,73 @@ namespace {
 // Rows whose median is the pivot: anything near most of the data will do.
 constexpr std::int64_t kPivotRows = 256;
 
+std::int64_t pivot_rows(std::int64_t n_samples) {
+  return std::min(n_samples, std::clamp<std::int64_t>(n_samples / 16, 15, kPivotRows));
+}
+
+// One problem after the other, in one thread's memory. A problem's own loops go to the threads too,
+// where they are worth it.
 template <class T>
-std::vector<T> find_pivot(const KMeansRows<T>& rows) {
-  const std::int64_t count = std::min(rows.n_samples, kPivotRows);
-  std::vector<T> pivot(rows.n_features), values(count);
-  for (std::int64_t j = 0; j < rows.n_features; ++j) {
-    for (std::int64_t i = 0; i < count; ++i)
-      values[i] = rows.x.row(i * rows.n_samples / count)[j * rows.x.col_stride];
-    // A NaN has no place in an order; the rows' spread will tell of it.
-    std::nth_element(values.begin(), values.begin() + count / 2, values.end(),
-                     [](T a, T b) { return a < b || (b != b && a == a); });
-    pivot[j] = values[count / 2];
+class Solver {
+ public:
+  Solver() : seeder_(tasks_), lloyd_(tasks_) {}
+  Solver(const Solver&) = delete;
+
+  void solve(const KMeansRows<T>& rows, const KMeansOptions& options, const double* uniforms,
+             const KMeansResult<T>& result, KMeansCheck check) {
+    find_pivot(rows);
+    tasks_.assign(rows, pivot_.data(), options.n_clusters);
+    const double variance = mean_variance();
+    *result.finite = variance - variance == 0.0;
+    *result.n_iter = 0;
+    if (!*result.finite) return;
+    row_memory_.resize(rows.n_samples);
+    seeder_.run(options, uniforms, row_memory_.data(), result.seeds, check);
+    if (options.max_iter == 0) return;
+    lloyd_.start(options.n_clusters, result.seeds, result.labels, row_memory_.data());
+    *result.n_iter = lloyd_.run(options.max_iter, options.tol * variance, check);
+    lloyd_.write_centers(result.centers);
+    if (result.inertia) *result.inertia = lloyd_.inertia();
   }
-  return pivot;
-}
 
-// The variance of a feature, averaged over the features; weights do not count.
-template <class T>
-double mean_variance(const KMeansRowTasks<T>& tasks) {
-  const auto kernel = ELBOKIT_KERNEL(kmeans_spread<T>);
-  const std::int64_t d = tasks.rows().n_features;
-  std::vector<double> sums(tasks.count() * (d + 1));
-  tasks.run(tasks.cost(1), [&](const KMeansChunk<T>& chunk, std::int64_t task) {
-    double* const first = sums.data() + task * (d + 1);
-    kernel(chunk, first, first + d);
-  });
-  for (std::int64_t c = 1; c < tasks.count(); ++c)
-    for (std::int64_t j = 0; j <= d; ++j) sums[j] += sums[c * (d + 1) + j];
-  const auto n = static_cast<double>(tasks.rows().n_samples);
-  double variance = sums[d] / n;
-  for (std::int64_t j = 0; j < d; ++j) variance -= (sums[j] / n) * (sums[j] / n);
-  return variance / static_cast<double>(d);
-}
+ private:
+  void find_pivot(const KMeansRows<T>& rows) {
+    const std::int64_t count = pivot_rows(rows.n_samples);
+    pivot_.resize(rows.n_features);
+    values_.resize(count);
+    for (std::int64_t j = 0; j < rows.n_features; ++j) {
+      for (std::int64_t i = 0; i < count; ++i)
+        values_[i] = rows.x.row(i * rows.n_samples / count)[j * rows.x.col_stride];
+      // A NaN has no place in an order; the rows' spread will tell of it.
+      std::nth_element(values_.begin(), values_.begin() + count / 2, values_.end(),
+                       [](T a, T b) { return a < b || (b != b && a == a); });
+      pivot_[j] = values_[count / 2];
+    }
+  }
 
-template <class T>
-void solve(const KMeansRows<T>& rows, const KMeansOptions& options, const double* uniforms,
-           const KMeansResult<T>& result, KMeansCheck check) {
-  const std::vector<T> pivot = find_pivot(rows);
-  const KMeansRowTasks<T> tasks(rows, pivot.data(), options.n_clusters);
-  const double variance = mean_variance(tasks);
-  *result.finite = variance - variance == 0.0;
-  *result.n_iter = 0;
-  if (!*result.finite) return;
-  std::vector<T> row_memory(rows.n_samples);
-  kmeans_plusplus(tasks, options, uniforms, row_memory.data(), result.seeds, check);
-  if (options.max_iter == 0) return;
-  KMeansLloyd<T> lloyd(tasks, options.n_clusters, result.labels, row_memory.data());
-  lloyd.start(result.seeds);
-  *result.n_iter = lloyd.run(options.max_iter, options.tol * variance, check);
-  lloyd.write_centers(result.centers);
-  if (result.inertia) *result.inertia = lloyd.inertia();
-}
+  // The variance of a feature, averaged over the features; weights do not count.
+  double mean_variance() {
+    const auto kernel = ELBOKIT_KERNEL(kmeans_spread<T>);
+    const std::int64_t d = tasks_.rows().n_features;
+    sums_.assign(tasks_.count() * (d + 1), 0.0);
+    tasks_.run(tasks_.cost(1), [&](const KMeansChunk<T>& chunk, std::int64_t task) {
+      double* const first = sums_.data() + task * (d + 1);
+      kernel(chunk, first, first + d);
+    });
+    for (std::int64_t c = 1; c < tasks_.count(); ++c)
+      for (std::int64_t j = 0; j <= d; ++j) sums_[j] += sums_[c * (d + 1) + j];
+    const auto n = static_cast<double>(tasks_.rows().n_samples);
+    double variance = sums_[d] / n;
+    for (std::int64_t j = 0; j < d; ++j) variance -= (sums_[j] / n) * (sums_[j] / n);
+    return variance / static_cast<double>(d);
+  }
+
+  KMeansRowTasks<T> tasks_;
+  KMeansSeeder<T> seeder_;
+  KMeansLloyd<T> lloyd_;
+  std::vector<T> pivot_, values_, row_memory_;
+  std::vector<double> sums_;
+};
 
 }  // namespace
 
@@ -73,9 +90,10 @@ template <class T>
 void kmeans(std::int64_t n_problems, const KMeansRows<T>* rows, const KMeansOptions& options,
             const double* uniforms, const KMeansResult<T>* results, KMeansCheck check) {
   const std::int64_t draws = kmeans_draws(options);
-  // A problem's own loops go to the threads too, where they are worth it.
-  dispatch::for_each_task(n_problems > 1, n_problems, [&](std::int64_t p, int) {
-    solve(rows[p], options, uniforms + p * draws, results[p], check);
+  std::vector<std::unique_ptr<Solver<T>>> solvers(dispatch::kMaxThreads);
+  dispatch::for_each_task(n_problems > 1, n_problems, [&](std::int64_t p, int slot) {
+    if (!solvers[slot]) solvers[slot] = std::make_unique<Solver<T>>();
+    solvers[slot]->solve(rows[p], options, uniforms + p * draws, results[p], check);
   });
 }
 

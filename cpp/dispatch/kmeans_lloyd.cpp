@@ -14,34 +14,31 @@ using ELBOKIT_LEVEL::add_exactly;
 using ELBOKIT_LEVEL::divide;
 
 template <class T>
-KMeansLloyd<T>::KMeansLloyd(const KMeansRowTasks<T>& tasks, std::int64_t n_clusters,
-                            std::int32_t* labels, T* bounds)
-    : tasks_(tasks),
-      k_(n_clusters),
-      d_(tasks.rows().n_features),
-      labels_(labels),
-      bounds_(bounds),
-      rounded_(k_ * d_),
-      center_(k_ * d_),
-      drift_(k_),
-      drift_rounded_(k_),
-      high_(k_ * (d_ + 1)),
-      low_(k_ * (d_ + 1)),
-      total_(k_ * (d_ + 1)),
-      members_(k_),
-      chunk_memory_(tasks.count() * 2 * k_ * (d_ + 1)),
-      chunk_members_(tasks.count() * k_),
-      chunk_sums_(tasks.count()) {
-  for (std::int64_t c = 0; c < tasks.count(); ++c) {
+void KMeansLloyd<T>::start(std::int64_t n_clusters, const std::int64_t* seeds, std::int32_t* labels,
+                           T* bounds) {
+  const KMeansRows<T>& rows = tasks_.rows();
+  k_ = n_clusters;
+  d_ = rows.n_features;
+  labels_ = labels;
+  bounds_ = bounds;
+  all_ = true;
+  computed_ = 0;
+  rounded_.resize(k_ * d_);
+  center_.resize(k_ * d_);
+  shift_.resize(k_);
+  drift_rounded_.assign(k_, T(0));
+  drift_.assign(k_, 0.0);
+  total_.resize(k_ * (d_ + 1));
+  for (auto* sums : {&high_, &low_}) sums->assign(k_ * (d_ + 1), 0.0);
+  members_.assign(k_, 0);
+  chunk_memory_.assign(tasks_.count() * 2 * k_ * (d_ + 1), 0.0);
+  chunk_members_.assign(tasks_.count() * k_, 0);
+  chunk_sums_.resize(tasks_.count());
+  for (std::int64_t c = 0; c < tasks_.count(); ++c) {
     double* const memory = chunk_memory_.data() + c * 2 * k_ * (d_ + 1);
     chunk_sums_[c] = {memory, memory + k_ * (d_ + 1), chunk_members_.data() + c * k_, 0, 0};
   }
-  std::fill_n(labels, tasks.rows().n_samples, -1);
-}
-
-template <class T>
-void KMeansLloyd<T>::start(const std::int64_t* seeds) {
-  const KMeansRows<T>& rows = tasks_.rows();
+  std::fill_n(labels, rows.n_samples, -1);
   for (std::int64_t k = 0; k < k_; ++k)
     for (std::int64_t j = 0; j < d_; ++j)
       center_[k * d_ + j] = rounded_[k * d_ + j] =
@@ -104,13 +101,13 @@ void KMeansLloyd<T>::merge(std::int64_t task) {
 
 template <class T>
 double KMeansLloyd<T>::move_centers() {
-  const std::vector<double> before = center_;
-  const std::vector<T> rounded_before = rounded_;
+  center_before_ = center_;
+  rounded_before_ = rounded_;
   average();
-  add_drift(rounded_before);
+  add_drift();
   double shift = 0;
   for (std::size_t i = 0; i < center_.size(); ++i)
-    shift += (center_[i] - before[i]) * (center_[i] - before[i]);
+    shift += (center_[i] - center_before_[i]) * (center_[i] - center_before_[i]);
   return shift;
 }
 
@@ -184,30 +181,29 @@ void KMeansLloyd<T>::relocate_empty() {
 
 // Of each label: how much nearer any other center can have come to a row of it.
 template <class T>
-void KMeansLloyd<T>::add_drift(const std::vector<T>& before) {
-  std::vector<double> shift(k_);
+void KMeansLloyd<T>::add_drift() {
   std::int64_t most = 0;
   double second = 0;
   for (std::int64_t k = 0; k < k_; ++k) {
     double square = 0;
     for (std::int64_t j = 0; j < d_; ++j) {
       const double now = rounded_[k * d_ + j];
-      const double difference = now - static_cast<double>(before[k * d_ + j]);
+      const double difference = now - static_cast<double>(rounded_before_[k * d_ + j]);
       square += difference * difference;
     }
     // A center that takes no rows comes near none. When it is back, nothing is known.
     if (std::isinf(rounded_[k * d_]))
       square = 0;
-    else if (std::isinf(before[k * d_]))
+    else if (std::isinf(rounded_before_[k * d_]))
       square = 0, all_ = true;
-    shift[k] = std::sqrt(square) * (1 + 0x1p-50 * static_cast<double>(d_ + 4));
+    shift_[k] = std::sqrt(square) * (1 + 0x1p-50 * static_cast<double>(d_ + 4));
   }
   for (std::int64_t k = 1; k < k_; ++k)
-    if (shift[k] > shift[most]) most = k;
+    if (shift_[k] > shift_[most]) most = k;
   for (std::int64_t k = 0; k < k_; ++k)
-    if (k != most) second = std::max(second, shift[k]);
+    if (k != most) second = std::max(second, shift_[k]);
   for (std::int64_t k = 0; k < k_; ++k) {
-    drift_[k] = all_ ? 0.0 : drift_[k] + shift[k] + (k == most ? second : shift[most]);
+    drift_[k] = all_ ? 0.0 : drift_[k] + shift_[k] + (k == most ? second : shift_[most]);
     const double up = 1 + static_cast<double>(std::numeric_limits<T>::epsilon());
     drift_rounded_[k] = static_cast<T>(drift_[k] * up);
   }

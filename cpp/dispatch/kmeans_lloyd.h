@@ -1,4 +1,5 @@
 // Lloyd's iterations with bounds (after Hamerly 2010) that spare rows whose label cannot change.
+// Keeps its memory from problem to problem.
 #pragma once
 
 #include <vector>
@@ -10,11 +11,10 @@ namespace elbokit::cpu {
 template <class T>
 class KMeansLloyd {
  public:
-  // `bounds` is scratch for a value per row.
-  KMeansLloyd(const KMeansRowTasks<T>& tasks, std::int64_t n_clusters, std::int32_t* labels,
-              T* bounds);
+  explicit KMeansLloyd(const KMeansRowTasks<T>& tasks) : tasks_(tasks) {}
 
-  void start(const std::int64_t* seeds);
+  // `bounds` is scratch for a value per row.
+  void start(std::int64_t n_clusters, const std::int64_t* seeds, std::int32_t* labels, T* bounds);
 
   // Iterates until no label changes, or the squared shift of the centers is at most `tol`; labels
   // are those of the last centers. Returns the number of iterations.
@@ -30,17 +30,18 @@ class KMeansLloyd {
   double move_centers();  // by how much, squared, in all
   void average();
   void relocate_empty();
-  void add_drift(const std::vector<T>& before);
+  void add_drift();
 
   const KMeansRowTasks<T>& tasks_;
-  std::int64_t k_, d_;
-  std::int32_t* labels_;
-  T* bounds_;
+  std::int64_t k_ = 0, d_ = 0;
+  std::int32_t* labels_ = nullptr;
+  T* bounds_ = nullptr;
   bool all_ = true;             // the bounds say nothing yet
   std::int64_t computed_ = 0;   // rows whose distances the last pass computed
   std::vector<T> rounded_;      // centers less pivot, as the kernels read them
   std::vector<double> center_;  // and before rounding
-  std::vector<double> drift_;
+  std::vector<T> rounded_before_;
+  std::vector<double> center_before_, shift_, drift_;
   std::vector<T> drift_rounded_;       // upwards
   std::vector<double> high_, low_;     // (k, d + 1): sums of w (x - pivot), then of w
   std::vector<double> total_;          // their sum, and what relocation makes of it

@@ -25,19 +25,38 @@ std::int64_t choose_by_weight(const KMeansRows<T>& rows, double u) {
 // Chooses rows with probability in proportion to w_n closest[n], the squared distance to the
 // nearest center so far. Of `trials` rows that one is taken which leaves the least in sum. A row's
 // distances to the candidates are not kept: the center that was taken last is evaluated anew,
-// beside the next candidates, and what they would leave is kept per run of rows.
+// beside the next candidates, and what they would leave is kept per run of rows. Keeps its memory
+// from problem to problem.
 template <class T>
 class KMeansSeeder {
  public:
-  KMeansSeeder(const KMeansRowTasks<T>& tasks, std::int64_t trials, T* closest)
-      : tasks_(tasks),
-        trials_(trials),
-        closest_(closest),
-        centers_((trials + 1) * tasks.rows().n_features),
-        sums_(tasks.runs()),
-        potentials_(tasks.runs() * (trials + 1)),
-        kernel_(ELBOKIT_KERNEL(kmeans_seed<T>)) {
-    std::fill_n(closest, tasks.rows().n_samples, std::numeric_limits<T>::infinity());
+  explicit KMeansSeeder(const KMeansRowTasks<T>& tasks) : tasks_(tasks) {}
+
+  // Chooses all seeds. `closest` is scratch for a value per row.
+  void run(const KMeansOptions& options, const double* uniforms, T* closest, std::int64_t* seeds,
+           KMeansCheck check) {
+    seeds[0] = choose_by_weight(tasks_.rows(), uniforms[0]);
+    if (options.n_clusters == 1) return;
+    start(options.n_trials, closest);
+    take_first(seeds[0]);
+    for (std::int64_t k = 1; k < options.n_clusters; ++k) {
+      seeds[k] = take_next(uniforms + 1 + (k - 1) * options.n_trials);
+      check();
+    }
+  }
+
+ private:
+  void start(std::int64_t trials, T* closest) {
+    trials_ = trials;
+    closest_ = closest;
+    kernel_ = ELBOKIT_KERNEL(kmeans_seed<T>);
+    centers_.resize((trials + 1) * tasks_.rows().n_features);
+    sums_.resize(tasks_.runs());
+    prefix_.resize(tasks_.runs());
+    potentials_.resize(tasks_.runs() * (trials + 1));
+    candidates_.resize(trials);
+    left_.resize(trials + 1);
+    std::fill_n(closest, tasks_.rows().n_samples, std::numeric_limits<T>::infinity());
   }
 
   void take_first(std::int64_t row) {
@@ -49,26 +68,23 @@ class KMeansSeeder {
 
   std::int64_t take_next(const double* uniforms) {
     const std::int64_t stride = trials_ + 1;
-    prefix_.resize(sums_.size());
     double sum = 0;
     for (std::size_t run = 0; run < sums_.size(); ++run) prefix_[run] = sum += sums_[run];
-    std::vector<std::int64_t> candidates(trials_);
-    for (std::int64_t t = 0; t < trials_; ++t) candidates[t] = locate(uniforms[t] * sum);
-    for (std::int64_t t = 0; t < trials_; ++t) set_center(1 + t, candidates[t]);
+    for (std::int64_t t = 0; t < trials_; ++t) candidates_[t] = locate(uniforms[t] * sum);
+    for (std::int64_t t = 0; t < trials_; ++t) set_center(1 + t, candidates_[t]);
     tasks_.run(tasks_.cost(stride), [&](const KMeansChunk<T>& chunk, std::int64_t) {
       kernel_(chunk, {stride, centers_.data(), closest_, potentials_.data()});
     });
-    std::vector<double> left(stride);
+    std::fill(left_.begin(), left_.end(), 0.0);
     for (std::size_t run = 0; run < sums_.size(); ++run)
-      for (std::int64_t c = 0; c < stride; ++c) left[c] += potentials_[run * stride + c];
-    const std::int64_t best = std::min_element(left.begin() + 1, left.end()) - left.begin();
+      for (std::int64_t c = 0; c < stride; ++c) left_[c] += potentials_[run * stride + c];
+    const std::int64_t best = std::min_element(left_.begin() + 1, left_.end()) - left_.begin();
     for (std::size_t run = 0; run < sums_.size(); ++run)
       sums_[run] = potentials_[run * stride + best];
-    set_center(0, candidates[best - 1]);
-    return candidates[best - 1];
+    set_center(0, candidates_[best - 1]);
+    return candidates_[best - 1];
   }
 
- private:
   void set_center(std::int64_t center, std::int64_t row) {
     const KMeansRows<T>& rows = tasks_.rows();
     for (std::int64_t j = 0; j < rows.n_features; ++j)
@@ -95,25 +111,13 @@ class KMeansSeeder {
   }
 
   const KMeansRowTasks<T>& tasks_;
-  std::int64_t trials_;
-  T* closest_;
+  std::int64_t trials_ = 0;
+  T* closest_ = nullptr;
   std::vector<T> centers_;                          // the last one taken, then the candidates
   std::vector<double> sums_, prefix_, potentials_;  // per run of rows
-  void (*kernel_)(const KMeansChunk<T>&, const KMeansSeeding<T>&);
+  std::vector<std::int64_t> candidates_;
+  std::vector<double> left_;  // by each candidate
+  void (*kernel_)(const KMeansChunk<T>&, const KMeansSeeding<T>&) = nullptr;
 };
-
-// `closest` is scratch for a value per row.
-template <class T>
-void kmeans_plusplus(const KMeansRowTasks<T>& tasks, const KMeansOptions& options,
-                     const double* uniforms, T* closest, std::int64_t* seeds, KMeansCheck check) {
-  seeds[0] = choose_by_weight(tasks.rows(), uniforms[0]);
-  if (options.n_clusters == 1) return;
-  KMeansSeeder<T> seeder(tasks, options.n_trials, closest);
-  seeder.take_first(seeds[0]);
-  for (std::int64_t k = 1; k < options.n_clusters; ++k) {
-    seeds[k] = seeder.take_next(uniforms + 1 + (k - 1) * options.n_trials);
-    check();
-  }
-}
 
 }  // namespace elbokit::cpu

@@ -11,12 +11,15 @@
 
 namespace elbokit::cpu {
 
-// The cut depends on the shapes alone, so that the bits do not depend on the threads.
+// The cut depends on the shapes alone, so that the bits do not depend on the threads. Keeps its
+// scratch from problem to problem.
 template <class T>
 class KMeansRowTasks {
  public:
-  KMeansRowTasks(const KMeansRows<T>& rows, const T* pivot, std::int64_t n_clusters)
-      : rows_(rows), pivot_(pivot), runs_((rows.n_samples + kSeedRun - 1) / kSeedRun) {
+  void assign(const KMeansRows<T>& rows, const T* pivot, std::int64_t n_clusters) {
+    rows_ = rows;
+    pivot_ = pivot;
+    runs_ = (rows.n_samples + kSeedRun - 1) / kSeedRun;
     // A chunk's sums are merged, which has to be little work beside its rows.
     const std::int64_t least = std::max<std::int64_t>(kMinRows, 4 * n_clusters);
     count_ = std::clamp<std::int64_t>(rows.n_samples / least, 1, kMaxChunks);
@@ -53,9 +56,9 @@ class KMeansRowTasks {
  private:
   static constexpr std::int64_t kMinRows = 1024, kMaxChunks = 64;
 
-  KMeansRows<T> rows_;
-  const T* pivot_;
-  std::int64_t runs_, count_, workspace_;
+  KMeansRows<T> rows_{};
+  const T* pivot_ = nullptr;
+  std::int64_t runs_ = 0, count_ = 0, workspace_ = 0;
   mutable dispatch::Workspaces<T> workspaces_;  // scratch: a slot's belongs to one thread
 };
 

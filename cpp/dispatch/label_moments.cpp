@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <memory>
 #include <vector>
 
 #include "dispatch/cpu_level.h"
@@ -46,18 +47,25 @@ void recentre(const Plan& plan, bool full, double* centers, const LabelMoments& 
   }
 }
 
+// Kept from problem to problem.
+struct Memory {
+  std::vector<double> sums;
+  dispatch::Workspaces<double> workspaces;
+};
+
 template <class T>
 void solve(const KMeansRows<T>& rows, const std::int32_t* labels, const Plan& plan, bool full,
-           double* centers, const LabelMoments& out, dispatch::Workspaces<double>& workspaces) {
+           double* centers, const LabelMoments& out, Memory& kept) {
   const auto kernel = ELBOKIT_KERNEL(label_moments_chunk<T>);
   const std::int64_t workspace = ELBOKIT_KERNEL(label_moments_workspace)(plan.k, plan.d);
-  std::vector<double> memory(plan.count * plan.size());
+  std::vector<double>& memory = kept.sums;
+  memory.assign(plan.count * plan.size(), 0.0);
   const double cost = 0.1 * static_cast<double>(rows.n_samples * (8 * plan.d + plan.second));
   const bool threads = cost > dispatch::kWorthThreads && plan.count > 1;
   dispatch::for_each_task(threads, plan.count, [&](std::int64_t task, int slot) {
     kernel(rows, task * rows.n_samples / plan.count, (task + 1) * rows.n_samples / plan.count,
            labels, plan.k, centers, full, plan.at(memory.data() + task * plan.size()),
-           workspaces.get(slot, workspace));
+           kept.workspaces.get(slot, workspace));
   });
   for (std::int64_t c = 1; c < plan.count; ++c)
     for (std::int64_t i = 0; i < plan.size(); ++i) memory[i] += memory[c * plan.size() + i];
@@ -73,15 +81,11 @@ template <class T>
 void label_moments(std::int64_t n_problems, const KMeansRows<T>* rows,
                    const std::int32_t* const* labels, std::int64_t n_clusters, bool full,
                    double* const* centers, const LabelMoments* moments) {
-  if (n_problems == 1) {
-    dispatch::Workspaces<double> workspaces;
-    const Plan plan(rows[0].n_samples, n_clusters, rows[0].n_features, full);
-    return solve(rows[0], labels[0], plan, full, centers[0], moments[0], workspaces);
-  }
-  dispatch::parallel_for(n_problems, [&](std::int64_t p, int) {
-    dispatch::Workspaces<double> workspaces;
+  std::vector<std::unique_ptr<Memory>> memories(dispatch::kMaxThreads);
+  dispatch::for_each_task(n_problems > 1, n_problems, [&](std::int64_t p, int slot) {
+    if (!memories[slot]) memories[slot] = std::make_unique<Memory>();
     const Plan plan(rows[p].n_samples, n_clusters, rows[p].n_features, full);
-    solve(rows[p], labels[p], plan, full, centers[p], moments[p], workspaces);
+    solve(rows[p], labels[p], plan, full, centers[p], moments[p], *memories[slot]);
   });
 }
 

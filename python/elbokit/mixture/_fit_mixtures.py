@@ -175,6 +175,7 @@ def _weighted(
     if weight is None:
         return Problems(X, None, offsets)
     weight = weight.reshape(X.shape[:2])
+    _mark_equal(weight, offsets)
     if weight.all():
         return Problems(X, weight, offsets)
     if offsets is None:
@@ -182,6 +183,16 @@ def _weighted(
     kept = weight.ravel() > 0.0
     before = np.concatenate([[0], np.cumsum(kept)])
     return Problems(X.reshape(1, -1, d)[:, kept], weight.reshape(1, -1)[:, kept], before[offsets])
+
+
+def _mark_equal(weight: npt.NDArray[np.float64], offsets: npt.NDArray[np.int64] | None) -> None:
+    """Set the weights of mixtures where all are equal to 1, which others do not reach."""
+    if offsets is None:
+        weight[weight.min(axis=1) == weight.max(axis=1)] = 1.0
+        return
+    (rows,) = weight
+    least, most = (f.reduceat(rows, offsets[:-1]) for f in (np.minimum, np.maximum))
+    rows[np.repeat(least == most, np.diff(offsets))] = 1.0
 
 
 def _check_components(n_components: Any, problems: Problems) -> None:

@@ -191,20 +191,19 @@ def _initial_moments(
 ) -> InitialMoments:
     """Estimate weights, means and covariances from assignments of the samples."""
     matrices = covariance_type in ("full", "tied")
-    if problems.weight is not None:
-        # In the data's type, as in scikit-learn's k-means and in the E-step.
-        problems = problems._replace(weight=problems.weight.astype(problems.X.dtype))
+    # As in scikit-learn's k-means and in the E-step.
+    problems = problems.with_weight_like_rows()
     mass, n_samples = problems.mass(), problems.n_samples
     finite, left_out = np.full(problems.size, True), None
-    if init_params == "kmeans":
-        scatter, finite = _kmeans_scatter(problems, n_components, matrices, random_state)
-    elif init_params == "random":
-        scatter = _soft_scatter(problems, n_components, matrices, random_state)
-    else:
-        chosen, finite = _choose(problems, n_components, init_params, random_state)
-        scatter = _single_rows(problems, chosen, matrices)
-        left_out = chosen
     with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is told by the result
+        if init_params == "kmeans":
+            scatter, finite = _kmeans_scatter(problems, n_components, matrices, random_state)
+        elif init_params == "random":
+            scatter = _soft_scatter(problems, n_components, matrices, random_state)
+        else:
+            chosen, finite = _choose(problems, n_components, init_params, random_state)
+            scatter = _single_rows(problems, chosen, matrices)
+            left_out = chosen
         empty = scatter.counts <= empty_below(mass, n_samples)[:, None]
         counts, means, second = scatter
         if covariance_type == "tied":
@@ -328,8 +327,9 @@ def _choose(
     for problem, size in enumerate(problems.n_samples.tolist()):
         share = None
         if problems.weight is not None:
-            share = problems.weight[problems.rows_of(problem)]
-            share = share / share.sum(dtype=np.float64)
+            weight = problems.weight[problems.rows_of(problem)]
+            # Equal weights, which are 1, are none: without them NumPy draws otherwise.
+            share = None if (weight == 1.0).all() else weight / weight.sum(dtype=np.float64)
         chosen[problem] = random_state.choice(size, size=n_components, replace=False, p=share)
     return chosen, np.full(problems.size, True)
 

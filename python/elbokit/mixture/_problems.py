@@ -47,8 +47,21 @@ class Problems(NamedTuple):
         if self.weight is None:
             return self.n_samples.astype(np.float64)
         if self.offsets is None:
-            return np.asarray(self.weight.sum(axis=1, dtype=np.float64))
+            sums = self._distinct_weight(self.weight).sum(axis=1, dtype=np.float64)
+            return np.broadcast_to(sums, (self.size,))
         return np.add.reduceat(self.weight[0], self.offsets[:-1], dtype=np.float64)
+
+    def with_weight_like_rows(self) -> Problems:
+        """Return the same with the weights in the data's type."""
+        if self.weight is None:
+            return self
+        weight = self._distinct_weight(self.weight).astype(self.X.dtype)
+        return self._replace(weight=np.broadcast_to(weight, self.weight.shape))
+
+    @staticmethod
+    def _distinct_weight(weight: Rows) -> Rows:
+        """Return the weights that restarts share once: what is made of them is then the same."""
+        return weight[:1] if weight.strides[0] == 0 else weight
 
     def places(self, rows: Integers, problems: slice = slice(None)) -> tuple[Integers, Integers]:
         """Return the index in `X` of rows that are counted within their problem.

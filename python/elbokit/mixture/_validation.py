@@ -11,7 +11,13 @@ from sklearn.utils._param_validation import Interval
 
 from elbokit.mixture._parameters import covariance_shape
 
-__all__ = ["GivenParameters", "IntegerInterval", "check_given", "check_sample_weight"]
+__all__ = [
+    "GivenParameters",
+    "IntegerInterval",
+    "check_given",
+    "check_sample_weight",
+    "is_plain",
+]
 
 Array = npt.NDArray[np.float64]
 
@@ -72,6 +78,19 @@ def check_given(
         if precisions_init is None
         else _check_precisions(precisions_init, covariance_type, n_components, n_features),
     )
+
+
+def is_plain(X: Any) -> bool:
+    """Tell whether X is a finite C-contiguous matrix of floats, which needs no conversion.
+
+    The sum is finite where all values are, unless it overflows: then the answer is no, too.
+    """
+    if type(X) is not np.ndarray or X.ndim != 2 or X.dtype not in (np.float64, np.float32):
+        return False
+    if X.size == 0 or not (X.flags.c_contiguous and X.flags.aligned):
+        return False
+    with np.errstate(over="ignore", invalid="ignore"):
+        return bool(np.isfinite(X.sum()))
 
 
 def _as_floats(values: Any, name: str, allow_nd: bool = False) -> Any:

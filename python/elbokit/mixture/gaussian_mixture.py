@@ -43,6 +43,7 @@ from elbokit.mixture._validation import (
     IntegerInterval,
     check_given,
     check_sample_weight,
+    is_plain,
 )
 
 __all__ = ["GaussianMixture"]
@@ -255,9 +256,7 @@ class GaussianMixture(FittedGaussianMixture):
         """Validate, run EM `n_init` times and keep the best run."""
         self._validate_params()
         warm = self.warm_start and hasattr(self, "converged_")
-        data = validate_data(
-            self, X, dtype=[np.float64, np.float32], order="C", ensure_min_samples=2
-        )
+        data = self._validate_data(X)
         weight = check_sample_weight(sample_weight, len(data))
         if weight is not None and not weight.all():
             # A row of weight zero is no row: it must not take part in the draws either.
@@ -284,6 +283,18 @@ class GaussianMixture(FittedGaussianMixture):
                 best = run
         assert best is not None  # n_init >= 1
         self._store(best, data.dtype)
+
+    def _validate_data(self, X: Any) -> npt.NDArray[Any]:
+        """Return scikit-learn's reading of the data, in one pass over them."""
+        if is_plain(X) and len(X) >= 2:
+            # What validate_data comes to here, without a quarter of a small fit's time.
+            if hasattr(self, "feature_names_in_"):
+                del self.feature_names_in_
+            self.n_features_in_ = X.shape[1]
+            return np.asarray(X)
+        return np.asarray(
+            validate_data(self, X, dtype=[np.float64, np.float32], order="C", ensure_min_samples=2)
+        )
 
     def _runs(
         self, problem: Problems, given: GivenParameters, rng: np.random.RandomState, warm: bool
