@@ -19,32 +19,16 @@ struct DiagFamily {
   template <bool Compensated>
   static void logits(const GmmModel<T>& shared, const T* x, std::ptrdiff_t ld,
                      const LogitRows<T> out) {
-    constexpr std::int64_t flush_mask = 31;
     const GmmModel<T> model = shared;  // a copy, which the stores cannot be thought to change
-    const T* factor = model.factor;
     Largest<T> largest;
-    for (std::int64_t k = 0; k < model.padded_components; k += tile) {
-      Distance<T, Compensated> distance[tile][kRowVectors];
-      for (std::int64_t j = 0; j < model.n_features; ++j, factor += 3 * tile) {
-        Vec<T> value[kRowVectors];
-        for (int v = 0; v < kRowVectors; ++v) {
-          value[v] = load(x + j * ld + v * kLanes<T>);
-          pin(value[v]);
-        }
-        for (int c = 0; c < tile; ++c)
-          for (int v = 0; v < kRowVectors; ++v)
-            distance[c][v].add_square(
-                whiten(value[v], factor[c], factor[tile + c], factor[2 * tile + c]));
-        if (Compensated && (j & flush_mask) == flush_mask)
-          for (auto& row : distance)
-            for (auto& each : row) each.flush();
-      }
-      for (int c = 0; c < tile; ++c)
-        for (int v = 0; v < kRowVectors; ++v)
-          largest.row[v] =
-              max(largest.row[v], distance[c][v].store_logit(model.log_const[k + c], out,
-                                                             (k + c) * out.ld + v * kLanes<T>));
-    }
+    std::int64_t k = 0;
+    const auto add_tile = [&](auto width) ELBOKIT_INLINE_LAMBDA {
+      tile_logits<Compensated, width>(model, k, x, ld, out, largest);
+    };
+    for (; k + tile <= model.n_components; k += tile) add_tile(std::integral_constant<int, tile>{});
+    if (model.n_components - k == 3) add_tile(std::integral_constant<int, 3>{});
+    if (model.n_components - k == 2) add_tile(std::integral_constant<int, 2>{});
+    if (model.n_components - k == 1) add_tile(std::integral_constant<int, 1>{});
     largest.store_to(out.largest);
   }
 
@@ -74,6 +58,35 @@ struct DiagFamily {
   }
 
  private:
+  // Logits of components k .. k + Width - 1.
+  template <bool Compensated, int Width>
+  static ELBOKIT_INLINE void tile_logits(const GmmModel<T>& model, std::int64_t k, const T* x,
+                                         std::ptrdiff_t ld, const LogitRows<T> out,
+                                         Largest<T>& largest) {
+    constexpr std::int64_t flush_mask = 31;
+    const T* factor = model.factor + k / tile * model.factor_stride;
+    Distance<T, Compensated> distance[Width][kRowVectors];
+    for (std::int64_t j = 0; j < model.n_features; ++j, factor += 3 * tile) {
+      Vec<T> value[kRowVectors];
+      for (int v = 0; v < kRowVectors; ++v) {
+        value[v] = load(x + j * ld + v * kLanes<T>);
+        pin(value[v]);
+      }
+      for (int c = 0; c < Width; ++c)
+        for (int v = 0; v < kRowVectors; ++v)
+          distance[c][v].add_square(
+              whiten(value[v], factor[c], factor[tile + c], factor[2 * tile + c]));
+      if (Compensated && (j & flush_mask) == flush_mask)
+        for (auto& row : distance)
+          for (auto& each : row) each.flush();
+    }
+    for (int c = 0; c < Width; ++c)
+      for (int v = 0; v < kRowVectors; ++v)
+        largest.row[v] =
+            max(largest.row[v], distance[c][v].store_logit(model.log_const[k + c], out,
+                                                           (k + c) * out.ld + v * kLanes<T>));
+  }
+
   // The moments of features j .. j + 3 for N components.
   template <int N>
   static void tile_moments(const GmmModel<T>& model, const std::int32_t* components, std::int64_t j,

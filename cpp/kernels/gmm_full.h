@@ -22,7 +22,7 @@ struct FullFamily {
       const T* const bias = model.bias + k * model.padded_features;
       const T* factor = model.factor + k * model.factor_stride;
       Distance<T, Compensated> distance[kRowVectors];
-      add_squares(center, bias, factor, 0, model.padded_features, block.x + n, block.ld, distance);
+      add_squares(center, bias, factor, 0, model.n_features, block.x + n, block.ld, distance);
       for (int v = 0; v < kRowVectors; ++v)
         largest.row[v] = max(largest.row[v], distance[v].store_logit(model.log_const[k], out,
                                                                      k * out.ld + v * kLanes<T>));
@@ -30,7 +30,8 @@ struct FullFamily {
     largest.store_to(out.largest);
   }
 
-  // Adds the squares of the whitened coordinates [from, to), whole tiles; `factor` is at from's.
+  // Adds the squares of the whitened coordinates [from, to), from a tile's first; `factor` is at
+  // it.
   template <bool Compensated, int V>
   static ELBOKIT_INLINE void add_squares(const T* center, const T* bias, const T* factor,
                                          std::int64_t from, std::int64_t to, const T* x,
@@ -38,36 +39,48 @@ struct FullFamily {
                                          Distance<T, Compensated> (&distance)[V]) {
     constexpr std::int64_t flush_mask = 31;
     whiten<V>(center, bias, factor, from, to, x, ld,
-              [&](std::int64_t i, Vec<T>(&y)[tile][V]) ELBOKIT_INLINE_LAMBDA {
+              [&](std::int64_t i, const auto& y) ELBOKIT_INLINE_LAMBDA {
                 for (int v = 0; v < V; ++v) {
-                  for (int c = 0; c < tile; ++c) distance[v].add_square(y[c][v]);
+                  for (const auto& coordinate : y) distance[v].add_square(coordinate[v]);
                   if ((i & flush_mask) == 0) distance[v].flush();
                 }
               });
   }
 
-  // Calls take(i, y) with the whitened coordinates i .. i + 3 of V vectors of rows, tile by tile.
+  // Calls take(i, y) with the whitened coordinates i .. i + 3 of V vectors of rows, tile by tile; y
+  // has fewer of them in a last tile that is not full.
   template <int V, class F>
   static ELBOKIT_INLINE void whiten(const T* center, const T* bias, const T* factor,
                                     std::int64_t from, std::int64_t to, const T* x,
                                     std::ptrdiff_t ld, F&& take) {
-    for (std::int64_t i = from; i < to; i += tile) {
-      Vec<T> y[tile][V];
-      for (int c = 0; c < tile; ++c)
-        for (int v = 0; v < V; ++v) y[c][v] = broadcast<T>(-bias[i + c]);
-      // Coordinate j in the tile's columns from `first` on.
-      const auto add = [&](std::int64_t j, auto first) ELBOKIT_INLINE_LAMBDA {
-        for (int v = 0; v < V; ++v) {
-          Vec<T> difference = load(x + j * ld + v * kLanes<T>) - center[j];
-          pin(difference);
-          for (int c = first; c < tile; ++c) y[c][v] += difference * factor[c];
-        }
-        factor += tile;
-      };
-      for (std::int64_t j = 0; j < i; ++j) add(j, std::integral_constant<int, 0>{});
-      unrolled<tile>([&](auto c) ELBOKIT_INLINE_LAMBDA { add(i + c, c); });
-      take(i, y);
+    std::int64_t i = from;
+    for (; i + tile <= to; i += tile) {
+      whiten_tile<V, tile>(center, bias, factor, i, x, ld, take);
+      factor += (i + tile) * tile;
     }
+    if (to - i == 3) whiten_tile<V, 3>(center, bias, factor, i, x, ld, take);
+    if (to - i == 2) whiten_tile<V, 2>(center, bias, factor, i, x, ld, take);
+    if (to - i == 1) whiten_tile<V, 1>(center, bias, factor, i, x, ld, take);
+  }
+
+  template <int V, int Width, class F>
+  static ELBOKIT_INLINE void whiten_tile(const T* center, const T* bias, const T* factor,
+                                         std::int64_t i, const T* x, std::ptrdiff_t ld, F&& take) {
+    Vec<T> y[Width][V];
+    for (int c = 0; c < Width; ++c)
+      for (int v = 0; v < V; ++v) y[c][v] = broadcast<T>(-bias[i + c]);
+    // Coordinate j in the tile's columns from `first` on.
+    const auto add = [&](std::int64_t j, auto first) ELBOKIT_INLINE_LAMBDA {
+      for (int v = 0; v < V; ++v) {
+        Vec<T> difference = load(x + j * ld + v * kLanes<T>) - center[j];
+        pin(difference);
+        for (int c = first; c < Width; ++c) y[c][v] += difference * factor[c];
+      }
+      factor += tile;
+    };
+    for (std::int64_t j = 0; j < i; ++j) add(j, std::integral_constant<int, 0>{});
+    unrolled<Width>([&](auto c) ELBOKIT_INLINE_LAMBDA { add(i + c, c); });
+    take(i, y);
   }
 
   // The share of a block's rows up to which a list of them costs less than the whole block.
@@ -91,35 +104,36 @@ struct FullFamily {
       const std::int64_t k = components[c];
       const T* const r = block.logits + k * block.ld;
       for (std::int64_t n = 0; n < rows; n += kLanes<T>) store(z.root + n, sqrt<T>(load(r + n)));
-      for (std::int64_t i = 0; i < model.padded_features; i += tile) {
+      for_each_height(d, [&](std::int64_t i, auto height) {
         T sum[tile * tile], linear[tile];
-        diagonal_tile(model.center + k * model.padded_features, block.x, i, z, linear, sum);
-        for (int a = 0; a < tile && i + a < d; ++a) first[k * d + i + a] += linear[a];
+        diagonal_tile<height>(model.center + k * model.padded_features, block.x, i, z, linear, sum);
+        for (int a = 0; a < height; ++a) first[k * d + i + a] += linear[a];
         double* const to = second + k * d * d;
-        z.add_tile(d, i, i, sum, to);
+        z.template add_tile<height>(d, i, i, sum, to);
         for (std::int64_t j = 0; j < i; j += tile) {
-          z.template tile<false>(i, j, sum);
-          z.add_tile(d, i, j, sum, to);
+          z.template tile<false, height>(i, j, sum);
+          z.template add_tile<height>(d, i, j, sum, to);
         }
-      }
+      });
     }
   }
 
  private:
-  // Makes rows i .. i + 3 of z; linear = their sums weighted by the roots, sum = z_i z_i^T.
+  // Makes rows i .. i + Height - 1 of z; linear = their sums weighted by the roots, sum = z_i
+  // z_i^T.
+  template <int Height>
   static void diagonal_tile(const T* center, const T* x, std::int64_t i,
                             const SymmetricProduct<T>& product, T* linear, T* sum) {
     const auto [root, z, ld, rows] = product;
     // With few registers the products come in a pass of their own.
     constexpr bool fused = kVectorRegisters >= 32;
-    constexpr int triangle = tile * (tile + 1) / 2;
     Vec<T> sums[fused ? 16 : tile] = {};
-    static_assert(tile + triangle <= 16, "linear sums and products");
+    static_assert(tile + tile * (tile + 1) / 2 <= 16, "linear sums and products");
     for (std::int64_t n = 0; n < rows; n += kLanes<T>) {
       Vec<T> w = load(root + n);
       pin(w);
-      Vec<T> value[tile];
-      unrolled<tile>([&](auto a) ELBOKIT_INLINE_LAMBDA {
+      Vec<T> value[Height];
+      unrolled<Height>([&](auto a) ELBOKIT_INLINE_LAMBDA {
         value[a] = w * (load(x + (i + a) * ld + n) - center[i + a]);
         store(z + (i + a) * ld + n, value[a]);
         pin(value[a]);
@@ -130,12 +144,12 @@ struct FullFamily {
     }
     T total[fused ? 16 : tile];
     reduce_add_all(sums, total);
-    for (int a = 0; a < tile; ++a) linear[a] = total[a];
+    for (int a = 0; a < Height; ++a) linear[a] = total[a];
     if constexpr (fused) {
-      for (int a = 0; a < tile; ++a)
+      for (int a = 0; a < Height; ++a)
         for (int b = 0; b <= a; ++b) sum[a * tile + b] = total[tile + a * (a + 1) / 2 + b];
     } else {
-      product.template tile<true>(i, i, sum);
+      product.template tile<true, Height>(i, i, sum);
     }
   }
 };

@@ -5,37 +5,48 @@
 
 namespace elbokit::ELBOKIT_LEVEL {
 
+// Calls f(i, height) for each tile of `size` rows; the last may have less than four, and what it
+// does not have is not computed.
+template <class F>
+ELBOKIT_INLINE void for_each_height(std::int64_t size, F&& f) {
+  std::int64_t i = 0;
+  for (; i + kTile <= size; i += kTile) f(i, std::integral_constant<int, kTile>{});
+  if (size - i == 3) f(i, std::integral_constant<int, 3>{});
+  if (size - i == 2) f(i, std::integral_constant<int, 2>{});
+  if (size - i == 1) f(i, std::integral_constant<int, 1>{});
+}
+
 template <class T>
 struct SymmetricProduct {
-  T *root, *z;  // (rows), what z was multiplied by; (padded, ld)
+  T *root, *z;  // (rows), what z was multiplied by; (size, ld)
   std::ptrdiff_t ld;
   std::int64_t rows;  // whole groups
 
-  // sum = z_i z_j^T for a tile; the lower triangle alone if Diagonal.
-  template <bool Diagonal>
+  // sum = z_i z_j^T for a tile of Height rows, j <= i; the lower triangle alone if Diagonal.
+  template <bool Diagonal, int Height>
   void tile(std::int64_t i, std::int64_t j, T* sum) const {
     // Half the tile at a time where registers are few.
-    if constexpr (kVectorRegisters >= 32) {
-      columns<Diagonal, 0, kTile>(i, j, sum);
-    } else {
-      columns<Diagonal, 0, kTile / 2>(i, j, sum);
-      columns<Diagonal, kTile / 2, kTile / 2>(i, j, sum);
-    }
+    constexpr int half = kVectorRegisters >= 32 ? kTile : kTile / 2;
+    columns<Diagonal, Height, 0, half>(i, j, sum);
+    if constexpr (half < kTile && (!Diagonal || Height > half))
+      columns<Diagonal, Height, half, half>(i, j, sum);
   }
 
   // Columns From .. From + Width - 1 of the tile.
-  template <bool Diagonal, int From, int Width>
+  template <bool Diagonal, int Height, int From, int Width>
   void columns(std::int64_t i, std::int64_t j, T* sum) const {
+    // Columns that a diagonal tile has; from a to the right of them there is nothing.
+    constexpr int present = Diagonal && From + Width > Height ? Height - From : Width;
     Vec<T> product[kTile * Width] = {};
     const T* const left_row = z + i * ld;
     const T* const right_row = z + (j + From) * ld;
     for (std::int64_t n = 0; n < rows; n += kLanes<T>) {
       Vec<T> right[Width];
-      for (int b = 0; b < Width; ++b) {
+      for (int b = 0; b < present; ++b) {
         right[b] = load(right_row + b * ld + n);
         pin(right[b]);
       }
-      unrolled<kTile>([&](auto a) ELBOKIT_INLINE_LAMBDA {
+      unrolled<Height>([&](auto a) ELBOKIT_INLINE_LAMBDA {
         constexpr int width = !Diagonal          ? Width
                               : a < From         ? 0
                               : a < From + Width ? a - From + 1
@@ -47,20 +58,21 @@ struct SymmetricProduct {
     }
     T total[kTile * Width];
     reduce_add_all(product, total);
-    for (int a = 0; a < kTile; ++a)
+    for (int a = 0; a < Height; ++a)
       for (int b = 0; b < Width; ++b) sum[a * kTile + From + b] = total[a * Width + b];
   }
 
-  // Adds a tile of sums to the lower triangle of (d, d).
-  static ELBOKIT_INLINE void add_tile(std::int64_t d, std::int64_t i, std::int64_t j, const T* sum,
-                                      double* second) {
-    double* const to = second + i * d + j;
-    if (j < i && i + kTile <= d) {
-      for (int a = 0; a < kTile; ++a)
-        for (int b = 0; b < kTile; ++b) to[a * d + b] += sum[a * kTile + b];
+  // Adds a tile of sums to the lower triangle of (size, size).
+  template <int Height>
+  static ELBOKIT_INLINE void add_tile(std::int64_t size, std::int64_t i, std::int64_t j,
+                                      const T* sum, double* to) {
+    to += i * size + j;
+    if (j < i) {
+      for (int a = 0; a < Height; ++a)
+        for (int b = 0; b < kTile; ++b) to[a * size + b] += sum[a * kTile + b];
     } else {
-      for (int a = 0; a < kTile && i + a < d; ++a)
-        for (int b = 0; b < kTile && j + b <= i + a; ++b) to[a * d + b] += sum[a * kTile + b];
+      for (int a = 0; a < Height; ++a)
+        for (int b = 0; b <= a; ++b) to[a * size + b] += sum[a * kTile + b];
     }
   }
 };

@@ -126,8 +126,6 @@ class Pruning {
           [&](int i) ELBOKIT_INLINE_LAMBDA { return begin + rows[v * lanes + i]; }, height,
           x + v * lanes, ld);
     }
-    for (std::int64_t j = model_.n_features; j < model_.padded_features; ++j)
-      for (int v = 0; v < V; ++v) store(x + j * ld + v * lanes, Vec<T>{});
     Distance<T, Compensated> distance[V];
     FullFamily<T>::add_squares(
         model_.center + k * model_.padded_features, model_.bias + k * model_.padded_features,

@@ -22,11 +22,13 @@ struct TiedFamily {
   static void logits(const GmmModel<T>& model, const Block<T>& block, std::int64_t n) {
     T* const y = block.scratch;  // (padded_features, ld)
     FullFamily<T>::template whiten<kRowVectors>(
-        model.pivot, model.bias, model.whitener, 0, model.padded_features, block.x + n, block.ld,
-        [&](std::int64_t i, Vec<T>(&coordinate)[tile][kRowVectors]) ELBOKIT_INLINE_LAMBDA {
-          for (int c = 0; c < tile; ++c)
+        model.pivot, model.bias, model.whitener, 0, model.n_features, block.x + n, block.ld,
+        [&](std::int64_t i, const auto& coordinates) ELBOKIT_INLINE_LAMBDA {
+          for (const auto& coordinate : coordinates) {
             for (int v = 0; v < kRowVectors; ++v)
-              store(y + (i + c) * block.ld + n + v * kLanes<T>, coordinate[c][v]);
+              store(y + i * block.ld + n + v * kLanes<T>, coordinate[v]);
+            ++i;
+          }
         });
     DiagFamily<T>::template logits<Compensated>(model, y + n, block.ld, LogitRows<T>(block, n));
   }
@@ -53,10 +55,10 @@ struct TiedFamily {
     }
     add_product(z, d, second);
     // r / sqrt(w), in place.
-    for (std::int64_t c = 0; c < model.padded_components; ++c)
+    for (std::int64_t c = 0; c < k; ++c)
       for (std::int64_t n = 0; n < rows; n += kLanes<T>) {
         T* const r = block.logits + c * block.ld + n;
-        store(r, c < k ? load(r) * (load(z.root + n) * load(block.factor + n)) : Vec<T>{});
+        store(r, load(r) * (load(z.root + n) * load(block.factor + n)));
       }
     add_product({z.root, block.logits, block.ld, rows}, k, second + d * d);
   }
@@ -129,15 +131,15 @@ struct TiedFamily {
 
   // Adds z z^T to the lower triangle of (size, size).
   static void add_product(const SymmetricProduct<T>& z, std::int64_t size, double* to) {
-    T sum[tile * tile];
-    for (std::int64_t i = 0; i < size; i += tile) {
-      z.template tile<true>(i, i, sum);
-      z.add_tile(size, i, i, sum, to);
+    for_each_height(size, [&](std::int64_t i, auto height) {
+      T sum[tile * tile];
+      z.template tile<true, height>(i, i, sum);
+      z.template add_tile<height>(size, i, i, sum, to);
       for (std::int64_t j = 0; j < i; j += tile) {
-        z.template tile<false>(i, j, sum);
-        z.add_tile(size, i, j, sum, to);
+        z.template tile<false, height>(i, j, sum);
+        z.template add_tile<height>(size, i, j, sum, to);
       }
-    }
+    });
   }
 };
 
