@@ -90,8 +90,13 @@ template <class T>
 void kmeans(std::int64_t n_problems, const KMeansRows<T>* rows, const KMeansOptions& options,
             const double* uniforms, const KMeansResult<T>* results, KMeansCheck check) {
   const std::int64_t draws = kmeans_draws(options);
+  constexpr double passes = 10;  // of a typical run
+  double cost = 0;
+  for (std::int64_t p = 0; p < n_problems; ++p)
+    cost += passes * kmeans_cost(rows[p].n_samples, rows[p].n_features, options.n_clusters);
+  const bool threads = n_problems > 1 && cost > dispatch::kWorthThreads;
   std::vector<std::unique_ptr<Solver<T>>> solvers(dispatch::kMaxThreads);
-  dispatch::for_each_task(n_problems > 1, n_problems, [&](std::int64_t p, int slot) {
+  dispatch::for_each_task(threads, n_problems, [&](std::int64_t p, int slot) {
     if (!solvers[slot]) solvers[slot] = std::make_unique<Solver<T>>();
     solvers[slot]->solve(rows[p], options, uniforms + p * draws, results[p], check);
   });

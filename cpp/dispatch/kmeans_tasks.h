@@ -11,6 +11,12 @@
 
 namespace elbokit::cpu {
 
+// About how many ns the distances of some rows to `centers` centers take.
+inline double kmeans_cost(std::int64_t n_rows, std::int64_t n_features, std::int64_t centers) {
+  const auto d = static_cast<double>(n_features);
+  return static_cast<double>(n_rows) * (4 + d * (0.2 + 0.03 * static_cast<double>(centers)));
+}
+
 // The cut depends on the shapes alone, so that the bits do not depend on the threads. Keeps its
 // scratch from problem to problem.
 template <class T>
@@ -34,8 +40,7 @@ class KMeansRowTasks {
   // About how many ns the distances of all rows to `centers` centers take.
   double cost(std::int64_t centers) const { return cost(rows_.n_samples, centers); }
   double cost(std::int64_t n_rows, std::int64_t centers) const {
-    const auto d = static_cast<double>(rows_.n_features);
-    return static_cast<double>(n_rows) * (4 + d * (0.2 + 0.03 * static_cast<double>(centers)));
+    return kmeans_cost(n_rows, rows_.n_features, centers);
   }
 
   // f(chunk, task) for every chunk.

@@ -23,6 +23,10 @@ struct Plan {
     count = std::clamp<std::int64_t>(n_samples / kMinRows, 1, std::min(most, kMaxChunks));
   }
   std::int64_t size() const { return k * (1 + d + second); }
+  // Of all rows, in ns.
+  double cost(std::int64_t n_samples) const {
+    return 0.1 * static_cast<double>(n_samples * (8 * d + second));
+  }
   LabelMoments at(double* base) const { return {base, base + k, base + k * (1 + d)}; }
 };
 
@@ -60,8 +64,7 @@ void solve(const KMeansRows<T>& rows, const std::int32_t* labels, const Plan& pl
   const std::int64_t workspace = ELBOKIT_KERNEL(label_moments_workspace)(plan.k, plan.d);
   std::vector<double>& memory = kept.sums;
   memory.assign(plan.count * plan.size(), 0.0);
-  const double cost = 0.1 * static_cast<double>(rows.n_samples * (8 * plan.d + plan.second));
-  const bool threads = cost > dispatch::kWorthThreads && plan.count > 1;
+  const bool threads = plan.cost(rows.n_samples) > dispatch::kWorthThreads && plan.count > 1;
   dispatch::for_each_task(threads, plan.count, [&](std::int64_t task, int slot) {
     kernel(rows, task * rows.n_samples / plan.count, (task + 1) * rows.n_samples / plan.count,
            labels, plan.k, centers, full, plan.at(memory.data() + task * plan.size()),
@@ -81,11 +84,16 @@ template <class T>
 void label_moments(std::int64_t n_problems, const KMeansRows<T>* rows,
                    const std::int32_t* const* labels, std::int64_t n_clusters, bool full,
                    double* const* centers, const LabelMoments* moments) {
+  const auto plan = [&](std::int64_t p) {
+    return Plan(rows[p].n_samples, n_clusters, rows[p].n_features, full);
+  };
+  double cost = 0;
+  for (std::int64_t p = 0; p < n_problems; ++p) cost += plan(p).cost(rows[p].n_samples);
+  const bool threads = n_problems > 1 && cost > dispatch::kWorthThreads;
   std::vector<std::unique_ptr<Memory>> memories(dispatch::kMaxThreads);
-  dispatch::for_each_task(n_problems > 1, n_problems, [&](std::int64_t p, int slot) {
+  dispatch::for_each_task(threads, n_problems, [&](std::int64_t p, int slot) {
     if (!memories[slot]) memories[slot] = std::make_unique<Memory>();
-    const Plan plan(rows[p].n_samples, n_clusters, rows[p].n_features, full);
-    solve(rows[p], labels[p], plan, full, centers[p], moments[p], *memories[slot]);
+    solve(rows[p], labels[p], plan(p), full, centers[p], moments[p], *memories[slot]);
   });
 }
 
