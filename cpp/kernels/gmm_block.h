@@ -5,6 +5,9 @@
 
 namespace elbokit::ELBOKIT_LEVEL {
 
+// More rows would gain nothing.
+inline constexpr std::int64_t kMaxBlockRows = 1024;
+
 // The block's arrays within the workspace; each begins on a cache line.
 template <class T>
 struct Block {
@@ -73,6 +76,13 @@ struct LogitRows {
         largest(block.largest + n),
         ld(block.ld) {}
 };
+
+// A row that no component reaches has log p = -inf and responsibilities 0.
+template <class T>
+ELBOKIT_INLINE Vec<T> shift_of(const Block<T>& block, std::int64_t n) {
+  const Vec<T> largest = load(block.largest + n);
+  return select(largest == broadcast<T>(-static_cast<T>(__builtin_huge_val())), Vec<T>{}, largest);
+}
 
 // Whether some row that counts is so far from every component that even a tiny responsibility may
 // carry a large square.
