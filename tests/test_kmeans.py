@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import subprocess
-import sys
 import warnings
 
 import numpy as np
@@ -15,7 +13,7 @@ from sklearn.exceptions import ConvergenceWarning
 
 import elbokit
 from elbokit import _core, ops
-from elbokit._kmeans import run_kmeans
+from elbokit._kmeans import solve_kmeans
 from strided import LAYOUTS, with_layout
 
 SHAPES = [  # n_samples, n_features, n_clusters
@@ -122,13 +120,13 @@ def test_seeds_are_scikit_learns(shape, weighted, cpu_level):
     X = clusters(n, d, k)
     weight = np.random.default_rng(0).uniform(size=n) if weighted else None
     for seed in range(10):
-        seeds = run_kmeans(
+        seeds = solve_kmeans(
             X[None],
             k,
             np.random.RandomState(seed),
             sample_weight=None if weight is None else weight[None],
             max_iter=0,
-        ).seeds
+        )[0].seeds
         _, expected = kmeans_plusplus(X, k, sample_weight=weight, random_state=seed)
         assert_array_equal(seeds[0], expected)
 
@@ -138,7 +136,7 @@ def test_rows_that_bounds_spare_are_as_if_computed(cpu_level):
     for n, d, k in [(3000, 2, 6), (2000, 9, 11), (1500, 30, 4)]:
         X = clusters(n, d, k, spread=0.5)
         for seed in range(3):
-            seeds = run_kmeans(X[None], k, np.random.RandomState(seed), max_iter=0).seeds[0]
+            seeds = solve_kmeans(X[None], k, np.random.RandomState(seed), max_iter=0)[0].seeds[0]
             centers, labels, n_iter = X[seeds], np.full(n, -1), 0
             while True:
                 nearest = ((X[:, None] - centers) ** 2).sum(axis=2).argmin(axis=1)
@@ -218,45 +216,6 @@ def test_an_emptied_cluster_goes_to_the_farthest_row(dtype, weighted, scale, cpu
         assert len(np.unique(labels)) == 3
 
 
-MEMORY = """
-import re
-import sys
-import numpy as np
-from elbokit.mixture._initialization import starting_parameters
-from elbokit.mixture._problems import Problems
-
-def start(X):
-    state = np.random.RandomState(0)
-    starting_parameters(Problems(X[None]), (None,) * 3, 4, sys.argv[1], "full", 1e-6, state)
-
-n = 1_500_000
-X = np.random.default_rng(0).standard_normal((n, 8), dtype=np.float32)
-start(X[:5000])
-
-def memory(field):
-    return 1024 * int(re.search(field + r":\\s+(\\d+) kB", open("/proc/self/status").read())[1])
-
-with open("/proc/self/clear_refs", "w") as file:
-    file.write("5")  # the peak is from now on
-before = memory("VmRSS")
-start(X)
-print((memory("VmHWM") - before) / n)
-"""
-
-
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
-@pytest.mark.parametrize(
-    ("init_params", "per_row"), [("kmeans", 8), ("k-means++", 4), ("random_from_data", 8)]
-)
-def test_no_copy_of_the_data(init_params, per_row):
-    """A label and a distance per row: X itself has 32 bytes per row here, in float64 64."""
-    result = subprocess.run(
-        [sys.executable, "-c", MEMORY, init_params], capture_output=True, text=True, check=False
-    )
-    assert result.returncode == 0, result.stderr
-    assert float(result.stdout) < per_row + 6
-
-
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("offset", [0.0, 1e4, 0.1])
 def test_fewer_distinct_rows_than_clusters(dtype, offset, cpu_level):
@@ -283,7 +242,7 @@ def test_a_huge_row_leaves_no_trace():
     # the large ones comes nearer.
     tried = 0
     for seed in range(500):
-        seeds = run_kmeans(X[None], 2, np.random.RandomState(seed), max_iter=0).seeds[0]
+        seeds = solve_kmeans(X[None], 2, np.random.RandomState(seed), max_iter=0)[0].seeds[0]
         if seeds.min() >= 1000 or seeds.max() != len(X) - 1:
             continue
         tried += 1
@@ -440,103 +399,3 @@ def test_a_bad_row_of_a_batch_is_named():
     X[1, 2, 3] = np.nan
     with pytest.raises(ValueError, match="`X` has NaN or infinity in row 1, 2, 3"):
         ops.kmeans(X, 2, random_state=0)
-
-
-INTERRUPT = """
-import signal
-import numpy as np
-from elbokit import ops
-
-X = np.random.default_rng(0).normal(size=(400_000, 20)).astype(np.float32)
-signal.setitimer(signal.ITIMER_REAL, 0.2)
-signal.signal(signal.SIGALRM, signal.default_int_handler)
-try:
-    while True:
-        ops.kmeans(X, 64, random_state=0, tol=0, max_iter=100_000)
-        raise AssertionError("ran to its end")
-except KeyboardInterrupt:
-    print("interrupted")
-"""
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="no itimer")
-def test_ctrl_c_ends_a_long_run():
-    result = subprocess.run(
-        [sys.executable, "-c", INTERRUPT], capture_output=True, text=True, timeout=60, check=False
-    )
-    assert result.stdout == "interrupted\n", result.stderr
-
-
-# ---- Moments of labels -----------------------------------------------------------------------
-
-
-def moments(X, labels, near, full, sample_weight=None, offsets=None):
-    """Call the kernel on one batch of problems."""
-    size, k, d = near.shape
-    counts, means = np.empty((size, k)), near.copy()
-    second = np.empty((size, k, d, d) if full else (size, k, d))
-    _core.label_moments(X, offsets, sample_weight, labels, full, means, counts, second)
-    return counts, means, second
-
-
-def expected_moments(X, weight, full):
-    X, weight = X.astype(np.float64), weight.astype(np.float64)
-    mean = weight @ X / weight.sum()
-    second = ((X - mean) * weight[:, None]).T @ (X - mean)
-    return weight.sum(), mean, second if full else np.diagonal(second)
-
-
-@pytest.mark.parametrize("full", [False, True])
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize(
-    "shape", [(1, 1, 1), (9, 2, 3), (70, 3, 2), (5001, 5, 7), (300, 16, 4), (900, 37, 5)]
-)
-def test_label_moments(shape, dtype, full, cpu_level):
-    n, d, k = shape
-    rng = np.random.default_rng(0)
-    for offset, weighted in [(0.0, False), (1e4, True)]:
-        X = (clusters(n, d, k) + offset).astype(dtype)
-        labels = rng.integers(-1, k, size=n).astype(np.int32)
-        weight = rng.uniform(size=n).astype(dtype) if weighted else None
-        near = offset + rng.normal(size=(1, k, d))
-        counts, means, second = moments(
-            X[None], labels[None], near, full, None if weight is None else weight[None]
-        )
-        for label in range(k):
-            rows = labels == label
-            if not rows.any():
-                assert counts[0, label] == 0
-                assert_array_equal(means[0, label], near[0, label])
-                assert_array_equal(second[0, label], 0)
-                continue
-            w = np.ones(n) if weight is None else weight
-            expected = expected_moments(X[rows], w[rows], full)
-            assert_allclose(counts[0, label], expected[0], rtol=1e-13)
-            assert_allclose(means[0, label], expected[1], rtol=1e-13, atol=1e-13)
-            atol = 1e-10 * max(1.0, np.abs(expected[2]).max())
-            assert_allclose(second[0, label], expected[2], rtol=1e-10, atol=atol)
-
-
-def test_label_moments_of_a_ragged_batch(restore_threads):
-    rng = np.random.default_rng(1)
-    offsets = np.array([0, 3, 5000, 5001, 9000])
-    X = rng.normal(size=(1, 9000, 3))
-    labels = rng.integers(0, 2, size=(1, 9000)).astype(np.int32)
-    near = rng.normal(size=(4, 2, 3))
-    results = []
-    for threads in (1, 3):
-        elbokit.set_num_threads(threads)
-        results.append(moments(X, labels, near, True, offsets=offsets))
-    for a, b in zip(*results, strict=True):
-        assert_array_equal(a, b)
-    for b in range(4):
-        rows = slice(offsets[b], offsets[b + 1])
-        single = moments(X[:, rows], labels[:, rows].copy(), near[b : b + 1], True)
-        for all_of_them, one in zip(results[0], single, strict=True):
-            assert_array_equal(all_of_them[b], one[0])
-
-
-def test_labels_out_of_range_are_refused():
-    X, labels = np.zeros((1, 3, 2)), np.array([[0, 1, 2]], np.int32)
-    with pytest.raises(ValueError, match="`labels` has 2 in row 2, expected less than 2"):
-        moments(X, labels, np.zeros((1, 2, 2)), False)

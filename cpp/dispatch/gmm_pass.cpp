@@ -80,6 +80,8 @@ void GmmPass<T>::run(const GmmRows<T>& rows, const GmmParameters& p, double mass
   plan(rows.n_samples, p);
   add_chunks(rows, mass / static_cast<double>(rows.n_samples), threads);
   if (!kept_enough(p, mass)) add_chunks(rows, 0.0, threads);
+  for_each_task(threads && static_cast<double>(layout_.size()) > dispatch::kWorthThreads, layout_.k,
+                [&](std::int64_t k, int) { recentre(k); });
   write(p, out);
 }
 
@@ -148,7 +150,6 @@ void GmmPass<T>::recentre(std::int64_t k) const {
 template <class T>
 void GmmPass<T>::write(const GmmParameters& p, const GmmStatistics& out) const {
   const GmmSums& sums = sums_[0];
-  for (std::int64_t k = 0; k < layout_.k; ++k) recentre(k);
   std::copy_n(sums.counts, layout_.k, out.counts);
   std::copy_n(sums.first, layout_.k * layout_.d, out.first);
   *out.log_likelihood = sums.log_likelihood;

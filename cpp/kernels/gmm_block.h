@@ -19,7 +19,7 @@ struct Block {
   T* largest;             // (ld): the row's largest logit
   T* sum;                 // (ld): of the exponentiated logits
   T* factor;              // (ld): what makes responsibilities of the exponentiated logits
-  T* scratch;             // (padded_features + 1, ld)
+  T* scratch;             // (scratch_rows, ld)
   std::int32_t* present;  // (n_components): those that a block has rows of
 
   static constexpr std::int64_t kRowArrays = 4;

@@ -10,11 +10,11 @@ import numpy as np
 import numpy.typing as npt
 
 from elbokit import _core
-from elbokit._arrays import FloatArray, as_float_array, require_finite, returns_like
-from elbokit._mixture_arguments import check_offsets, check_sample_weight
+from elbokit._arrays import FloatArray, require_finite, returns_like
+from elbokit._mixture_arguments import check_offsets, check_rows, check_sample_weight
 from elbokit._types import KMeansResult
 
-__all__ = ["as_random_state", "kmeans", "run_kmeans", "solve_kmeans"]
+__all__ = ["as_random_state", "kmeans", "solve_kmeans"]
 
 # Labels are int32, and rows are counted in the same.
 _MOST_ROWS = 2**31 - 1
@@ -99,7 +99,7 @@ def kmeans(
     sizes = np.array([rows.X.shape[1]]) if splits is None else np.diff(splits)
     _check_options(n_clusters, max_iter, tol, int(sizes.min(initial=_MOST_ROWS)))
     weight, scale = _check_weight(sample_weight, rows, splits)
-    found = run_kmeans(
+    found, finite = solve_kmeans(
         rows.X,
         int(n_clusters),
         as_random_state(random_state),
@@ -108,8 +108,13 @@ def kmeans(
         tol=float(tol),
         offsets=splits,
         inertia=True,
-        batch=rows.batch,
     )
+    if not finite.all():
+        require_finite(rows.X.reshape(*rows.batch, *rows.X.shape[1:]), "X")
+        raise ValueError(
+            f"`X` has values up to {np.abs(rows.X).max():g}: squared distances overflow "
+            f"{rows.X.dtype}; scale the data or pass float64"
+        )
     assert found.labels is not None
     assert found.centers is not None
     assert found.inertia is not None
@@ -122,55 +127,6 @@ def kmeans(
         inertia=float(scale * found.inertia[0]) if single else scale * found.inertia.reshape(batch),
         n_iter=int(found.n_iter[0]) if single else found.n_iter.reshape(batch),
     )
-
-
-def run_kmeans(
-    X: FloatArray,
-    n_clusters: int,
-    random_state: np.random.RandomState,
-    *,
-    sample_weight: FloatArray | None = None,
-    max_iter: int = 300,
-    tol: float = 1e-4,
-    offsets: npt.NDArray[np.int64] | None = None,
-    inertia: bool = False,
-    batch: tuple[int, ...] = (),
-) -> KMeansArrays:
-    """Draw and solve, and raise if a problem cannot be solved; as :func:`solve_kmeans`.
-
-    Parameters
-    ----------
-    X, n_clusters, random_state, sample_weight, max_iter, tol, offsets, inertia
-        As in :func:`solve_kmeans`.
-    batch : tuple of int
-        Leading dimensions that X had, for the errors.
-
-    Returns
-    -------
-    arrays : KMeansArrays
-
-    Raises
-    ------
-    ValueError
-        If X has NaN or infinity, or squared distances overflow its dtype.
-    """
-    found, finite = solve_kmeans(
-        X,
-        n_clusters,
-        random_state,
-        sample_weight=sample_weight,
-        max_iter=max_iter,
-        tol=tol,
-        offsets=offsets,
-        inertia=inertia,
-    )
-    if not finite.all():
-        require_finite(X.reshape(*batch, *X.shape[1:]), "X")
-        raise ValueError(
-            f"`X` has values up to {np.abs(X).max():g}: squared distances overflow {X.dtype}; "
-            "scale the data or pass float64"
-        )
-    return found
 
 
 def solve_kmeans(
@@ -227,12 +183,7 @@ def solve_kmeans(
 
 
 def _check_rows(X: Any) -> _Rows:
-    rows = as_float_array(X, "X")
-    if rows.ndim < 2 or 0 in rows.shape[-2:]:
-        raise ValueError(
-            f"`X` has shape {rows.shape}, expected (..., n_samples, n_features) with at least one "
-            "sample and feature"
-        )
+    rows = check_rows(X)
     if rows.shape[-2] > _MOST_ROWS:
         raise ValueError(f"`X` has {rows.shape[-2]} samples, expected at most {_MOST_ROWS}")
     batch = rows.shape[:-2]

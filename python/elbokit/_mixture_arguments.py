@@ -15,6 +15,7 @@ __all__ = [
     "Mixtures",
     "check_mixtures",
     "check_offsets",
+    "check_rows",
     "check_sample_weight",
     "require_finite_moments",
     "require_finite_rows",
@@ -44,6 +45,17 @@ class Batched(Protocol):
     def X(self) -> FloatArray: ...
 
 
+def check_rows(X: Any) -> FloatArray:
+    """Return ``X`` as an array of shape (..., n_samples, n_features), neither of them zero."""
+    rows = as_float_array(X, "X")
+    if rows.ndim < 2 or 0 in rows.shape[-2:]:
+        raise ValueError(
+            f"`X` has shape {rows.shape}, expected (..., n_samples, n_features) with at least one "
+            "sample and feature"
+        )
+    return rows
+
+
 def check_mixtures(
     X: Any,
     weights: Any,
@@ -58,21 +70,17 @@ def check_mixtures(
             f"`covariance_type` is {covariance_type!r}, "
             f"expected one of {', '.join(map(repr, _FACTOR_SHAPES))}"
         )
-    rows = as_float_array(X, "X")
+    rows = check_rows(X)
     arrays = {
         "weights": _as_parameter(weights, "weights"),
         "means": _as_parameter(means, "means"),
         "precisions_cholesky": _as_parameter(precisions_cholesky, "precisions_cholesky"),
     }
-    if rows.ndim < 2:
-        raise ValueError(f"`X` has shape {rows.shape}, expected (..., n_samples, n_features)")
-    n_samples, n_features = rows.shape[-2:]
-    if n_samples == 0 or n_features == 0:
-        raise ValueError(f"`X` has shape {rows.shape}, expected at least one sample and feature")
     if arrays["weights"].ndim < 1 or arrays["weights"].shape[-1] == 0:
         raise ValueError(
             f"`weights` has shape {arrays['weights'].shape}, expected (..., n_components)"
         )
+    n_features = rows.shape[-1]
     sizes = {"k": arrays["weights"].shape[-1], "d": n_features}
     cores = {"weights": "k", "means": "kd", "precisions_cholesky": _FACTOR_SHAPES[covariance_type]}
     batches = [rows.shape[:-2] if n_ragged is None else (n_ragged,)]

@@ -10,10 +10,10 @@ import numpy as np
 import numpy.typing as npt
 from sklearn.exceptions import ConvergenceWarning
 
-from elbokit._arrays import FloatArray, as_float_array, require_finite, returns_like
+from elbokit._arrays import FloatArray, require_finite, returns_like
 from elbokit._gmm_fit import as_gmm_fit, check_fit_options, check_fit_weight
 from elbokit._kmeans import as_random_state
-from elbokit._mixture_arguments import check_offsets
+from elbokit._mixture_arguments import check_offsets, check_rows
 from elbokit._types import FitStatus, GmmFit
 from elbokit.mixture._em import run_all
 from elbokit.mixture._initialization import starting_parameters
@@ -113,7 +113,7 @@ def fit_mixtures(
     """
     tol, max_iter, reg_covar = check_fit_options(tol, max_iter, reg_covar)
     _check_choices(covariance_type=covariance_type, init_params=init_params)
-    rows = _check_rows(X)
+    rows = check_rows(X)
     batch = rows.shape[:-2]
     cut = None if offsets is None else _check_offsets(offsets, rows)
     problems = _weighted(rows, cut, sample_weight)
@@ -145,16 +145,6 @@ def _check_choices(**given: Any) -> None:
         if not isinstance(value, str) or value not in _CHOICES[name]:
             expected = ", ".join(map(repr, _CHOICES[name]))
             raise ValueError(f"`{name}` is {value!r}, expected one of {expected}")
-
-
-def _check_rows(X: Any) -> FloatArray:
-    rows = as_float_array(X, "X")
-    if rows.ndim < 2 or 0 in rows.shape[-2:]:
-        raise ValueError(
-            f"`X` has shape {rows.shape}, expected (..., n_samples, n_features) with at least one "
-            "sample and feature"
-        )
-    return rows
 
 
 def _check_offsets(offsets: Any, rows: FloatArray) -> npt.NDArray[np.int64]:
