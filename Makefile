@@ -17,7 +17,7 @@ test: .venv/installed     ## the tests
 bench: .venv/installed    ## the comparisons with other libraries, into benchmarks/results
 	$(BIN)/python benchmarks/run.py
 
-bench-all: .venv/installed ## the long form: more shapes, float64, the AVX2 level
+bench-all: .venv/installed ## the long form: more shapes, tied and spherical covariance
 	$(BIN)/python benchmarks/run.py --all
 
 bench-kernels: .venv/installed  ## each kernel alone, at each CPU level

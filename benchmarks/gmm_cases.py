@@ -48,7 +48,7 @@ MORE = [  # with --all
     *(shape._replace(kind="tied", goals={}) for shape in TABLE if shape.kind == "diag"),
     *(shape._replace(kind="spherical", goals={}) for shape in TABLE if shape.kind == "diag"),
 ]
-DOUBLE = [  # with --all; the goal is for 12 features or more
+DOUBLE = [  # the goal is for 12 features or more
     shape._replace(goals=goals(2.2, 2.2), dtype="float64")
     for shape in [*TABLE, *ODD]
     if shape.d >= 12

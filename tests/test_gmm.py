@@ -87,6 +87,22 @@ def test_against_reference(
     check(X, mixture, covariance_type, rng.uniform(0, 3, n))
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("spread", [0.4, 1.9, 2.1, 60.0, 70.0])
+@pytest.mark.parametrize("covariance_type", ["diag", "spherical"])
+@pytest.mark.parametrize(("n", "d", "k"), [(700, 3, 9), (507, 65, 2), (65, 17, 7)])
+def test_means_near_each_other_and_not(
+    cpu_level: str, covariance_type: str, n: int, d: int, k: int, spread: float, dtype: type
+) -> None:
+    """Means within 2 standard deviations (float64: 64) of the pivot share one center."""
+    rng = np.random.default_rng(d)
+    means = spread * rng.uniform(-1, 1, (k, d))
+    means[0], means[1] = -spread, spread
+    factor = np.ones((k, d) if covariance_type == "diag" else k)
+    X = (means[rng.integers(k, size=n)] + rng.normal(size=(n, d)) + 1e4).astype(dtype)
+    check(X, (np.full(k, 1 / k), means + 1e4, factor), covariance_type, rng.uniform(0, 3, n))
+
+
 @pytest.mark.parametrize("offset", [1e2, 1e4])
 @pytest.mark.parametrize("covariance_type", COVARIANCE_TYPES)
 def test_float32_far_from_the_origin(cpu_level: str, covariance_type: str, offset: float) -> None:
@@ -109,6 +125,25 @@ def test_float32_pairs_of_clusters_far_apart(cpu_level: str, covariance_type: st
     means[2:] -= 1e4
     X = (means[rng.integers(4, size=800)] + rng.normal(size=(800, d))).astype(np.float32)
     check(X, (weights, means, factor), covariance_type, None)
+
+
+@pytest.mark.parametrize(("dtype", "distance"), [(np.float32, 1e6), (np.float64, 1e9)])
+@pytest.mark.parametrize("covariance_type", COVARIANCE_TYPES)
+@pytest.mark.parametrize("d", [65, 130])
+def test_rows_far_from_every_component_among_many_features(
+    cpu_level: str, covariance_type: str, d: int, dtype: type, distance: float
+) -> None:
+    """There even what the rounding of a squared distance loses is a large number."""
+    rng = np.random.default_rng(d)
+    mixture = random_mixture(rng, covariance_type, 5, d)
+    X = rng.normal(size=(21, d))
+    X[::2] += distance * rng.choice([-1, 1], size=(11, d))
+    X = X.astype(dtype)
+    log_prob, r = ops.gmm_estep(X, *mixture, covariance_type)
+    exact_log_prob, _ = reference.gmm_estep(X, *mixture, covariance_type)
+    np.testing.assert_allclose(log_prob, exact_log_prob, rtol=1e-6)
+    np.testing.assert_allclose(r.sum(axis=1), 1, rtol=1e-6)
+    assert ops.gmm_statistics(X, *mixture, covariance_type).counts.sum() == pytest.approx(21)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])

@@ -91,6 +91,21 @@ bool PreparedGmm<T>::whitening_pays(const GmmParameters& p) {
   return true;
 }
 
+// Whether moments about the pivot, and products with what lies between it and the means, lose no
+// more than a few roundings.
+template <class T>
+bool PreparedGmm<T>::all_near(const GmmParameters& p) {
+  constexpr double near = sizeof(T) == 4 ? 2 : 64;  // standard deviations
+  if (p.n_components == 1) return false;
+  place_pivot(p);
+  for (std::int64_t k = 0; k < p.n_components; ++k)
+    for (std::int64_t j = 0; j < p.n_features; ++j) {
+      const double offset = p.means[k * p.n_features + j] - static_cast<double>(pivot_[j]);
+      if (!(std::fabs(offset) * diagonal_entry(p, k, j) <= near)) return false;
+    }
+  return true;
+}
+
 // The pivot: the mean of the mixture, rounded.
 template <class T>
 void PreparedGmm<T>::place_pivot(const GmmParameters& p) {
@@ -159,11 +174,12 @@ std::int64_t PreparedGmm<T>::packed_triangle_size() const {
 template <class T>
 void PreparedGmm<T>::place_centers(const GmmParameters& p) {
   const std::int64_t d = p.n_features;
+  model_.one_center = model_.family == Family::diag && all_near(p);
   for (std::int64_t k = 0; k < p.n_components; ++k)
     for (std::int64_t j = 0; j < d; ++j) {
       const double mean = p.means[k * d + j];
       T& center = center_[k * model_.padded_features + j];
-      center = static_cast<T>(mean);
+      center = model_.one_center ? pivot_[j] : static_cast<T>(mean);
       residual_[k * d + j] = mean - static_cast<double>(center);
     }
 }

@@ -27,6 +27,7 @@ class PreparedGmm {
  private:
   Family family_of(const GmmParameters& parameters);
   bool whitening_pays(const GmmParameters& parameters);
+  bool all_near(const GmmParameters& parameters);
   void place_pivot(const GmmParameters& parameters);
   void set_shape(const GmmParameters& parameters);
   std::int64_t packed_triangle_size() const;

@@ -29,6 +29,27 @@ void set_weights(const GmmRows<T>& rows, std::int64_t begin, std::int64_t count,
   for (std::int64_t n = count; n < padded; ++n) weight[n] = T(0);
 }
 
+// Where a row is so far from every component that what the rounding of its logits lost could itself
+// overflow or underflow an exponential, takes the largest out of that too. log p, rounded as its
+// largest logit is, does not show it.
+template <class T>
+void lower_far_rows(std::int64_t n_components, const Block<T>& block, std::int64_t n) {
+  // Half a unit in the last place of such a logit is 16.
+  const Vec<T> far = broadcast<T>(static_cast<T>(sizeof(T) == 4 ? 0x1p28 : 0x1p57));
+  for (const std::int64_t end = n + kGroup<T>; n < end; n += kLanes<T>) {
+    const Vec<T> shift = shift_of(block, n);
+    if (!greater<T>(-shift, far)) continue;
+    const T* const high = block.logits + n;
+    T* const low = block.low + n;
+    Vec<T> largest = broadcast<T>(-static_cast<T>(__builtin_huge_val()));
+    for (std::int64_t k = 0; k < n_components; ++k)
+      largest = max(largest, load(high + k * block.ld) - shift + load(low + k * block.ld));
+    largest = select(-shift > far, largest, Vec<T>{});
+    for (std::int64_t k = 0; k < n_components; ++k)
+      store(low + k * block.ld, load(low + k * block.ld) - largest);
+  }
+}
+
 // Exponentiates the logits of one group of rows, less each row's largest, and finds their sum and
 // the factor that makes responsibilities of them, times the rows' weights if `weighted`. Row
 // vectors go in pairs: the exponential's chain of operations is long, and two of them fill the
@@ -37,6 +58,7 @@ template <class T, bool HasLow>
 void exponentiate(std::int64_t n_components, const Block<T> block, std::int64_t n, bool weighted) {
   constexpr int pair = 2;
   static_assert(kRowVectors % pair == 0, "whole pairs in a group");
+  if constexpr (HasLow) lower_far_rows(n_components, block, n);
   for (int done = 0; done < kRowVectors; done += pair, n += pair * kLanes<T>) {
     T* const logits = block.logits + n;
     const auto at = [&](std::int64_t k, int v)
@@ -179,6 +201,9 @@ GmmShape gmm_shape(const GmmModel<T>& model) {
 template <class T>
 void gmm_chunk(const GmmModel<T>& model, const GmmChunk<T>& chunk) {
   const bool wide = Block<T>::compensated(model);
+  if (model.family == Family::diag && model.one_center)
+    return wide ? run_chunk<T, DiagFamily<T, true>, true>(model, chunk)
+                : run_chunk<T, DiagFamily<T, true>, false>(model, chunk);
   if (model.family == Family::diag)
     return wide ? run_chunk<T, DiagFamily<T>, true>(model, chunk)
                 : run_chunk<T, DiagFamily<T>, false>(model, chunk);

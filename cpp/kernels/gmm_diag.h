@@ -5,7 +5,8 @@
 
 namespace elbokit::ELBOKIT_LEVEL {
 
-template <class T>
+// OneCenter: the components share one center, which is subtracted once for all of them.
+template <class T, bool OneCenter = false>
 struct DiagFamily {
   static constexpr bool prunable = false, sparse = true;
   static constexpr int tile = kTile;
@@ -50,10 +51,15 @@ struct DiagFamily {
                       const Block<T>& block, std::int64_t rows, double* first, double* second) {
     for (std::int64_t j = 0; j < model.n_features; j += tile) {
       std::int64_t i = 0;
-      if constexpr (kVectorRegisters >= 32)
-        for (; i + 2 <= count; i += 2)
-          tile_moments<2>(model, components + i, j, block, rows, first, second);
-      for (; i < count; ++i) tile_moments<1>(model, components + i, j, block, rows, first, second);
+      const auto add = [&](auto width) ELBOKIT_INLINE_LAMBDA {
+        for (; i + width <= count; i += width)
+          tile_moments<width>(model, components + i, j, block, rows, first, second);
+      };
+      if constexpr (kVectorRegisters >= 32) {
+        // X
+        add(std::integral_constant<int, 2>{});
+      }
+      add(std::integral_constant<int, 1>{});
     }
   }
 
@@ -70,12 +76,13 @@ struct DiagFamily {
       Vec<T> value[kRowVectors];
       for (int v = 0; v < kRowVectors; ++v) {
         value[v] = load(x + j * ld + v * kLanes<T>);
+        if (OneCenter) value[v] -= factor[0];
         pin(value[v]);
       }
       for (int c = 0; c < Width; ++c)
         for (int v = 0; v < kRowVectors; ++v)
-          distance[c][v].add_square(
-              whiten(value[v], factor[c], factor[tile + c], factor[2 * tile + c]));
+          distance[c][v].add_square(whiten(value[v], OneCenter ? T(0) : factor[c], factor[tile + c],
+                                           factor[2 * tile + c]));
       if (Compensated && (j & flush_mask) == flush_mask)
         for (auto& row : distance)
           for (auto& each : row) each.flush();
@@ -103,37 +110,40 @@ struct DiagFamily {
         center[i][c] = model.center[components[i] * model.padded_features + feature];
     }
     for (int i = 0; i < N; ++i) r[i] = block.logits + components[i] * block.ld;
-    Vec<T> sums[2 * tile * N] = {};  // per component: of the differences, then of their squares
+    Vec<T> sums[N][2 * tile] = {};  // of the differences, then of their squares
     for (std::int64_t n = 0; n < rows; n += kLanes<T>) {
       Vec<T> value[tile];
       for (int c = 0; c < tile; ++c) {
         value[c] = load(x[c] + n);
+        if (OneCenter) value[c] -= center[0][c];
         if (N > 1) pin(value[c]);
       }
       for (int i = 0; i < N; ++i) {
         Vec<T> w = load(r[i] + n);
         pin(w);
         for (int c = 0; c < tile; ++c) {
-          const Vec<T> difference = value[c] - center[i][c];
+          const Vec<T> difference = OneCenter ? value[c] : value[c] - center[i][c];
           const Vec<T> weighted = w * difference;
-          sums[2 * tile * i + c] += weighted;
-          sums[2 * tile * i + tile + c] += weighted * difference;
+          sums[i][c] += weighted;
+          sums[i][tile + c] += weighted * difference;
         }
       }
     }
-    T total[2 * tile * N];
-    reduce_add_all(sums, total);
-    for (int i = 0; i < N; ++i) {
-      const T* const sum = total + 2 * tile * i;
-      double* const to_first = first + components[i] * d + j;
-      double* const to_second = second + components[i] * d + j;
-      if (j + tile <= d) {  // a whole vector each
-        for (int c = 0; c < tile; ++c) to_first[c] += sum[c];
-        for (int c = 0; c < tile; ++c) to_second[c] += sum[tile + c];
-      } else {
-        for (int c = 0; j + c < d; ++c) to_first[c] += sum[c];
-        for (int c = 0; j + c < d; ++c) to_second[c] += sum[tile + c];
-      }
+    T total[N][2 * tile];
+    for (int i = 0; i < N; ++i) reduce_add_all(sums[i], total[i]);
+    for (int i = 0; i < N; ++i)
+      add_totals(total[i], d - j, first + components[i] * d + j, second + components[i] * d + j);
+  }
+
+  // Adds the sums of those features of a tile that exist.
+  static ELBOKIT_INLINE void add_totals(const T* total, std::int64_t features, double* first,
+                                        double* second) {
+    if (features >= tile) {  // a whole vector each
+      for (int c = 0; c < tile; ++c) first[c] += total[c];
+      for (int c = 0; c < tile; ++c) second[c] += total[tile + c];
+    } else {
+      for (int c = 0; c < features; ++c) first[c] += total[c];
+      for (int c = 0; c < features; ++c) second[c] += total[tile + c];
     }
   }
 };

@@ -163,6 +163,7 @@ ELBOKIT_INLINE T reduce_max(Vec<T> v) {
 // lanes are folded, a third of the work of N single sums.
 template <class T, int N, int Half = kLanes<T> / 2>
 ELBOKIT_INLINE void reduce_add_all(Vec<T> (&v)[N], T* out) {
+  static_assert((N & (N - 1)) == 0, "a power of two");
   if constexpr (N > kLanes<T>) {
     for (int half = 0; half < 2; ++half)
       reduce_add_all(*reinterpret_cast<Vec<T>(*)[N / 2]>(v + half * (N / 2)), out + half * (N / 2));

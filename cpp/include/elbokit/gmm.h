@@ -87,9 +87,12 @@ inline constexpr double kFar = 512;
 // at row x is log_const[k] - |P_k (x - center_k) - bias_k|^2, with P scaled by sqrt(log2(e) / 2).
 // center_k is mean_k rounded to T, and bias_k = P_k (mean_k - center_k) is what rounding left. The
 // difference of two T is rounded relative to itself, so means far from the origin lose nothing.
+// Diagonal components whose means lie near each other share one center, and save each its own
+// difference: the bias is then P_k (mean_k - center).
 template <class T>
 struct GmmModel {
   Family family;
+  bool one_center;
   std::int64_t n_features, n_components;  // as given
   std::int64_t padded_features;           // rows of a packed block: whole tiles for family full
   std::int64_t padded_components;         // whole tiles; the extra ones have log_const -inf
