@@ -55,10 +55,7 @@ struct DiagFamily {
         for (; i + width <= count; i += width)
           tile_moments<width>(model, components + i, j, block, rows, first, second);
       };
-      if constexpr (kVectorRegisters >= 32) {
-        // X
-        add(std::integral_constant<int, 2>{});
-      }
+      if constexpr (kVectorRegisters >= 32) add(std::integral_constant<int, 2>{});
       add(std::integral_constant<int, 1>{});
     }
   }
