@@ -63,7 +63,8 @@ def em_steps(
         If no component has any responsibility left, or sums overflow.
     """
     threshold = float(empty_below(np.asarray(mass), np.asarray(n_samples)))
-    parameters, bounds, converged = start, [], False
+    parameters, converged = start, False
+    bounds: list[float] = []
     while len(bounds) < max_iter and not converged:
         for wide in (False, True):
             statistics = statistics_of(parameters, wide)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 import numpy.typing as npt
 
@@ -93,14 +95,28 @@ def m_step(
     ValueError
         If no component has any count left, or a statistic is not finite.
     """
-    arrays = [np.array(a, dtype=np.float64, order="C")[None] for a in previous]
-    sums = [np.array(a, dtype=np.float64, order="C")[None] for a in statistics[:3]]
+    weights, means, covariances, factors = _batch_of_one(previous)
+    counts, first, second = _batch_of_one(statistics[:3])
     status, component, coarse = int(FitStatus.OVERFLOW), -1, False
-    if all(np.isfinite(a).all() for a in sums):
+    if all(np.isfinite(a).all() for a in (counts, first, second)):
         status, component, coarse = _core.gmm_update(
-            covariance_type, *sums, *arrays, reg_covar, threshold
+            covariance_type,
+            counts,
+            first,
+            second,
+            weights,
+            means,
+            covariances,
+            factors,
+            reg_covar,
+            threshold,
         )
     error = fit_error(status, component, covariance_type, "the parameters of the start")
     if error is not None:
         raise error
-    return GmmParameters(*(a[0] for a in arrays)), coarse
+    return GmmParameters(weights[0], means[0], covariances[0], factors[0]), coarse
+
+
+def _batch_of_one(arrays: Iterable[npt.ArrayLike]) -> list[Array]:
+    """Copy the arrays, each with a leading dimension, as the core takes them."""
+    return [np.array(a, dtype=np.float64, order="C")[None] for a in arrays]
