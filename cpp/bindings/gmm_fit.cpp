@@ -123,6 +123,33 @@ std::vector<std::vector<double>> gmm_fit(
   });
 }
 
+// One mixture's M-step, of arrays with a leading dimension of 1. The estimate comes as the previous
+// one, about whose means the moments are, and leaves as the next one, but for a failure. Returns
+// the status, the singular component, and whether float32 sums would be too coarse.
+py::tuple gmm_update(const std::string& covariance_type, const py::array& counts,
+                     const py::array& first_moments, const py::array& second_moments,
+                     const py::array& weights, const py::array& means, const py::array& covariances,
+                     const py::array& precisions_cholesky, double reg_covar, double empty_below) {
+  expect_dimensions(means, "means", 3);
+  const BatchShape shape{1, means.shape(1), means.shape(2), covariance_of(covariance_type)};
+  const auto [one, k, d, covariance] = shape;
+  // The kernel's statistics are not const; it only reads them.
+  const GmmStatistics statistics{contiguous<double>(counts, "counts", {one, k}),
+                                 contiguous<double>(first_moments, "first_moments", {one, k, d}),
+                                 shape.second<double>(second_moments, "second_moments"), nullptr};
+  const GmmEstimate estimate{contiguous<double>(weights, "weights", {one, k}),
+                             contiguous<double>(means, "means", {one, k, d}),
+                             shape.second<double>(covariances, "covariances"),
+                             shape.second<double>(precisions_cholesky, "precisions_cholesky")};
+  GmmUpdateOutcome outcome;
+  {
+    const py::gil_scoped_release release;
+    outcome = cpu::gmm_update(covariance, k, d, statistics, reg_covar, empty_below, estimate);
+  }
+  return py::make_tuple(static_cast<int>(outcome.status), outcome.component,
+                        outcome.below_resolution);
+}
+
 void gmm_regularise(const std::string& covariance_type, const py::array& means, double reg_covar,
                     const py::array& covariances) {
   expect_dimensions(means, "means", 3);
@@ -169,6 +196,9 @@ void register_gmm_fit(py::module_& m) {
         "max_iter"_a, "lower_bound"_a, "outcome"_a, "record"_a = false, "progress"_a = py::none(),
         "progress_interval"_a = 0);
   m.def("gmm_empty_below", py::vectorize(&cpu::gmm_empty_below), "mass"_a, "n_samples"_a);
+  m.def("gmm_update", &gmm_update, "covariance_type"_a, "counts"_a, "first_moments"_a,
+        "second_moments"_a, "weights"_a, "means"_a, "covariances"_a, "precisions_cholesky"_a,
+        "reg_covar"_a, "empty_below"_a);
   m.def("gmm_regularise", &gmm_regularise, "covariance_type"_a, "means"_a, "reg_covar"_a,
         "covariances"_a);
   m.def("gmm_factors", &gmm_factors, "covariance_type"_a, "n_components"_a, "n_features"_a,

@@ -53,11 +53,9 @@ class Runner {
         options_(options),
         update_(covariance, k_, d_),
         statistics_memory_(k_ + k_ * d_ + size_),
-        next_memory_(k_ + k_ * d_ + 2 * size_) {
+        next_(covariance, k_, d_) {
     double* const s = statistics_memory_.data();
     statistics_ = {s, s + k_, s + k_ + k_ * d_, &log_likelihood_};
-    double* const n = next_memory_.data();
-    next_ = {n, n + k_, n + k_ + k_ * d_, n + k_ + k_ * d_ + size_};
   }
 
   // Iterates until the run ends (true) or go_on(fit, change) is false.
@@ -74,7 +72,7 @@ class Runner {
         fit.component = result.component;
         return true;
       }
-      store(fit.estimate);
+      next_.store(fit.estimate);
       const double change = record(fit);
       if (fit.converged || fit.n_iter == options_.max_iter) {
         go_on(fit, change);
@@ -115,7 +113,8 @@ class Runner {
       if (within_float(estimate.means, k_ * d_) &&
           within_float(estimate.precisions_cholesky, size_)) {
         const GmmUpdateResult result = iterate_in(pass_, rows_, estimate, update);
-        if (result.status == GmmFitStatus::ok && !update_.below_resolution(statistics_, next_))
+        if (result.status == GmmFitStatus::ok &&
+            !update_.below_resolution(statistics_, next_.estimate()))
           return result;
       }
       if (!exact_pass_) exact_pass_.emplace();
@@ -131,14 +130,7 @@ class Runner {
     if (!all_finite(statistics_memory_.data(),
                     static_cast<std::int64_t>(statistics_memory_.size())))
       return {GmmFitStatus::overflow, -1};
-    return update_.run(statistics_, e, update, next_);
-  }
-
-  void store(const GmmEstimate& to) const {
-    std::copy_n(next_.weights, k_, to.weights);
-    std::copy_n(next_.means, k_ * d_, to.means);
-    std::copy_n(next_.covariances, size_, to.covariances);
-    std::copy_n(next_.precisions_cholesky, size_, to.precisions_cholesky);
+    return update_.run(statistics_, e, update, next_.estimate());
   }
 
   double record(GmmFit& fit) const {
@@ -161,9 +153,9 @@ class Runner {
   GmmRows<double> wide_{};
   std::vector<T> weights_;
   double mass_ = 0.0, log_likelihood_ = 0.0;
-  std::vector<double> statistics_memory_, next_memory_;
+  std::vector<double> statistics_memory_;
   GmmStatistics statistics_;
-  GmmEstimate next_;
+  EstimateMemory next_;
 };
 
 }  // namespace

@@ -91,6 +91,19 @@ double gmm_empty_below(double mass, std::int64_t n_samples) {
   return 10.0 * kEpsilon * mass / static_cast<double>(n_samples);
 }
 
+GmmUpdateOutcome gmm_update(Covariance covariance, std::int64_t k, std::int64_t d,
+                            const GmmStatistics& statistics, double reg_covar, double empty_below,
+                            const GmmEstimate& estimate) {
+  EstimateMemory next(covariance, k, d);
+  GmmUpdate update(covariance, k, d);
+  const GmmUpdateResult result =
+      update.run(statistics, estimate, {reg_covar, empty_below, true}, next.estimate());
+  if (result.status != GmmFitStatus::ok) return {result.status, result.component, false};
+  const bool coarse = update.below_resolution(statistics, next.estimate());
+  next.store(estimate);
+  return {result.status, result.component, coarse};
+}
+
 void gmm_regularise(Covariance covariance, std::int64_t k, std::int64_t d, const double* means,
                     double reg_covar, double* covariances) {
   const Diagonal diagonal(covariance, k, d);

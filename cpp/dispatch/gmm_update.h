@@ -1,6 +1,7 @@
 // The closed-form M-step, in double.
 #pragma once
 
+#include <algorithm>
 #include <vector>
 
 #include "dispatch/workspaces.h"
@@ -17,6 +18,34 @@ struct GmmUpdateOptions {
 struct GmmUpdateResult {
   GmmFitStatus status = GmmFitStatus::ok;
   std::int64_t component = -1;  // the singular one
+};
+
+// An estimate that owns its arrays.
+class EstimateMemory {
+ public:
+  EstimateMemory(Covariance covariance, std::int64_t n_components, std::int64_t n_features)
+      : k_(n_components),
+        means_(k_ * n_features),
+        size_(covariance_size(covariance, k_, n_features)),
+        memory_(k_ + means_ + 2 * size_) {
+    double* const m = memory_.data();
+    estimate_ = {m, m + k_, m + k_ + means_, m + k_ + means_ + size_};
+  }
+  EstimateMemory(const EstimateMemory&) = delete;
+
+  const GmmEstimate& estimate() const { return estimate_; }
+
+  void store(const GmmEstimate& to) const {
+    std::copy_n(estimate_.weights, k_, to.weights);
+    std::copy_n(estimate_.means, means_, to.means);
+    std::copy_n(estimate_.covariances, size_, to.covariances);
+    std::copy_n(estimate_.precisions_cholesky, size_, to.precisions_cholesky);
+  }
+
+ private:
+  std::int64_t k_, means_, size_;
+  std::vector<double> memory_;
+  GmmEstimate estimate_;
 };
 
 // Keeps its memory from update to update.

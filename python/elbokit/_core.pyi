@@ -130,6 +130,18 @@ def gmm_fit(
     progress_interval: int = 0,
 ) -> list[list[float]]: ...
 def gmm_empty_below(mass: npt.ArrayLike, n_samples: npt.ArrayLike) -> _Float64: ...
+def gmm_update(
+    covariance_type: str,
+    counts: _Float64,
+    first_moments: _Float64,
+    second_moments: _Float64,
+    weights: _Float64,
+    means: _Float64,
+    covariances: _Float64,
+    precisions_cholesky: _Float64,
+    reg_covar: float,
+    empty_below: float,
+) -> tuple[int, int, bool]: ...
 def gmm_regularise(
     covariance_type: str, means: _Float64, reg_covar: float, covariances: _Float64
 ) -> None: ...

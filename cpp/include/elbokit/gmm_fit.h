@@ -46,6 +46,13 @@ struct GmmFit {
   std::vector<double>* lower_bounds = nullptr;  // optional: each iteration's is appended
 };
 
+// How an M-step ended.
+struct GmmUpdateOutcome {
+  GmmFitStatus status;
+  std::int64_t component;  // the singular one
+  bool below_resolution;   // sums of float32 products would be too coarse for such covariances
+};
+
 // Called on the thread that called gmm_fit, between two iterations or more rarely. What it throws
 // ends all runs and leaves gmm_fit.
 class GmmFitObserver {
@@ -73,6 +80,12 @@ void gmm_fit(std::int64_t n_mixtures, Covariance covariance, std::int64_t n_comp
 // Ten rounding errors of the average sample. scikit-learn adds this to every count; below it that
 // term, not the data, would decide where a component goes.
 double gmm_empty_below(double mass, std::int64_t n_samples);
+
+// The M-step alone: from statistics about the estimate's means to the next estimate, in its place.
+// One that fails leaves it as it was.
+GmmUpdateOutcome gmm_update(Covariance covariance, std::int64_t n_components,
+                            std::int64_t n_features, const GmmStatistics& statistics,
+                            double reg_covar, double empty_below, const GmmEstimate& estimate);
 
 // Adds reg_covar to the variances. Those within the rounding of the means are set to zero first, so
 // that without regularisation a constant column is always an error, not a matter of luck.
