@@ -121,9 +121,10 @@ def _check_weights(weights: Any, n_components: int) -> Array:
     given = _as_floats(weights, "weights_init")
     _check_shape(given, (n_components,), "weights", "weights_init")
     if (given < 0.0).any() or (given > 1.0).any():
+        # scikit-learn's text to the letter, which calls the smaller one the maximum.
         raise ValueError(
             "The parameter 'weights' should be in the range [0, 1], but got max value "
-            f"{given.max():.5f}, min value {given.min():.5f} (weights_init)"
+            f"{given.min():.5f}, min value {given.max():.5f} (weights_init)"
         )
     tolerance = 1e-6 if given.dtype == np.float32 else 1e-8
     total = float(given.sum(dtype=np.float64))
