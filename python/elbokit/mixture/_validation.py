@@ -16,6 +16,7 @@ __all__ = [
     "IntegerInterval",
     "check_given",
     "check_sample_weight",
+    "checked_weight",
     "is_plain",
 ]
 
@@ -192,6 +193,15 @@ def check_sample_weight(sample_weight: Any, n_samples: int) -> Array | None:
     """
     if sample_weight is None:
         return None
+    given = checked_weight(sample_weight, n_samples)
+    if (given == given[0]).all():
+        return None
+    # Neither sums nor float32 can then overflow; a power of two leaves every ratio as it was.
+    return np.asarray(np.ldexp(given, -np.frexp(given.max())[1]))
+
+
+def checked_weight(sample_weight: Any, n_samples: int) -> Array:
+    """Return the weights in float64 as they came; raises what `check_sample_weight` raises."""
     given: Array = np.asarray(sample_weight)
     if given.shape != (n_samples,):
         raise ValueError(
@@ -206,10 +216,7 @@ def check_sample_weight(sample_weight: Any, n_samples: int) -> Array | None:
         )
     if not given.any():
         raise ValueError("sample_weight must have a positive sum, got all zeros")
-    if (given == given[0]).all():
-        return None
-    # Neither sums nor float32 can then overflow; a power of two leaves every ratio as it was.
-    return np.asarray(np.ldexp(given, -np.frexp(given.max())[1]))
+    return given
 
 
 def _check_shape(array: Any, shape: tuple[int, ...], name: str, argument: str) -> None:

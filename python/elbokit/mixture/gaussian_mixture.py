@@ -23,6 +23,7 @@ from sklearn.utils.validation import validate_data
 
 from elbokit._arrays import as_float_array
 from elbokit.mixture._convergence import ConvergenceMonitor
+from elbokit.mixture._copies import weight_and_copy
 from elbokit.mixture._em import EmRun, run_em
 from elbokit.mixture._inference import FittedGaussianMixture
 from elbokit.mixture._initialization import (
@@ -42,7 +43,6 @@ from elbokit.mixture._validation import (
     GivenParameters,
     IntegerInterval,
     check_given,
-    check_sample_weight,
     is_plain,
 )
 
@@ -257,7 +257,7 @@ class GaussianMixture(FittedGaussianMixture):
         self._validate_params()
         warm = self.warm_start and hasattr(self, "converged_")
         data = self._validate_data(X)
-        weight = check_sample_weight(sample_weight, len(data))
+        weight, copy = weight_and_copy(sample_weight, len(data))
         if weight is not None and not weight.all():
             # A row of weight zero is no row: it must not take part in the draws either.
             data, weight = data[weight > 0.0], weight[weight > 0.0]
@@ -275,7 +275,9 @@ class GaussianMixture(FittedGaussianMixture):
             data.shape[1],
         )
         rows = as_float_array(data, "X")
-        problem = Problems(rows[None], None if weight is None else weight[None])
+        problem = Problems(rows[None])
+        if weight is not None:
+            problem = Problems(rows[None], weight[None], copy=np.array([copy]))
         rng = check_random_state(self.random_state)
         best = None
         for run in self._runs(problem, given, rng, warm):
