@@ -39,6 +39,7 @@ from elbokit.mixture._parameters import (
     precisions_from_cholesky,
 )
 from elbokit.mixture._problems import Problems
+from elbokit.mixture._sklearn import from_sklearn, to_sklearn
 from elbokit.mixture._validation import (
     GivenParameters,
     IntegerInterval,
@@ -196,7 +197,9 @@ class GaussianMixture(FittedGaussianMixture):
         y : ignored
             Present by convention.
         sample_weight : array-like of shape (n_samples,), default=None
-            Non-negative weights. An integer weight equals that many copies of the row.
+            Non-negative weights. An integer weight equals that many copies of the row, in the
+            draws of the start too if all are integers (of at most 2**24 copies in all);
+            otherwise only the ratios of the weights matter.
 
         Returns
         -------
@@ -244,6 +247,47 @@ class GaussianMixture(FittedGaussianMixture):
             See :meth:`fit`.
         """
         return self.fit(X, y, sample_weight).predict(X)
+
+    @classmethod
+    def from_sklearn(cls, gm: Any) -> GaussianMixture:
+        """Return the same mixture as an estimator of this class.
+
+        Parameters
+        ----------
+        gm : sklearn.mixture.GaussianMixture
+            Fitted or not.
+
+        Returns
+        -------
+        estimator : GaussianMixture
+            With copies of all parameters and fitted attributes, dtypes kept.
+
+        Raises
+        ------
+        TypeError
+            If `gm` is of another class, a BayesianGaussianMixture for example.
+        """
+        return from_sklearn(cls, gm)
+
+    def to_sklearn(self) -> Any:
+        """Return the same mixture as a scikit-learn estimator.
+
+        Returns
+        -------
+        gm : sklearn.mixture.GaussianMixture
+            With copies of all parameters and fitted attributes, dtypes kept.
+
+        Raises
+        ------
+        ValueError
+            If a parameter that scikit-learn has not is set to something else than its default.
+
+        Notes
+        -----
+        After a fit of float32 data the estimator also keeps its parameters in float64, beside the
+        public ones; the result has those that are public.
+        """
+        return to_sklearn(self)
 
     def _validate_params(self) -> None:
         """Check the parameters as scikit-learn does, without reading a signature each time."""
