@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from elbokit.mixture._validation import check_sample_weight, checked_weight
+from elbokit.mixture._validation import checked_weight, scaled_weight
 
 __all__ = ["MOST_COPIES", "copies", "draw_rows", "draw_shares", "weight_and_copy", "weight_of_copy"]
 
@@ -38,7 +38,7 @@ def weight_and_copy(sample_weight: Any, n_samples: int) -> tuple[Array | None, f
     Returns
     -------
     sample_weight : ndarray of shape (n_samples,) or None
-        As from :func:`check_sample_weight`; None only where every row counts once.
+        float64, the largest in [0.5, 1); None where every row counts once.
     copy : float
         As from :func:`weight_of_copy`.
 
@@ -47,13 +47,12 @@ def weight_and_copy(sample_weight: Any, n_samples: int) -> tuple[Array | None, f
     ValueError
         If shape or values are not as described.
     """
-    weight = check_sample_weight(sample_weight, n_samples)
     if sample_weight is None:
         return None, 1.0
     given = checked_weight(sample_weight, n_samples)
-    scaled = np.ldexp(given, -np.frexp(given.max())[1])
+    scaled = scaled_weight(given)
     copy = float(weight_of_copy(given[None], scaled[None])[0])
-    if weight is None and (copy == 0.0 or given[0] == 1.0):
+    if given.min() == given.max() and (copy == 0.0 or given[0] == 1.0):
         return None, 1.0
     return scaled, copy
 

@@ -18,6 +18,7 @@ __all__ = [
     "check_sample_weight",
     "checked_weight",
     "is_plain",
+    "scaled_weight",
 ]
 
 Array = npt.NDArray[np.float64]
@@ -196,8 +197,13 @@ def check_sample_weight(sample_weight: Any, n_samples: int) -> Array | None:
     given = checked_weight(sample_weight, n_samples)
     if (given == given[0]).all():
         return None
-    # Neither sums nor float32 can then overflow; a power of two leaves every ratio as it was.
-    return np.asarray(np.ldexp(given, -np.frexp(given.max())[1]))
+    return scaled_weight(given)
+
+
+def scaled_weight(weight: Array) -> Array:
+    """Return weights times a power of two, the largest in [0.5, 1)."""
+    # Neither sums nor float32 can then overflow, and every ratio is as it was.
+    return np.asarray(np.ldexp(weight, -np.frexp(weight.max())[1]))
 
 
 def checked_weight(sample_weight: Any, n_samples: int) -> Array:
