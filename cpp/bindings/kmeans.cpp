@@ -93,8 +93,8 @@ void check_signals() {
 
 std::vector<bool> kmeans(const py::array& X, const OptionalArray& offsets,
                          const OptionalArray& sample_weight, std::int64_t n_clusters,
-                         std::int64_t n_trials, std::int64_t max_iter, double tol,
-                         bool weigh_tol, const py::array& uniforms, const py::array& seeds,
+                         std::int64_t n_trials, std::int64_t max_iter, double tol, bool weigh_tol,
+                         const py::array& uniforms, const py::array& seeds,
                          const OptionalArray& labels, const OptionalArray& centers,
                          const OptionalArray& inertia, const OptionalArray& n_iter) {
   return with_value_type(X, "X", [&](auto value) {
@@ -177,8 +177,8 @@ void label_moments(const py::array& X, const OptionalArray& offsets,
 void register_kmeans(py::module_& m) {
   using namespace py::literals;
   m.def("kmeans", &kmeans, "X"_a, "offsets"_a, "sample_weight"_a, "n_clusters"_a, "n_trials"_a,
-        "max_iter"_a, "tol"_a, "weigh_tol"_a, "uniforms"_a, "seeds"_a, "labels"_a, "centers"_a, "inertia"_a,
-        "n_iter"_a);
+        "max_iter"_a, "tol"_a, "weigh_tol"_a, "uniforms"_a, "seeds"_a, "labels"_a, "centers"_a,
+        "inertia"_a, "n_iter"_a);
   m.def("label_moments", &label_moments, "X"_a, "offsets"_a, "sample_weight"_a, "labels"_a,
         "full"_a, "centers"_a, "counts"_a, "second_moments"_a);
 }
