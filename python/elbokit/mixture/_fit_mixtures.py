@@ -58,8 +58,9 @@ def fit_mixtures(
     covariance_type : {'full', 'tied', 'diag', 'spherical'}, default='full'
         Shape of the covariances.
     sample_weight : array_like of shape (..., n_samples), default=None
-        Finite, not negative, not all zero for a mixture; only ratios matter within one. With
-        ``offsets``, (n_rows,). A row of weight zero is no row. None means ones.
+        Finite, not negative, not all zero for a mixture. With ``offsets``, (n_rows,). A row of
+        weight zero is no row. Integers are numbers of copies, as in ``GaussianMixture.fit``;
+        otherwise only ratios matter within a mixture. None means ones.
     init_params : {'kmeans', 'k-means++', 'random', 'random_from_data'}, default='kmeans'
         How samples are assigned to components before the first iteration.
     tol : float, default=1e-3
