@@ -177,6 +177,7 @@ def from_seeds(X, seeds, weight, max_iter):
         1,
         max_iter,
         0.0,
+        False,
         np.array([uniforms]),
         found,
         labels,

@@ -15,7 +15,6 @@ from sklearn.mixture import GaussianMixture as SklearnMixture
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
-from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from elbokit import GaussianMixture, reference
 
@@ -26,11 +25,6 @@ ARRAYS = ("weights_", "means_", "covariances_", "precisions_", "precisions_chole
 @pytest.fixture(scope="module")
 def X():
     return make_blobs(n_samples=90, centers=3, n_features=2, cluster_std=0.6, random_state=0)[0]
-
-
-@parametrize_with_checks([GaussianMixture()])
-def test_scikit_learn_conventions(estimator, check):
-    check(estimator)
 
 
 def test_signature_is_scikit_learns():

@@ -45,7 +45,7 @@ CASES = [
     ({"weights_init": 0.5}, X, None, ValueError, "'weights_init'"),
     ({"weights_init": [0.5, 0.4, 0.1]}, X, None, ValueError, "weights_init"),
     ({"weights_init": [0.6, 0.6]}, X, None, ValueError, "sum(weights) = 1.20000 (weights_init)"),
-    ({"weights_init": [1.5, -0.5]}, X, None, ValueError, "max value 1.50000, min value -0.50000"),
+    ({"weights_init": [1.5, -0.5]}, X, None, ValueError, "max value -0.50000, min value 1.50000"),
     ({"weights_init": [np.nan, 1.0]}, X, None, ValueError, "weights_init contains NaN"),
     ({"means_init": np.zeros((2, 3))}, X, None, ValueError, "(2, 2), but got (2, 3) (means_init)"),
     ({"means_init": [[np.inf, 0], [0, 0]]}, X, None, ValueError, "means_init contains infinity"),

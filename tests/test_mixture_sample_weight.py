@@ -1,4 +1,4 @@
-"""Sample weights: an integer weight is that many copies of a row."""
+"""Sample weights: rows weigh as they should in every step; starts are in test_mixture_copies."""
 
 from __future__ import annotations
 
@@ -128,7 +128,7 @@ def test_size_of_the_weights_does_not_matter(data, covariance_type, dtype, const
 @pytest.mark.parametrize("init_params", INIT_PARAMS)
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_a_power_of_two_changes_no_bit(data, init_params, dtype):
-    X, counts = data[0].astype(dtype), data[1].astype(float)
+    X, counts = data[0].astype(dtype), 0.75 * data[1]  # integers would be numbers of copies
     model = GaussianMixture(3, init_params=init_params, random_state=0, max_iter=5, reg_covar=1e-3)
     plain = model.fit(X, sample_weight=counts).means_
     for exponent in (-1000, 1000):

@@ -93,7 +93,7 @@ void check_signals() {
 
 std::vector<bool> kmeans(const py::array& X, const OptionalArray& offsets,
                          const OptionalArray& sample_weight, std::int64_t n_clusters,
-                         std::int64_t n_trials, std::int64_t max_iter, double tol,
+                         std::int64_t n_trials, std::int64_t max_iter, double tol, bool weigh_tol,
                          const py::array& uniforms, const py::array& seeds,
                          const OptionalArray& labels, const OptionalArray& centers,
                          const OptionalArray& inertia, const OptionalArray& n_iter) {
@@ -111,7 +111,7 @@ std::vector<bool> kmeans(const py::array& X, const OptionalArray& offsets,
                             std::to_string(max_iter) + ", expected at least 1 and 0");
     if (max_iter > 0 && !(labels && centers))
       throw py::value_error("`labels` and `centers` are needed where `max_iter` is not 0");
-    const KMeansOptions options{n_clusters, n_trials, max_iter, tol};
+    const KMeansOptions options{n_clusters, n_trials, max_iter, tol, weigh_tol};
     const double* const u =
         contiguous<const double>(uniforms, "uniforms", {size, kmeans_draws(options)});
     auto* const s = contiguous<std::int64_t>(seeds, "seeds", {size, n_clusters});
@@ -177,8 +177,8 @@ void label_moments(const py::array& X, const OptionalArray& offsets,
 void register_kmeans(py::module_& m) {
   using namespace py::literals;
   m.def("kmeans", &kmeans, "X"_a, "offsets"_a, "sample_weight"_a, "n_clusters"_a, "n_trials"_a,
-        "max_iter"_a, "tol"_a, "uniforms"_a, "seeds"_a, "labels"_a, "centers"_a, "inertia"_a,
-        "n_iter"_a);
+        "max_iter"_a, "tol"_a, "weigh_tol"_a, "uniforms"_a, "seeds"_a, "labels"_a, "centers"_a,
+        "inertia"_a, "n_iter"_a);
   m.def("label_moments", &label_moments, "X"_a, "offsets"_a, "sample_weight"_a, "labels"_a,
         "full"_a, "centers"_a, "counts"_a, "second_moments"_a);
 }

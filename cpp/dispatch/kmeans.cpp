@@ -32,7 +32,7 @@ class Solver {
              const KMeansResult<T>& result, KMeansCheck check) {
     find_pivot(rows);
     tasks_.assign(rows, pivot_.data(), options.n_clusters);
-    const double variance = mean_variance();
+    const double variance = mean_variance(options.weigh_tol);
     *result.finite = variance - variance == 0.0;
     *result.n_iter = 0;
     if (!*result.finite) return;
@@ -60,18 +60,24 @@ class Solver {
     }
   }
 
-  // The variance of a feature, averaged over the features; weights do not count.
-  double mean_variance() {
+  // The variance of a feature, averaged over the features; weights count if asked for.
+  double mean_variance(bool weigh) {
+    weigh = weigh && tasks_.rows().sample_weight;
     const auto kernel = ELBOKIT_KERNEL(kmeans_spread<T>);
     const std::int64_t d = tasks_.rows().n_features;
     sums_.assign(tasks_.count() * (d + 1), 0.0);
     tasks_.run(tasks_.cost(1), [&](const KMeansChunk<T>& chunk, std::int64_t task) {
       double* const first = sums_.data() + task * (d + 1);
-      kernel(chunk, first, first + d);
+      kernel(chunk, weigh, first, first + d);
     });
     for (std::int64_t c = 1; c < tasks_.count(); ++c)
       for (std::int64_t j = 0; j <= d; ++j) sums_[j] += sums_[c * (d + 1) + j];
-    const auto n = static_cast<double>(tasks_.rows().n_samples);
+    const KMeansRows<T>& rows = tasks_.rows();
+    auto n = static_cast<double>(rows.n_samples);
+    if (weigh) {
+      n = 0;
+      for (std::int64_t i = 0; i < rows.n_samples; ++i) n += rows.sample_weight[i];
+    }
     double variance = sums_[d] / n;
     for (std::int64_t j = 0; j < d; ++j) variance -= (sums_[j] / n) * (sums_[j] / n);
     return variance / static_cast<double>(d);

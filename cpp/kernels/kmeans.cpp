@@ -159,17 +159,21 @@ std::int64_t kmeans_workspace(std::int64_t n_features) {
 }
 
 template <class T>
-void kmeans_spread(const KMeansChunk<T>& chunk, double* first, double* squares) {
+void kmeans_spread(const KMeansChunk<T>& chunk, bool weigh, double* first, double* squares) {
   const T* const x = chunk.workspace;
-  for_each_group(chunk, [&](std::int64_t, int count) {
+  for_each_group(chunk, [&](std::int64_t row, int count) {
+    Vec<T> weight[kRowVectors];
+    for (int v = 0; weigh && v < kRowVectors; ++v)
+      weight[v] = weights_of(chunk.rows, row + v * kLanes<T>, rows_of_vector<T>(count, v));
     double group = 0;
     for (std::int64_t j = 0; j < chunk.rows.n_features; ++j) {
       Vec<T> sum{}, square{};
       for (int v = 0; v < kRowVectors; ++v) {
         const Vec<T> value =
             first_lanes<T>(load(x + j * kGroup<T> + v * kLanes<T>), rows_of_vector<T>(count, v));
-        sum += value;
-        square += value * value;
+        const Vec<T> weighted = weigh ? weight[v] * value : value;
+        sum += weighted;
+        square += weighted * value;
       }
       first[j] += reduce_add<T>(sum);
       group += reduce_add<T>(square);
@@ -266,7 +270,7 @@ double kmeans_own_distances(const KMeansChunk<T>& chunk, const KMeansPass<T>& pa
 #define ELBOKIT_INSTANTIATE(T)                                                           \
   template double kmeans_own_distances(const KMeansChunk<T>&, const KMeansPass<T>&, T*); \
   template std::int64_t kmeans_workspace<T>(std::int64_t);                               \
-  template void kmeans_spread(const KMeansChunk<T>&, double*, double*);                  \
+  template void kmeans_spread(const KMeansChunk<T>&, bool, double*, double*);            \
   template void kmeans_seed(const KMeansChunk<T>&, const KMeansSeeding<T>&);             \
   template void kmeans_pass(const KMeansChunk<T>&, const KMeansPass<T>&, KMeansSums&);
 ELBOKIT_INSTANTIATE(float)

@@ -73,6 +73,7 @@ def kmeans(
     n_trials: int,
     max_iter: int,
     tol: float,
+    weigh_tol: bool,
     uniforms: _Float64,
     seeds: npt.NDArray[np.int64],
     labels: npt.NDArray[np.int32] | None,

@@ -139,6 +139,7 @@ def solve_kmeans(
     tol: float = 1e-4,
     offsets: npt.NDArray[np.int64] | None = None,
     inertia: bool = False,
+    weigh_tol: bool = False,
 ) -> tuple[KMeansArrays, npt.NDArray[np.bool_]]:
     """Draw and solve; the arguments are checked already.
 
@@ -154,6 +155,9 @@ def solve_kmeans(
         As in :func:`kmeans`.
     inertia : bool
         Whether it is wanted: it costs a pass.
+    weigh_tol : bool
+        Whether weights count in the variance that `tol` refers to, as repeated rows would; in
+        scikit-learn they do not.
 
     Returns
     -------
@@ -177,7 +181,7 @@ def solve_kmeans(
         n_iter=np.empty(n_problems, np.int64),
     )
     finite = _core.kmeans(
-        X, offsets, sample_weight, n_clusters, n_trials, max_iter, tol, uniforms, *found
+        X, offsets, sample_weight, n_clusters, n_trials, max_iter, tol, weigh_tol, uniforms, *found
     )
     return found, np.array(finite)
 

@@ -18,6 +18,7 @@ struct KMeansOptions {
   std::int64_t n_trials;  // candidates for each center but the first
   std::int64_t max_iter;  // 0: the seeds alone
   double tol;             // on the squared shift of the centers, times the mean variance
+  bool weigh_tol;         // whether weights count in that variance
 };
 
 // Number of uniforms that one problem reads.
@@ -95,6 +96,7 @@ struct KMeansPass {
   T* bound;              // (n_samples)
 };
 
+// kmeans_spread adds the rows, and the sum of all their squares, times the weights or plain.
 // kmeans_own_distances: squared distance of each row to its label's center, to distances[n] unless
 // that is null; returns the sum of w_n times it.
 #define ELBOKIT_DECLARE(level)                                                                   \
@@ -102,7 +104,7 @@ struct KMeansPass {
   template <class T>                                                                             \
   std::int64_t kmeans_workspace(std::int64_t n_features);                                        \
   template <class T>                                                                             \
-  void kmeans_spread(const KMeansChunk<T>&, double* first, double* squares);                     \
+  void kmeans_spread(const KMeansChunk<T>&, bool weigh, double* first, double* squares);         \
   template <class T>                                                                             \
   void kmeans_seed(const KMeansChunk<T>&, const KMeansSeeding<T>&);                              \
   template <class T>                                                                             \

@@ -10,11 +10,12 @@ import numpy as np
 import numpy.typing as npt
 from sklearn.exceptions import ConvergenceWarning
 
-from elbokit._arrays import FloatArray, require_finite, returns_like
+from elbokit._arrays import FloatArray, as_float_array, require_finite, returns_like
 from elbokit._gmm_fit import as_gmm_fit, check_fit_options, check_fit_weight
 from elbokit._kmeans import as_random_state
 from elbokit._mixture_arguments import check_offsets, check_rows
 from elbokit._types import FitStatus, GmmFit
+from elbokit.mixture._copies import weight_of_copy
 from elbokit.mixture._em import run_all
 from elbokit.mixture._initialization import starting_parameters
 from elbokit.mixture._problems import Problems
@@ -57,8 +58,9 @@ def fit_mixtures(
     covariance_type : {'full', 'tied', 'diag', 'spherical'}, default='full'
         Shape of the covariances.
     sample_weight : array_like of shape (..., n_samples), default=None
-        Finite, not negative, not all zero for a mixture; only ratios matter within one. With
-        ``offsets``, (n_rows,). A row of weight zero is no row. None means ones.
+        Finite, not negative, not all zero for a mixture. With ``offsets``, (n_rows,). A row of
+        weight zero is no row. Integers are numbers of copies, as in ``GaussianMixture.fit``;
+        otherwise only ratios matter within a mixture. None means ones.
     init_params : {'kmeans', 'k-means++', 'random', 'random_from_data'}, default='kmeans'
         How samples are assigned to components before the first iteration.
     tol : float, default=1e-3
@@ -165,24 +167,32 @@ def _weighted(
     if weight is None:
         return Problems(X, None, offsets)
     weight = weight.reshape(X.shape[:2])
-    _mark_equal(weight, offsets)
+    given = np.broadcast_to(as_float_array(sample_weight, "sample_weight"), rows.shape[:-1])
+    copy = weight_of_copy(given.reshape(weight.shape).astype(np.float64), weight, offsets)
+    _mark_equal(weight, copy, offsets)
     if weight.all():
-        return Problems(X, weight, offsets)
+        return Problems(X, weight, offsets, copy)
     if offsets is None:
         offsets = np.arange(len(X) + 1, dtype=np.int64) * X.shape[1]
     kept = weight.ravel() > 0.0
     before = np.concatenate([[0], np.cumsum(kept)])
-    return Problems(X.reshape(1, -1, d)[:, kept], weight.reshape(1, -1)[:, kept], before[offsets])
+    X, weight = X.reshape(1, -1, d)[:, kept], weight.reshape(1, -1)[:, kept]
+    return Problems(X, weight, before[offsets], copy)
 
 
-def _mark_equal(weight: npt.NDArray[np.float64], offsets: npt.NDArray[np.int64] | None) -> None:
-    """Set the weights of mixtures where all are equal to 1, which others do not reach."""
+def _mark_equal(
+    weight: npt.NDArray[np.float64],
+    copy: npt.NDArray[np.float64],
+    offsets: npt.NDArray[np.int64] | None,
+) -> None:
+    """Make equal weights count each row once, unless they are integers above one."""
     if offsets is None:
-        weight[weight.min(axis=1) == weight.max(axis=1)] = 1.0
-        return
-    (rows,) = weight
-    least, most = (f.reduceat(rows, offsets[:-1]) for f in (np.minimum, np.maximum))
-    rows[np.repeat(least == most, np.diff(offsets))] = 1.0
+        least, most = weight.min(axis=1), weight.max(axis=1)
+    else:
+        least, most = (f.reduceat(weight[0], offsets[:-1]) for f in (np.minimum, np.maximum))
+    once = (least == most) & ((copy == 0.0) | (most == copy))
+    weight[once if offsets is None else (0, np.repeat(once, np.diff(offsets)))] = 1.0
+    copy[once] = 1.0
 
 
 def _check_components(n_components: Any, problems: Problems) -> None:

@@ -13,7 +13,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from elbokit import ops
 from elbokit.mixture._parameters import GmmParameters, covariance_shape, upper_triangular
-from elbokit.mixture._validation import check_sample_weight
+from elbokit.mixture._validation import check_sample_weight, checked_weight
 
 __all__ = ["FittedGaussianMixture"]
 
@@ -80,8 +80,8 @@ class FittedGaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
             If `sample_weight` has a wrong shape or value.
         """
         log_prob = self.score_samples(X).astype(np.float64)
-        weight = check_sample_weight(sample_weight, len(log_prob))
-        return float(np.average(log_prob, weights=weight))
+        total, mass = _weighted_sum(log_prob, check_sample_weight(sample_weight, len(log_prob)))
+        return total / mass
 
     def predict(self, X: npt.ArrayLike) -> npt.NDArray[np.intp]:
         """Predict the most probable component of each sample.
@@ -191,37 +191,49 @@ class FittedGaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
         labels = np.repeat(np.arange(len(means), dtype=np.int64), counts)
         return np.vstack(groups).astype(np.float64), labels
 
-    def bic(self, X: npt.ArrayLike) -> float:
+    def bic(self, X: npt.ArrayLike, sample_weight: npt.ArrayLike | None = None) -> float:
         """Compute the Bayesian information criterion; lower is better.
 
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features)
             Data.
+        sample_weight : array-like of shape (n_samples,), default=None
+            Numbers of copies of the samples: their sum is the number of samples.
 
         Returns
         -------
         bic : float
             ``-2 log p(X) + n_parameters log(n_samples)``.
         """
-        log_prob = self.score_samples(X).astype(np.float64)
-        return float(-2.0 * log_prob.sum() + self._n_parameters() * math.log(len(log_prob)))
+        total, n_samples = self._total_log_prob(X, sample_weight)
+        return -2.0 * total + self._n_parameters() * math.log(n_samples)
 
-    def aic(self, X: npt.ArrayLike) -> float:
+    def aic(self, X: npt.ArrayLike, sample_weight: npt.ArrayLike | None = None) -> float:
         """Compute the Akaike information criterion; lower is better.
 
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features)
             Data.
+        sample_weight : array-like of shape (n_samples,), default=None
+            Numbers of copies of the samples.
 
         Returns
         -------
         aic : float
             ``-2 log p(X) + 2 n_parameters``.
         """
+        return -2.0 * self._total_log_prob(X, sample_weight)[0] + 2.0 * self._n_parameters()
+
+    def _total_log_prob(
+        self, X: npt.ArrayLike, sample_weight: npt.ArrayLike | None
+    ) -> tuple[float, float]:
+        """Return the log-likelihood of all samples, and their number, copies counted."""
         log_prob = self.score_samples(X).astype(np.float64)
-        return float(-2.0 * log_prob.sum() + 2.0 * self._n_parameters())
+        if sample_weight is None:
+            return _weighted_sum(log_prob, None)
+        return _weighted_sum(log_prob, checked_weight(sample_weight, len(log_prob)))
 
     def _n_parameters(self) -> int:
         """Return the number of free parameters."""
@@ -274,3 +286,12 @@ class FittedGaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
             if np.array_equal(fitted.astype(np.float32), public):
                 return fitted
         return np.asarray(public, dtype=np.float64)
+
+
+def _weighted_sum(log_prob: Floats, weight: Floats | None) -> tuple[float, float]:
+    """Return ``sum_n w_n log p(x_n)`` and ``sum_n w_n``."""
+    if weight is None:
+        return float(log_prob.sum()), float(len(log_prob))
+    # A sample of weight zero may be as improbable as it likes: 0 times -inf is no number.
+    terms = weight * np.where(weight > 0.0, log_prob, 0.0)
+    return float(terms.sum()), float(weight.sum())

@@ -18,6 +18,7 @@ from sklearn.exceptions import ConvergenceWarning
 from elbokit import _core
 from elbokit._kmeans import KMeansArrays, solve_kmeans
 from elbokit._types import FitStatus
+from elbokit.mixture._copies import copies, draw_rows, draw_shares
 from elbokit.mixture._parameters import (
     GmmParameters,
     covariances_from_cholesky,
@@ -252,6 +253,7 @@ def _solve(
         sample_weight=problems.weight,
         max_iter=max_iter,
         offsets=problems.offsets,
+        weigh_tol=True,
     )
 
 
@@ -271,11 +273,9 @@ def _soft_scatter(
         present = rows < n_samples[group, None]
         places = problems.places(np.minimum(rows, n_samples[group, None] - 1), group)
         data = problems.X[places] - pivot[group]
-        drawn = random_state.uniform(size=(np.count_nonzero(present), n_components))
-        drawn = drawn.astype(problems.X.dtype)
-        drawn /= drawn.sum(axis=1, keepdims=True)
+        number = _copies_at(problems, places, group)[present]
         share = np.zeros((*present.shape, n_components))
-        share[present] = drawn
+        share[present] = draw_shares(number, n_components, problems.X.dtype, random_state)
         if problems.weight is not None:
             share *= problems.weight[places][..., None]
         sums.counts[group] += share.sum(axis=1)
@@ -292,6 +292,15 @@ def _soft_scatter(
     else:
         second -= first * shift
     return Scatter(counts, pivot + shift, second)
+
+
+def _copies_at(
+    problems: Problems, places: tuple[Integers, Integers], group: slice = slice(None)
+) -> Integers:
+    """Return how many copies each row of some problems stands for."""
+    if problems.weight is None or problems.copy is None:
+        return np.ones(np.broadcast_shapes(*(p.shape for p in places)), np.int64)
+    return copies(problems.weight[places], problems.copy[group, None])
 
 
 def _tiles(n_samples: Integers) -> Iterator[tuple[slice, Integers]]:
@@ -325,28 +334,45 @@ def _choose(
         return found.seeds, finite
     chosen = np.empty((problems.size, n_components), np.int64)
     for problem, size in enumerate(problems.n_samples.tolist()):
-        share = None
-        if problems.weight is not None:
-            weight = problems.weight[problems.rows_of(problem)]
-            # Equal weights, which are 1, are none: without them NumPy draws otherwise.
-            share = None if (weight == 1.0).all() else weight / weight.sum(dtype=np.float64)
-        chosen[problem] = random_state.choice(size, size=n_components, replace=False, p=share)
+        if problems.weight is None:
+            chosen[problem] = random_state.choice(size, size=n_components, replace=False)
+            continue
+        weight = problems.weight[problems.rows_of(problem)]
+        copy = 0.0 if problems.copy is None else problems.copy[problem]
+        if copy > 0.0:
+            chosen[problem] = draw_rows(copies(weight, copy), n_components, random_state)
+        else:
+            share = weight / weight.sum(dtype=np.float64)
+            chosen[problem] = random_state.choice(size, size=n_components, replace=False, p=share)
     return chosen, np.full(problems.size, True)
 
 
 def _single_rows(problems: Problems, chosen: Integers, matrices: bool) -> Scatter:
-    """Give each component one sample."""
+    """Give each component one sample, or one copy of it where weights count copies."""
     places = problems.places(chosen)
     weight = problems.weight
     counts = np.ones(chosen.shape) if weight is None else weight[places].astype(np.float64)
+    if problems.copy is not None:
+        counts = np.where(problems.copy[:, None] > 0.0, problems.copy[:, None], counts)
     second = np.zeros(_second_shape(problems, chosen.shape[1], matrices))
     return Scatter(counts, problems.X[places].astype(np.float64), second)
 
 
 def _raw_second_moment(problems: Problems, left_out: Integers) -> Array:
-    """Sum over all samples of each problem but some of ``w x x^T``, about the origin."""
+    """Sum over all samples of each problem but some of ``w x x^T``, about the origin.
+
+    Where weights count copies, one copy of each of those is left out.
+    """
     labels = np.zeros(problems.X.shape[:2], np.int32)
-    labels[problems.places(left_out)] = -1
+    places = problems.places(left_out)
+    if problems.weight is None or problems.copy is None or not problems.copy.any():
+        labels[places] = -1
+    else:
+        weight = np.array(problems.weight)
+        # Without copies the whole sample; a sample that was chosen twice may have but one copy.
+        lost = np.where(problems.copy[:, None] > 0.0, problems.copy[:, None], np.inf)
+        np.subtract.at(weight, places, np.broadcast_to(lost, left_out.shape))
+        problems = problems._replace(weight=np.maximum(weight, 0.0))
     counts, means, second = _label_scatter(problems, labels, problems.first_rows(), True)
     outer = means.swapaxes(1, 2) * means
     return np.asarray(second[:, 0] + counts[:, :, None] * outer)

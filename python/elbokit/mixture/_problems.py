@@ -24,11 +24,14 @@ class Problems(NamedTuple):
         Positive weights of the rows.
     offsets : ndarray of shape (n_problems + 1,) or None
         Problem b has the rows from ``offsets[b]`` to ``offsets[b + 1]``.
+    copy : ndarray of shape (n_problems,) or None
+        What one copy of a row weighs, 0 where weights do not count copies; None: all do not.
     """
 
     X: Rows
     weight: Rows | None = None
     offsets: Integers | None = None
+    copy: npt.NDArray[np.float64] | None = None
 
     @property
     def size(self) -> int:
@@ -78,16 +81,20 @@ class Problems(NamedTuple):
 
     def repeat(self, times: int) -> Problems:
         """Return a single problem several times, without a copy."""
-        X, weight = (
+        X, weight, copy = (
             None if a is None else np.broadcast_to(a, (times, *a.shape[1:]))
-            for a in (self.X, self.weight)
+            for a in (self.X, self.weight, self.copy)
         )
         assert X is not None
-        return Problems(X, weight)
+        return Problems(X, weight, None, copy)
 
     def part(self, problems: slice) -> Problems:
         """Return some of the problems; not for problems cut by offsets."""
-        return Problems(self.X[problems], None if self.weight is None else self.weight[problems])
+        X, weight, copy = (
+            None if a is None else a[problems] for a in (self.X, self.weight, self.copy)
+        )
+        assert X is not None
+        return Problems(X, weight, None, copy)
 
     def rows_of(self, problem: int) -> tuple[int, slice]:
         """Return where the rows of one problem lie in `X` and `weight`."""

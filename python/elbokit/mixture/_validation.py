@@ -16,7 +16,9 @@ __all__ = [
     "IntegerInterval",
     "check_given",
     "check_sample_weight",
+    "checked_weight",
     "is_plain",
+    "scaled_weight",
 ]
 
 Array = npt.NDArray[np.float64]
@@ -121,9 +123,10 @@ def _check_weights(weights: Any, n_components: int) -> Array:
     given = _as_floats(weights, "weights_init")
     _check_shape(given, (n_components,), "weights", "weights_init")
     if (given < 0.0).any() or (given > 1.0).any():
+        # scikit-learn's text to the letter, which calls the smaller one the maximum.
         raise ValueError(
             "The parameter 'weights' should be in the range [0, 1], but got max value "
-            f"{given.max():.5f}, min value {given.min():.5f} (weights_init)"
+            f"{given.min():.5f}, min value {given.max():.5f} (weights_init)"
         )
     tolerance = 1e-6 if given.dtype == np.float32 else 1e-8
     total = float(given.sum(dtype=np.float64))
@@ -191,6 +194,20 @@ def check_sample_weight(sample_weight: Any, n_samples: int) -> Array | None:
     """
     if sample_weight is None:
         return None
+    given = checked_weight(sample_weight, n_samples)
+    if (given == given[0]).all():
+        return None
+    return scaled_weight(given)
+
+
+def scaled_weight(weight: Array) -> Array:
+    """Return weights times a power of two, the largest in [0.5, 1)."""
+    # Neither sums nor float32 can then overflow, and every ratio is as it was.
+    return np.asarray(np.ldexp(weight, -np.frexp(weight.max())[1]))
+
+
+def checked_weight(sample_weight: Any, n_samples: int) -> Array:
+    """Return the weights in float64 as they came; raises what `check_sample_weight` raises."""
     given: Array = np.asarray(sample_weight)
     if given.shape != (n_samples,):
         raise ValueError(
@@ -205,10 +222,7 @@ def check_sample_weight(sample_weight: Any, n_samples: int) -> Array | None:
         )
     if not given.any():
         raise ValueError("sample_weight must have a positive sum, got all zeros")
-    if (given == given[0]).all():
-        return None
-    # Neither sums nor float32 can then overflow; a power of two leaves every ratio as it was.
-    return np.asarray(np.ldexp(given, -np.frexp(given.max())[1]))
+    return given
 
 
 def _check_shape(array: Any, shape: tuple[int, ...], name: str, argument: str) -> None:

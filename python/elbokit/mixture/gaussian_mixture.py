@@ -23,6 +23,7 @@ from sklearn.utils.validation import validate_data
 
 from elbokit._arrays import as_float_array
 from elbokit.mixture._convergence import ConvergenceMonitor
+from elbokit.mixture._copies import weight_and_copy
 from elbokit.mixture._em import EmRun, run_em
 from elbokit.mixture._inference import FittedGaussianMixture
 from elbokit.mixture._initialization import (
@@ -38,11 +39,11 @@ from elbokit.mixture._parameters import (
     precisions_from_cholesky,
 )
 from elbokit.mixture._problems import Problems
+from elbokit.mixture._sklearn import from_sklearn, to_sklearn
 from elbokit.mixture._validation import (
     GivenParameters,
     IntegerInterval,
     check_given,
-    check_sample_weight,
     is_plain,
 )
 
@@ -196,7 +197,9 @@ class GaussianMixture(FittedGaussianMixture):
         y : ignored
             Present by convention.
         sample_weight : array-like of shape (n_samples,), default=None
-            Non-negative weights. An integer weight equals that many copies of the row.
+            Non-negative weights. An integer weight equals that many copies of the row, in the
+            draws of the start too if all are integers (of at most 2**24 copies in all);
+            otherwise only the ratios of the weights matter.
 
         Returns
         -------
@@ -245,6 +248,47 @@ class GaussianMixture(FittedGaussianMixture):
         """
         return self.fit(X, y, sample_weight).predict(X)
 
+    @classmethod
+    def from_sklearn(cls, gm: Any) -> GaussianMixture:
+        """Return the same mixture as an estimator of this class.
+
+        Parameters
+        ----------
+        gm : sklearn.mixture.GaussianMixture
+            Fitted or not.
+
+        Returns
+        -------
+        estimator : GaussianMixture
+            With copies of all parameters and fitted attributes, dtypes kept.
+
+        Raises
+        ------
+        TypeError
+            If `gm` is of another class, a BayesianGaussianMixture for example.
+        """
+        return from_sklearn(cls, gm)
+
+    def to_sklearn(self) -> Any:
+        """Return the same mixture as a scikit-learn estimator.
+
+        Returns
+        -------
+        gm : sklearn.mixture.GaussianMixture
+            With copies of all parameters and fitted attributes, dtypes kept.
+
+        Raises
+        ------
+        ValueError
+            If a parameter that scikit-learn has not is set to something else than its default.
+
+        Notes
+        -----
+        After a fit of float32 data the estimator also keeps its parameters in float64, beside the
+        public ones; the result has those that are public.
+        """
+        return to_sklearn(self)
+
     def _validate_params(self) -> None:
         """Check the parameters as scikit-learn does, without reading a signature each time."""
         values = {name: getattr(self, name) for name in self._parameter_constraints}
@@ -257,7 +301,7 @@ class GaussianMixture(FittedGaussianMixture):
         self._validate_params()
         warm = self.warm_start and hasattr(self, "converged_")
         data = self._validate_data(X)
-        weight = check_sample_weight(sample_weight, len(data))
+        weight, copy = weight_and_copy(sample_weight, len(data))
         if weight is not None and not weight.all():
             # A row of weight zero is no row: it must not take part in the draws either.
             data, weight = data[weight > 0.0], weight[weight > 0.0]
@@ -275,7 +319,9 @@ class GaussianMixture(FittedGaussianMixture):
             data.shape[1],
         )
         rows = as_float_array(data, "X")
-        problem = Problems(rows[None], None if weight is None else weight[None])
+        problem = Problems(rows[None])
+        if weight is not None:
+            problem = Problems(rows[None], weight[None], copy=np.array([copy]))
         rng = check_random_state(self.random_state)
         best = None
         for run in self._runs(problem, given, rng, warm):
