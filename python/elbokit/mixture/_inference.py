@@ -11,7 +11,9 @@ from sklearn.base import BaseEstimator, DensityMixin
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from elbokit import ops
+from elbokit._arrays import as_numpy, returns_like
+from elbokit.mixture._density import labels_of, log_prob_of, posterior_of, require_nearest
+from elbokit.mixture._library import array_of
 from elbokit.mixture._parameters import GmmParameters, covariance_shape, upper_triangular
 from elbokit.mixture._validation import check_sample_weight
 
@@ -31,27 +33,28 @@ class FittedGaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
     covariances_: Floats
     precisions_cholesky_: Floats
     _before_rounding: GmmParameters | None
+    _library: str | None
 
-    def score_samples(self, X: npt.ArrayLike) -> Floats:
+    def score_samples(self, X: npt.ArrayLike) -> Any:
         """Compute the log-likelihood of each sample.
 
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features)
-            Data.
+            Data; an array of torch or another library that speaks DLPack too.
 
         Returns
         -------
         log_prob : ndarray of shape (n_samples,)
             ``log p(x_n)``, float32 where `X` and the parameters are. -inf where a sample is so
-            far away that its squared distances overflow.
+            far away that its squared distances overflow. An array of `X`'s library.
 
         Raises
         ------
         NotFittedError
             If the estimator is not fitted.
         """
-        return self._estep(X)[0]
+        return returns_like(X)(self._log_prob(X))
 
     def score(
         self, X: npt.ArrayLike, y: object = None, sample_weight: npt.ArrayLike | None = None
@@ -61,7 +64,7 @@ class FittedGaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features)
-            Data.
+            Data; an array of torch or another library that speaks DLPack too.
         y : ignored
             Present by convention.
         sample_weight : array-like of shape (n_samples,), default=None
@@ -79,22 +82,25 @@ class FittedGaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
         ValueError
             If `sample_weight` has a wrong shape or value.
         """
-        log_prob = self.score_samples(X).astype(np.float64)
+        log_prob = self._log_prob(X)
         weight = check_sample_weight(sample_weight, len(log_prob))
+        if weight is None:
+            return float(log_prob.mean(dtype=np.float64))
         return float(np.average(log_prob, weights=weight))
 
-    def predict(self, X: npt.ArrayLike) -> npt.NDArray[np.intp]:
+    def predict(self, X: npt.ArrayLike) -> Any:
         """Predict the most probable component of each sample.
 
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features)
-            Data.
+            Data; an array of torch or another library that speaks DLPack too.
 
         Returns
         -------
         labels : ndarray of shape (n_samples,)
-            Component numbers.
+            Component numbers: the first of the largest in :meth:`predict_proba`. An array of
+            `X`'s library.
 
         Raises
         ------
@@ -103,21 +109,20 @@ class FittedGaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
         ValueError
             If the squared distances of a sample to all components overflow float64.
         """
-        labels: npt.NDArray[np.intp] = np.argmax(self.predict_proba(X), axis=1)
-        return labels
+        return returns_like(X)(labels_of(*self._as_density_reads(X), self.covariance_type))
 
-    def predict_proba(self, X: npt.ArrayLike) -> Floats:
+    def predict_proba(self, X: npt.ArrayLike) -> Any:
         """Compute the posterior probability of each component for each sample.
 
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features)
-            Data.
+            Data; an array of torch or another library that speaks DLPack too.
 
         Returns
         -------
         responsibilities : ndarray of shape (n_samples, n_components)
-            Rows sum to one; float32 where `X` and the parameters are.
+            Rows sum to one; float32 where `X` and the parameters are. An array of `X`'s library.
 
         Raises
         ------
@@ -127,16 +132,10 @@ class FittedGaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
             If the squared distances of a sample to all components overflow float64.
         """
         log_prob, responsibilities = self._estep(X)
-        rows = np.flatnonzero(np.isneginf(log_prob))
-        rows = rows[~(responsibilities[rows].sum(axis=1) > 0.0)]
-        if len(rows):
-            raise ValueError(
-                f"row {rows[0]} of X is so far from every component that all squared distances "
-                "overflow float64, so none of them is the most probable; rescale or drop it"
-            )
-        return responsibilities
+        require_nearest(log_prob, responsibilities)
+        return returns_like(X)(responsibilities)
 
-    def sample(self, n_samples: int = 1) -> tuple[Floats, npt.NDArray[np.int64]]:
+    def sample(self, n_samples: int = 1) -> tuple[Any, Any]:
         """Draw samples from the fitted mixture.
 
         Parameters
@@ -147,7 +146,9 @@ class FittedGaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
         Returns
         -------
         X : ndarray of shape (n_samples, n_features)
-            Samples in float64, ordered by component.
+            Samples in float64, ordered by component. After a fit to a torch tensor, or to an
+            array of another library, an array of that library and of the fit's dtype; NumPy's
+            where the library is not installed.
         y : ndarray of shape (n_samples,)
             Component of each sample.
 
@@ -189,7 +190,11 @@ class FittedGaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
                 noise = rng.standard_normal(size=(count, len(mean)))
                 groups.append(mean + noise * np.sqrt(variance))
         labels = np.repeat(np.arange(len(means), dtype=np.int64), counts)
-        return np.vstack(groups).astype(np.float64), labels
+        rows = np.vstack(groups).astype(np.float64)
+        library = getattr(self, "_library", None)
+        if library is not None:
+            rows = rows.astype(means.dtype)
+        return array_of(library, rows), array_of(library, labels)
 
     def bic(self, X: npt.ArrayLike) -> float:
         """Compute the Bayesian information criterion; lower is better.
@@ -197,15 +202,16 @@ class FittedGaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features)
-            Data.
+            Data; an array of torch or another library that speaks DLPack too.
 
         Returns
         -------
         bic : float
             ``-2 log p(X) + n_parameters log(n_samples)``.
         """
-        log_prob = self.score_samples(X).astype(np.float64)
-        return float(-2.0 * log_prob.sum() + self._n_parameters() * math.log(len(log_prob)))
+        log_prob = self._log_prob(X)
+        total = log_prob.sum(dtype=np.float64)
+        return float(-2.0 * total + self._n_parameters() * math.log(len(log_prob)))
 
     def aic(self, X: npt.ArrayLike) -> float:
         """Compute the Akaike information criterion; lower is better.
@@ -213,15 +219,15 @@ class FittedGaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features)
-            Data.
+            Data; an array of torch or another library that speaks DLPack too.
 
         Returns
         -------
         aic : float
             ``-2 log p(X) + 2 n_parameters``.
         """
-        log_prob = self.score_samples(X).astype(np.float64)
-        return float(-2.0 * log_prob.sum() + 2.0 * self._n_parameters())
+        log_prob = self._log_prob(X)
+        return float(-2.0 * log_prob.sum(dtype=np.float64) + 2.0 * self._n_parameters())
 
     def _n_parameters(self) -> int:
         """Return the number of free parameters."""
@@ -234,27 +240,26 @@ class FittedGaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
         }[self.covariance_type]
         return int(covariances + n_components * n_features + n_components - 1)
 
+    def _log_prob(self, X: npt.ArrayLike) -> Floats:
+        """Return log p(x) of validated data, as a NumPy array."""
+        return log_prob_of(*self._as_density_reads(X), self.covariance_type)
+
     def _estep(self, X: npt.ArrayLike) -> tuple[Floats, Floats]:
-        """Return log p(x) and the responsibilities of validated data.
+        """Return log p(x) and the responsibilities of validated data, as NumPy arrays.
 
         Where all distances overflow the density is -inf and the responsibilities do not sum to 1.
         """
+        return posterior_of(*self._as_density_reads(X), self.covariance_type)
+
+    def _as_density_reads(self, X: npt.ArrayLike) -> tuple[Floats, tuple[Floats, Floats, Floats]]:
+        """Return validated data, float32 where the parameters are too, and the parameters."""
         check_is_fitted(self)
-        data = validate_data(self, X, dtype=[np.float64, np.float32], order="C", reset=False)
-        parameters = self._density_parameters()
+        rows = as_numpy(X, "X")
+        data = validate_data(self, rows, dtype=[np.float64, np.float32], order="C", reset=False)
         public = (self.weights_, self.means_, self.precisions_cholesky_)
         dtype = np.result_type(data, *(np.asarray(array) for array in public))
         data = data.astype(np.float32 if dtype == np.float32 else np.float64, copy=False)
-        log_prob, responsibilities = ops.gmm_estep(data, *parameters, self.covariance_type)
-        lost = np.flatnonzero(~np.isfinite(log_prob))
-        if len(lost):
-            # X is finite, so distances overflowed: float64 knows more, and infinities of both
-            # signs (NaN) in one distance only say that it is large.
-            rows = ops.gmm_estep(data[lost].astype(np.float64), *parameters, self.covariance_type)
-            with np.errstate(over="ignore"):
-                log_prob[lost] = np.where(np.isnan(rows[0]), -np.inf, rows[0])
-            responsibilities[lost] = rows[1]
-        return log_prob, responsibilities
+        return data, self._density_parameters()
 
     def _density_parameters(self) -> tuple[Floats, Floats, Floats]:
         """Return weights, means and upper triangular factors: what the density needs."""

@@ -9,6 +9,7 @@ import numpy.typing as npt
 from sklearn.utils import check_array
 from sklearn.utils._param_validation import Interval
 
+from elbokit._arrays import as_numpy
 from elbokit.mixture._parameters import covariance_shape
 
 __all__ = [
@@ -99,6 +100,7 @@ def _as_floats(values: Any, name: str, allow_nd: bool = False) -> Any:
     A float array that passes them needs no more than a look, which takes a fraction of what
     `check_array` takes to find out what it was given.
     """
+    values = as_numpy(values, name)
     if (
         type(values) is np.ndarray
         and values.dtype in (np.float64, np.float32)
@@ -191,7 +193,7 @@ def check_sample_weight(sample_weight: Any, n_samples: int) -> Array | None:
     """
     if sample_weight is None:
         return None
-    given: Array = np.asarray(sample_weight)
+    given: Array = np.asarray(as_numpy(sample_weight, "sample_weight"))
     if given.shape != (n_samples,):
         raise ValueError(
             f"sample_weight has shape {given.shape}, expected ({n_samples},), one weight per sample"

@@ -21,7 +21,7 @@ from sklearn.utils._param_validation import (
 )
 from sklearn.utils.validation import validate_data
 
-from elbokit._arrays import as_float_array
+from elbokit._arrays import as_float_array, as_numpy
 from elbokit.mixture._convergence import ConvergenceMonitor
 from elbokit.mixture._em import EmRun, run_em
 from elbokit.mixture._inference import FittedGaussianMixture
@@ -32,6 +32,7 @@ from elbokit.mixture._initialization import (
     starting_parameters,
     warn_of_few_clusters,
 )
+from elbokit.mixture._library import library_name
 from elbokit.mixture._parameters import (
     GmmParameters,
     covariance_shape,
@@ -96,7 +97,7 @@ class GaussianMixture(FittedGaussianMixture):
     Attributes
     ----------
     weights_ : ndarray of shape (n_components,)
-        Mixing proportions. Arrays have the dtype of X (float32 or float64).
+        Mixing proportions. Arrays are NumPy's, of the dtype of X (float32 or float64).
     means_ : ndarray of shape (n_components, n_features)
         Component means.
     covariances_, precisions_, precisions_cholesky_ : ndarray
@@ -192,7 +193,9 @@ class GaussianMixture(FittedGaussianMixture):
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features)
-            Data; float32 stays float32, everything else becomes float64.
+            Data; float32 stays float32, everything else becomes float64. A torch tensor, or an
+            array of another library that speaks DLPack, is read in place where its layout allows;
+            of tensors float16 and bfloat16 become float32, and gradients do not flow.
         y : ignored
             Present by convention.
         sample_weight : array-like of shape (n_samples,), default=None
@@ -221,7 +224,7 @@ class GaussianMixture(FittedGaussianMixture):
 
     def fit_predict(
         self, X: npt.ArrayLike, y: object = None, sample_weight: npt.ArrayLike | None = None
-    ) -> npt.NDArray[np.intp]:
+    ) -> Any:
         """Fit the mixture and predict the component of each sample.
 
         Parameters
@@ -256,7 +259,8 @@ class GaussianMixture(FittedGaussianMixture):
         """Validate, run EM `n_init` times and keep the best run."""
         self._validate_params()
         warm = self.warm_start and hasattr(self, "converged_")
-        data = self._validate_data(X)
+        self._library = library_name(X)
+        data = self._validate_data(as_numpy(X, "X"))
         weight = check_sample_weight(sample_weight, len(data))
         if weight is not None and not weight.all():
             # A row of weight zero is no row: it must not take part in the draws either.

@@ -1,0 +1,93 @@
+"""Densities and labels of Gaussian mixtures, without their responsibilities."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from elbokit import _core
+from elbokit._arrays import FloatArray, returns_like
+from elbokit._mixture_arguments import check_mixtures, require_finite_rows
+
+__all__ = ["gmm_log_prob", "label_rows"]
+
+
+def gmm_log_prob(
+    X: Any,
+    weights: Any,
+    means: Any,
+    precisions_cholesky: Any,
+    covariance_type: str = "full",
+) -> Any:
+    """Log-density of every row under Gaussian mixtures.
+
+    As from `gmm_estep`, bit for bit, but the responsibilities are never stored: beside the result
+    no memory grows with ``n_samples``.
+
+    Parameters
+    ----------
+    X : array_like of shape (..., n_samples, n_features), float32 or float64
+        Leading dimensions are independent mixtures; they broadcast with the parameters'.
+    weights, means, precisions_cholesky, covariance_type
+        As in `gmm_estep`.
+
+    Returns
+    -------
+    log_prob : array of shape (..., n_samples), in nats, of ``X``'s dtype
+        ``log p(x_n) = log sum_k weights_k N(x_n | mean_k, covariance_k)``.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As in `gmm_estep`.
+
+    See Also
+    --------
+    elbokit.ops.gmm_estep : The same with the responsibilities.
+
+    Examples
+    --------
+    >>> from elbokit import ops
+    >>> log_prob = ops.gmm_log_prob([[0.0], [1.0]], [1.0], [[0.0]], [1.0], "spherical")
+    >>> log_prob.round(4).tolist()
+    [-0.9189, -1.4189]
+    """
+    mixtures = check_mixtures(X, weights, means, precisions_cholesky, covariance_type)
+    size, n_samples, _ = mixtures.X.shape
+    log_prob = np.empty((size, n_samples), dtype=mixtures.X.dtype)
+    _core.gmm_estep(*mixtures[1:], covariance_type, log_prob, None)
+    if not np.isfinite(log_prob).all():
+        require_finite_rows(mixtures)
+    return returns_like(X)(log_prob.reshape(*mixtures.batch, n_samples))
+
+
+def label_rows(
+    X: FloatArray,
+    weights: npt.NDArray[np.float64],
+    means: npt.NDArray[np.float64],
+    precisions_cholesky: npt.NDArray[np.float64],
+    covariance_type: str,
+) -> tuple[FloatArray, npt.NDArray[np.int64]]:
+    """Return the log-density of every row and its most probable component.
+
+    Parameters
+    ----------
+    X : ndarray of shape (n_samples, n_features), float32 or float64
+        Finite.
+    weights, means, precisions_cholesky, covariance_type
+        Of one mixture, as in `elbokit.ops.gmm_estep`.
+
+    Returns
+    -------
+    log_prob : ndarray of shape (n_samples,)
+    labels : ndarray of shape (n_samples,)
+        What ``argmax`` finds in the responsibilities: of equal ones the first. Void where
+        `log_prob` is not finite.
+    """
+    mixtures = check_mixtures(X, weights, means, precisions_cholesky, covariance_type)
+    log_prob = np.empty(mixtures.X.shape[:2], dtype=mixtures.X.dtype)
+    labels = np.empty(log_prob.shape, dtype=np.int64)
+    _core.gmm_estep(*mixtures[1:], covariance_type, log_prob, None, labels)
+    return log_prob[0], labels[0]
