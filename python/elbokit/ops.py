@@ -15,6 +15,7 @@ from elbokit import _core
 from elbokit._arrays import as_float_array, returns_like
 from elbokit._gmm_density import gmm_log_prob
 from elbokit._gmm_fit import as_gmm_fit, check_fit_options, check_fit_weight, run_fits
+from elbokit._gmm_underflow import squares_underflow, statistics_in_float64
 from elbokit._kmeans import kmeans
 from elbokit._mixture_arguments import (
     check_mixtures,
@@ -194,7 +195,8 @@ def gmm_statistics(
     -----
     Moments about the previous means cancel nothing, and the M-step's closed form stays exact:
     ``mean + S1 / N`` and ``S2 / N - (S1 / N)(S1 / N)^T``. Statistics of a union of rows are the
-    sum of the statistics (Neal & Hinton, 1998).
+    sum of the statistics (Neal & Hinton, 1998). Of float32 rows whose squares underflow the sums
+    are taken in float64.
     """
     mixtures = check_mixtures(X, weights, means, precisions_cholesky, covariance_type)
     size, _, n_features = mixtures.X.shape
@@ -213,6 +215,8 @@ def gmm_statistics(
         covariance_type,
         *statistics,  # type: ignore[arg-type]
     )
+    if squares_underflow(statistics, mixtures, covariance_type):
+        statistics = statistics_in_float64(mixtures, row_weight, covariance_type)
     if not all(np.isfinite(a).all() for a in statistics):
         require_finite_rows(mixtures)
         require_finite_moments(statistics, mixtures)

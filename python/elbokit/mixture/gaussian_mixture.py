@@ -37,6 +37,7 @@ from elbokit.mixture._parameters import (
     GmmParameters,
     covariance_shape,
     precisions_from_cholesky,
+    require_representable,
 )
 from elbokit.mixture._problems import Problems
 from elbokit.mixture._validation import (
@@ -372,12 +373,14 @@ class GaussianMixture(FittedGaussianMixture):
     def _store(self, run: EmRun, dtype: npt.DTypeLike) -> None:
         """Set the fitted attributes, arrays in the dtype of the data."""
         weights, means, covariances, factors = run.parameters
+        precisions = precisions_from_cholesky(factors, self.covariance_type)
+        require_representable(covariances, precisions, dtype)
         self._before_rounding = run.parameters if dtype == np.float32 else None
         self.weights_ = weights.astype(dtype)
         self.means_ = means.astype(dtype)
         self.covariances_ = covariances.astype(dtype)
         self.precisions_cholesky_ = factors.astype(dtype)
-        self.precisions_ = precisions_from_cholesky(factors, self.covariance_type).astype(dtype)
+        self.precisions_ = precisions.astype(dtype)
         self.converged_ = run.converged
         self.n_iter_ = len(run.lower_bounds)
         # As in scikit-learn: without an iteration there is no bound.
