@@ -15,7 +15,7 @@ from elbokit._arrays import as_numpy, returns_like
 from elbokit.mixture._density import labels_of, log_prob_of, posterior_of, require_nearest
 from elbokit.mixture._library import array_of
 from elbokit.mixture._parameters import GmmParameters, covariance_shape, upper_triangular
-from elbokit.mixture._validation import check_sample_weight
+from elbokit.mixture._validation import check_sample_weight, is_plain
 
 __all__ = ["FittedGaussianMixture"]
 
@@ -254,12 +254,21 @@ class FittedGaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
     def _as_density_reads(self, X: npt.ArrayLike) -> tuple[Floats, tuple[Floats, Floats, Floats]]:
         """Return validated data, float32 where the parameters are too, and the parameters."""
         check_is_fitted(self)
-        rows = as_numpy(X, "X")
-        data = validate_data(self, rows, dtype=[np.float64, np.float32], order="C", reset=False)
+        data = self._validated(as_numpy(X, "X"))
         public = (self.weights_, self.means_, self.precisions_cholesky_)
         dtype = np.result_type(data, *(np.asarray(array) for array in public))
         data = data.astype(np.float32 if dtype == np.float32 else np.float64, copy=False)
         return data, self._density_parameters()
+
+    def _validated(self, X: npt.ArrayLike) -> Floats:
+        """Return scikit-learn's reading of the data, in one pass over them."""
+        if is_plain(X) and not hasattr(self, "feature_names_in_"):
+            data: Floats = np.asarray(X)
+            if data.shape[1] == getattr(self, "n_features_in_", None):
+                return data
+        return np.asarray(
+            validate_data(self, X, dtype=[np.float64, np.float32], order="C", reset=False)
+        )
 
     def _density_parameters(self) -> tuple[Floats, Floats, Floats]:
         """Return weights, means and upper triangular factors: what the density needs."""
