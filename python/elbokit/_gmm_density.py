@@ -11,7 +11,7 @@ from elbokit import _core
 from elbokit._arrays import FloatArray, returns_like
 from elbokit._mixture_arguments import check_mixtures, require_finite_rows
 
-__all__ = ["gmm_log_prob", "label_rows"]
+__all__ = ["density_of_rows", "gmm_log_prob"]
 
 
 def gmm_log_prob(
@@ -63,31 +63,41 @@ def gmm_log_prob(
     return returns_like(X)(log_prob.reshape(*mixtures.batch, n_samples))
 
 
-def label_rows(
+def density_of_rows(
     X: FloatArray,
     weights: npt.NDArray[np.float64],
     means: npt.NDArray[np.float64],
     precisions_cholesky: npt.NDArray[np.float64],
     covariance_type: str,
-) -> tuple[FloatArray, npt.NDArray[np.int64]]:
-    """Return the log-density of every row and its most probable component.
+    *,
+    responsibilities: FloatArray | None = None,
+    labels: npt.NDArray[np.int64] | None = None,
+) -> FloatArray:
+    """Return the log-density of every row under one mixture, finite or not.
 
     Parameters
     ----------
     X : ndarray of shape (n_samples, n_features), float32 or float64
-        Finite.
+        A row with NaN or infinity has no finite density; it is for the caller to look.
     weights, means, precisions_cholesky, covariance_type
-        Of one mixture, as in `elbokit.ops.gmm_estep`.
+        As in `elbokit.ops.gmm_estep`.
+    responsibilities : ndarray of shape (n_samples, n_components) of X's dtype or None
+        Written, where given.
+    labels : ndarray of shape (n_samples,) or None
+        Written, where given: what ``argmax`` finds in the responsibilities, of equal ones the
+        first. Void where the density is not finite.
 
     Returns
     -------
-    log_prob : ndarray of shape (n_samples,)
-    labels : ndarray of shape (n_samples,)
-        What ``argmax`` finds in the responsibilities: of equal ones the first. Void where
-        `log_prob` is not finite.
+    log_prob : ndarray of shape (n_samples,) of X's dtype
     """
     mixtures = check_mixtures(X, weights, means, precisions_cholesky, covariance_type)
-    log_prob = np.empty(mixtures.X.shape[:2], dtype=mixtures.X.dtype)
-    labels = np.empty(log_prob.shape, dtype=np.int64)
-    _core.gmm_estep(*mixtures[1:], covariance_type, log_prob, None, labels)
-    return log_prob[0], labels[0]
+    log_prob = np.empty((1, len(X)), dtype=X.dtype)
+    _core.gmm_estep(
+        *mixtures[1:],
+        covariance_type,
+        log_prob,
+        None if responsibilities is None else responsibilities[None],
+        None if labels is None else labels[None],
+    )
+    return log_prob[0]

@@ -1,4 +1,8 @@
-"""Densities, responsibilities and labels of finite rows, however far from the components."""
+"""Densities, responsibilities and labels of rows, however far from the components.
+
+Each raises scikit-learn's ValueError where X has NaN or infinity: such a row has no finite density,
+so that one look at the result is enough.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +11,10 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from sklearn.utils import assert_all_finite
 
 from elbokit import ops
-from elbokit._gmm_density import label_rows
+from elbokit._gmm_density import density_of_rows
 
 __all__ = ["log_prob_of", "labels_of", "posterior_of", "require_nearest"]
 
@@ -22,7 +27,7 @@ _BLOCK_ROWS = 1 << 14
 
 def log_prob_of(X: Floats, parameters: Parameters, covariance_type: str) -> Floats:
     """Return log p(x) of each row, -inf where all distances overflow float64."""
-    log_prob: Floats = ops.gmm_log_prob(X, *parameters, covariance_type)
+    log_prob = density_of_rows(X, *parameters, covariance_type)
     for rows, block in _lost(X, log_prob):
         exact = ops.gmm_log_prob(block, *parameters, covariance_type)
         _replace(log_prob, rows, exact)
@@ -34,7 +39,8 @@ def posterior_of(X: Floats, parameters: Parameters, covariance_type: str) -> tup
 
     Where all distances overflow the density is -inf and the responsibilities do not sum to 1.
     """
-    log_prob, responsibilities = ops.gmm_estep(X, *parameters, covariance_type)
+    responsibilities = np.empty((len(X), len(parameters[0])), dtype=X.dtype)
+    log_prob = density_of_rows(X, *parameters, covariance_type, responsibilities=responsibilities)
     for rows, block in _lost(X, log_prob):
         exact, responsibilities[rows] = ops.gmm_estep(block, *parameters, covariance_type)
         _replace(log_prob, rows, exact)
@@ -49,7 +55,8 @@ def labels_of(X: Floats, parameters: Parameters, covariance_type: str) -> npt.ND
     ValueError
         If the squared distances of a row to all components overflow float64.
     """
-    log_prob, labels = label_rows(X, *parameters, covariance_type)
+    labels = np.empty(len(X), dtype=np.int64)
+    log_prob = density_of_rows(X, *parameters, covariance_type, labels=labels)
     for rows, block in _lost(X, log_prob):
         exact, responsibilities = ops.gmm_estep(block, *parameters, covariance_type)
         require_nearest(exact, responsibilities, rows)
@@ -73,11 +80,14 @@ def require_nearest(
 
 
 def _lost(X: Floats, log_prob: Floats) -> Iterator[tuple[npt.NDArray[np.intp], Floats]]:
-    """Yield the rows whose distances overflowed, as X is finite, in float64, which knows more."""
+    """Yield the rows whose distances overflowed, in float64, which knows more."""
     lost = np.flatnonzero(~np.isfinite(log_prob))
     for begin in range(0, len(lost), _BLOCK_ROWS):
         rows = lost[begin : begin + _BLOCK_ROWS]
-        yield rows, X[rows].astype(np.float64)
+        block = X[rows].astype(np.float64)
+        if not np.isfinite(block).all():
+            assert_all_finite(X, estimator_name="GaussianMixture", input_name="X")
+        yield rows, block
 
 
 def _replace(log_prob: Floats, rows: npt.NDArray[np.intp], exact: Floats) -> None:

@@ -15,7 +15,7 @@ from elbokit._arrays import as_numpy, returns_like
 from elbokit.mixture._density import labels_of, log_prob_of, posterior_of, require_nearest
 from elbokit.mixture._library import array_of
 from elbokit.mixture._parameters import GmmParameters, covariance_shape, upper_triangular
-from elbokit.mixture._validation import check_sample_weight, is_plain
+from elbokit.mixture._validation import check_sample_weight, has_plain_layout
 
 __all__ = ["FittedGaussianMixture"]
 
@@ -261,8 +261,8 @@ class FittedGaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
         return data, self._density_parameters()
 
     def _validated(self, X: npt.ArrayLike) -> Floats:
-        """Return scikit-learn's reading of the data, in one pass over them."""
-        if is_plain(X) and not hasattr(self, "feature_names_in_"):
+        """Return scikit-learn's reading of the data; of plain ones the density tells NaN."""
+        if has_plain_layout(X) and not hasattr(self, "feature_names_in_"):
             data: Floats = np.asarray(X)
             if data.shape[1] == getattr(self, "n_features_in_", None):
                 return data

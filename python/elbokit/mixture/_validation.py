@@ -17,6 +17,7 @@ __all__ = [
     "IntegerInterval",
     "check_given",
     "check_sample_weight",
+    "has_plain_layout",
     "is_plain",
 ]
 
@@ -86,12 +87,17 @@ def is_plain(X: Any) -> bool:
 
     The sum is finite where all values are, unless it overflows: then the answer is no, too.
     """
-    if type(X) is not np.ndarray or X.ndim != 2 or X.dtype not in (np.float64, np.float32):
-        return False
-    if X.size == 0 or not (X.flags.c_contiguous and X.flags.aligned):
+    if not has_plain_layout(X):
         return False
     with np.errstate(over="ignore", invalid="ignore"):
         return bool(np.isfinite(X.sum()))
+
+
+def has_plain_layout(X: Any) -> bool:
+    """Tell whether X is a C-contiguous matrix of floats, finite or not."""
+    if type(X) is not np.ndarray or X.ndim != 2 or X.dtype not in (np.float64, np.float32):
+        return False
+    return bool(X.size > 0 and X.flags.c_contiguous and X.flags.aligned)
 
 
 def _as_floats(values: Any, name: str, allow_nd: bool = False) -> Any:
