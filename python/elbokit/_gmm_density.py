@@ -92,12 +92,12 @@ def density_of_rows(
     log_prob : ndarray of shape (n_samples,) of X's dtype
     """
     mixtures = check_mixtures(X, weights, means, precisions_cholesky, covariance_type)
-    log_prob = np.empty((1, len(X)), dtype=X.dtype)
+    log_prob: FloatArray = np.empty(len(X), dtype=X.dtype)
     _core.gmm_estep(
         *mixtures[1:],
         covariance_type,
-        log_prob,
+        log_prob[None],
         None if responsibilities is None else responsibilities[None],
         None if labels is None else labels[None],
     )
-    return log_prob[0]
+    return log_prob
