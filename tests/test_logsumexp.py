@@ -151,6 +151,8 @@ def test_long_sums_down_the_columns(cpu_level: str, dtype: type) -> None:
         (np.ones(3, complex), -1, TypeError, "`a` has dtype complex128"),
         (np.array(["x"]), -1, TypeError, "`a` has dtype <U1"),
         (np.ones(3), 1, ValueError, "axis"),
+        (np.ones(3), 0.0, TypeError, "`axis` is 0.0, expected an integer, a tuple of integers or"),
+        (np.ones((3, 3)), (0, "1"), TypeError, r"`axis` is \(0, '1'\), expected an integer"),
         (np.ones((3, 3)), (0, 0), ValueError, "axis"),
         (np.float64(1), -1, ValueError, "axis"),
     ],

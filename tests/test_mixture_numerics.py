@@ -60,6 +60,117 @@ def test_float32_far_from_the_origin(covariance_type, offset):
     assert_allclose(gm.covariances_, truth.covariances_, rtol=2e-5, atol=2e-5)
 
 
+@pytest.mark.parametrize("covariance_type", COVARIANCE_TYPES)
+@pytest.mark.parametrize("init_params", ["kmeans", "k-means++", "random", "random_from_data"])
+def test_float32_far_from_the_origin_from_every_start(covariance_type, init_params):
+    X = make_blobs(300, centers=[[0, 0], [6, 8], [9, -3]], cluster_std=1.0, random_state=0)[0]
+    X = (X + 1e4).astype(np.float32)
+    parameters = {
+        "n_components": 3,
+        "covariance_type": covariance_type,
+        "init_params": init_params,
+        "random_state": 0,
+        "max_iter": 5,
+        "tol": 0.0,
+    }
+    gm = GaussianMixture(**parameters).fit(X)
+    truth = SklearnMixture(**parameters).fit(X.astype(np.float64))  # of the same, rounded, rows
+    assert gm.means_.dtype == np.float32
+    assert_allclose(gm.means_, truth.means_, rtol=1e-7)  # rounded once: 1e-3 of a deviation
+    assert_allclose(gm.weights_, truth.weights_, atol=1e-5)
+    assert_allclose(gm.covariances_, truth.covariances_, rtol=1e-4, atol=1e-5)
+    assert gm.lower_bound_ == pytest.approx(truth.lower_bound_, abs=1e-5)
+    exact = truth.predict_proba(X.astype(np.float64))
+    assert_allclose(gm.predict_proba(X), exact, atol=1e-4)
+
+
+@pytest.mark.parametrize("covariance_type", COVARIANCE_TYPES)
+def test_errors_do_not_pile_up_over_a_million_rows(covariance_type):
+    n = 1_000_000
+    rng = np.random.default_rng(0)
+    centres = np.array([[0.0, 0.0, 0.0], [2.0, -1.0, 1.0], [-1.0, 2.0, 2.0]])
+    X = rng.standard_normal((n, 3), dtype=np.float32)
+    X += (centres[rng.integers(0, 3, n)] + 50.0).astype(np.float32)
+    parameters = {
+        "n_components": 3,
+        "covariance_type": covariance_type,
+        "weights_init": np.full(3, 1 / 3),
+        "means_init": centres + 50.0,
+        "precisions_init": precisions(covariance_type, 3, 3),
+        "max_iter": 3,
+        "tol": 0.0,
+    }
+    gm = GaussianMixture(**parameters).fit(X)
+    truth = GaussianMixture(**parameters).fit(X.astype(np.float64))
+    plain = np.add.accumulate(X[:, 0])[-1] / n  # what summing up in float32 comes to
+    assert abs(plain - X[:, 0].mean(dtype=np.float64)) > 1e-2
+    assert_allclose(gm.weights_, truth.weights_, atol=1e-7)
+    assert_allclose(gm.means_, truth.means_, rtol=1e-7)
+    assert_allclose(gm.covariances_, truth.covariances_, rtol=1e-6, atol=1e-6)
+    assert gm.lower_bound_ == pytest.approx(truth.lower_bound_, rel=1e-7)
+    assert gm.score(X) == pytest.approx(truth.score(X.astype(np.float64)), rel=1e-7)
+
+
+def scaled_fits(covariance_type, init_params, scale):
+    """Fit rows of that scale, and what they are as numbers of about 1, in float64."""
+    X = make_blobs(300, centers=3, n_features=3, random_state=0)[0]
+    X = (X * scale).astype(np.float32)
+    parameters = {
+        "n_components": 3,
+        "covariance_type": covariance_type,
+        "init_params": init_params,
+        "random_state": 0,
+        "max_iter": 10,
+        "tol": 0.0,
+        "reg_covar": 0.0,
+    }
+    unit = X.astype(np.float64) / scale
+    truth = GaussianMixture(**parameters).fit(unit)
+    return X, unit, truth, GaussianMixture(**parameters)
+
+
+# 1e-19: squares are below the normal numbers; 1e18: their sums overflow.
+@pytest.mark.parametrize("scale", [1e-19, 1e-18, 1e-15, 1e15, 1e18])
+@pytest.mark.parametrize("covariance_type", COVARIANCE_TYPES)
+def test_float32_of_any_scale(covariance_type, scale):
+    # The sums of k-means do not reach 1e18.
+    init_params = "random" if scale == 1e18 else "kmeans"
+    X, unit, truth, gm = scaled_fits(covariance_type, init_params, scale)
+    gm.fit(X)
+    tolerance = {"rtol": 1e-5, "atol": 1e-5}
+    assert_allclose(gm.weights_, truth.weights_, **tolerance)
+    assert_allclose(gm.means_.astype(float) / scale, truth.means_, **tolerance)
+    assert_allclose(gm.covariances_.astype(float) / scale**2, truth.covariances_, **tolerance)
+    shift = 3 * np.log(scale)
+    assert gm.lower_bound_ + shift == pytest.approx(truth.lower_bound_, rel=1e-6)
+    assert_array_equal(gm.predict(X), truth.predict(unit))
+    assert_allclose(gm.score_samples(X) + shift, truth.score_samples(unit), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("covariance_type", COVARIANCE_TYPES)
+@pytest.mark.parametrize("init_params", ["kmeans", "random"])
+@pytest.mark.parametrize(
+    ("scale", "message"),
+    [
+        (1e-40, "variances so small that precisions_ would reach"),
+        (1e-25, "variances so small that precisions_ would reach"),
+        (1e-20, "variances so small that precisions_ would reach"),
+        (1e25, "overflow|variances so large that covariances_ would reach"),
+    ],
+)
+def test_a_scale_that_float32_cannot_hold_is_an_error(covariance_type, init_params, scale, message):
+    X, _, _, gm = scaled_fits(covariance_type, init_params, scale)
+    with pytest.raises(ValueError, match=message) as error:
+        gm.fit(X)
+    assert "`X` has " in str(error.value)
+    assert "scale the data" in str(error.value)
+    assert not hasattr(gm, "means_")
+    gm.fit(X.astype(np.float64))  # which holds it
+    # The default regularisation is larger than any of these variances.
+    if scale < 1.0:
+        assert_allclose(gm.set_params(reg_covar=1e-6).fit(X).covariances_.max(), 1e-6, rtol=1e-6)
+
+
 def test_rows_that_are_not_aligned():
     X = make_blobs(60, centers=2, random_state=0)[0].astype(np.float32)
     memory = np.zeros(X.nbytes + 1, np.uint8)
@@ -126,8 +237,9 @@ def test_emptied_component_stays_with_weight_zero(covariance_type, dtype):
 
 @pytest.mark.parametrize("covariance_type", COVARIANCE_TYPES)
 @pytest.mark.parametrize("first", [0, 2])
-def test_weight_zero_from_the_start(covariance_type, first):
-    X = make_blobs(60, centers=2, random_state=1)[0]
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_weight_zero_from_the_start(covariance_type, first, dtype):
+    X = make_blobs(60, centers=2, random_state=1)[0].astype(dtype)
     weights = np.array([0.5, 0.5, 0.5])
     weights[first] = 0.0
     means = X[[0, 10, 20]]
@@ -146,16 +258,36 @@ def test_weight_zero_from_the_start(covariance_type, first):
 
 @pytest.mark.parametrize("covariance_type", COVARIANCE_TYPES)
 @pytest.mark.parametrize("init_params", ["kmeans", "k-means++", "random", "random_from_data"])
-def test_duplicates_and_a_constant_column(covariance_type, init_params):
-    X = np.repeat([[0.0, 3.3, 1.0], [1.0, 3.3, 5.0], [4.0, 3.3, 2.0]], 7, axis=0)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_duplicates_and_a_constant_column(covariance_type, init_params, dtype):
+    X = np.repeat([[0.0, 3.3, 1.0], [1.0, 3.3, 5.0], [4.0, 3.3, 2.0]], 7, axis=0).astype(dtype)
     gm = GaussianMixture(
         5, covariance_type=covariance_type, init_params=init_params, random_state=0
     ).fit(X)
     for name in ARRAYS:
         assert np.isfinite(getattr(gm, name)).all(), name
-    assert_allclose(gm.means_[:, 1], 3.3, rtol=1e-12)
+    assert_allclose(gm.means_[:, 1], X[0, 1], rtol=1e-12)
     assert np.isfinite(gm.score(X))
-    assert_allclose(gm.predict_proba(X).sum(axis=1), 1.0)
+    assert_allclose(gm.predict_proba(X).sum(axis=1), 1.0, rtol=1e-6)
+
+
+@pytest.mark.parametrize("covariance_type", COVARIANCE_TYPES)
+@pytest.mark.parametrize("init_params", ["kmeans", "k-means++", "random", "random_from_data"])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_without_regularisation_a_constant_column_is_an_error(covariance_type, init_params, dtype):
+    X = np.repeat([[0.0, 3.3, 1.0], [1.0, 3.3, 5.0], [4.0, 3.3, 2.0]], 7, axis=0).astype(dtype)
+    if covariance_type == "spherical":
+        X[:] = X[0]  # one variance for all features: none may have any
+    gm = GaussianMixture(
+        2,
+        covariance_type=covariance_type,
+        init_params=init_params,
+        reg_covar=0.0,
+        random_state=0,
+    )
+    with pytest.raises(ValueError, match=r"increase reg_covar, or scale the input data"):
+        gm.fit(X)
+    assert not hasattr(gm, "means_")
 
 
 @pytest.mark.parametrize("covariance_type", COVARIANCE_TYPES)

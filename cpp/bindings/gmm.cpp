@@ -12,7 +12,8 @@ namespace {
 
 void gmm_estep(const py::array& X, const py::array& weights, const py::array& means,
                const py::array& precisions_cholesky, const std::string& covariance_type,
-               const OptionalArray& log_prob, const OptionalArray& responsibilities) {
+               const OptionalArray& log_prob, const OptionalArray& responsibilities,
+               const OptionalArray& labels) {
   with_value_type(X, "X", [&](auto value) {
     using T = decltype(value);
     const Batch batch(X, weights, covariance_type);
@@ -23,10 +24,13 @@ void gmm_estep(const py::array& X, const py::array& weights, const py::array& me
     T* const r = responsibilities
                      ? contiguous<T>(*responsibilities, "responsibilities", {size, n, k})
                      : nullptr;
+    std::int64_t* const chosen =
+        labels ? contiguous<std::int64_t>(*labels, "labels", {size, n}) : nullptr;
     std::vector<GmmPosterior<T>> posteriors(size);
     for (py::ssize_t b = 0; b < size; ++b) {
       if (lp) posteriors[b].log_prob = {lp + b * n, 1};
       if (r) posteriors[b].responsibilities = {r + b * n * k, k, 1};
+      if (chosen) posteriors[b].labels = {chosen + b * n, 1};
     }
     const py::gil_scoped_release release;
     cpu::gmm_estep(size, rows.data(), parameters.data(), posteriors.data());
@@ -61,7 +65,7 @@ void gmm_statistics(const py::array& X, const OptionalArray& sample_weight,
 void register_gmm(py::module_& m) {
   using namespace py::literals;
   m.def("gmm_estep", &gmm_estep, "X"_a, "weights"_a, "means"_a, "precisions_cholesky"_a,
-        "covariance_type"_a, "log_prob"_a, "responsibilities"_a);
+        "covariance_type"_a, "log_prob"_a, "responsibilities"_a, "labels"_a = py::none());
   m.def("gmm_statistics", &gmm_statistics, "X"_a, "sample_weight"_a, "weights"_a, "means"_a,
         "precisions_cholesky"_a, "covariance_type"_a, "counts"_a, "first_moments"_a,
         "second_moments"_a, "log_likelihood"_a);

@@ -12,6 +12,10 @@ namespace {
 
 constexpr double kEpsilon = std::numeric_limits<double>::epsilon();
 
+// Products of float32 below 2^-126 lose digits, up to 2^-150 of each row: sums of squares that are
+// on average larger than this do not show it.
+constexpr double kLeastSquare = 0x1p-120;
+
 // Numbers of variances per component, and of their owners: what is common to the four types.
 struct Diagonal {
   std::int64_t owners, each, owner_stride, stride;
@@ -237,7 +241,7 @@ bool GmmUpdate::below_resolution(const GmmStatistics& statistics,
       const std::int64_t at = diagonal.at(owner, i);
       const double scale = statistics.second[at] / averaged;
       const double pivot = updated.precisions_cholesky[at];
-      if (1.0 / (pivot * pivot) < resolution * scale / count) return true;
+      if (1.0 / (pivot * pivot) < (resolution * scale + kLeastSquare * pooled) / count) return true;
     }
   }
   return false;

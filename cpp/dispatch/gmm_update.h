@@ -63,7 +63,8 @@ class GmmUpdate {
 
   // Whether sums of float32 products are too coarse for the covariances made from them: some
   // variance, given the features before it (the pivots of the Cholesky factorisation), is below
-  // four rounding errors of the second moment that it came from.
+  // four rounding errors of the second moment that it came from, or of what products lose that are
+  // no longer normal numbers.
   bool below_resolution(const GmmStatistics& statistics, const GmmEstimate& updated) const;
 
  private:

@@ -82,6 +82,27 @@ void exponentiate(std::int64_t n_components, const Block<T> block, std::int64_t 
   }
 }
 
+// The responsibilities are compared as they would be written, rounding included. A label is exact
+// in T up to 2^24 components.
+template <class T>
+void write_labels(const GmmModel<T>& model, const Vector<std::int64_t>& labels, std::int64_t begin,
+                  std::int64_t count, const Block<T>& block) {
+  constexpr int lanes = kLanes<T>;
+  for (std::int64_t n = 0; n < count; n += lanes) {
+    const Vec<T> factor = load(block.factor + n);
+    Vec<T> most = factor * load(block.logits + n), label{};
+    for (std::int64_t k = 1; k < model.n_components; ++k) {
+      const Vec<T> other = factor * load(block.logits + k * block.ld + n);
+      label = select(other > most, broadcast<T>(static_cast<T>(k)), label);
+      most = select(other > most, other, most);
+    }
+    T found[lanes];
+    store(found, label);
+    for (std::int64_t i = 0; i < lanes && n + i < count; ++i)
+      labels[begin + n + i] = static_cast<std::int64_t>(found[i]);
+  }
+}
+
 template <class T>
 void write_posterior(const GmmModel<T>& model, const GmmPosterior<T>& posterior, std::int64_t begin,
                      std::int64_t count, const Block<T>& block) {
@@ -92,6 +113,7 @@ void write_posterior(const GmmModel<T>& model, const GmmPosterior<T>& posterior,
       for (std::int64_t i = 0; i < kLanes<T> && n + i < count; ++i)
         posterior.log_prob[begin + n + i] = static_cast<T>(log_prob[i] + model.log_base);
     }
+  if (posterior.labels) write_labels(model, posterior.labels, begin, count, block);
   if (!posterior.responsibilities) return;
   constexpr int lanes = kLanes<T>;
   for (std::int64_t n = 0; n < count; n += lanes) {

@@ -9,7 +9,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["FloatArray", "as_float_array", "require_finite", "returns_like"]
+__all__ = [
+    "FloatArray",
+    "as_float_array",
+    "as_numpy",
+    "library_of",
+    "require_finite",
+    "returns_like",
+]
 
 FloatArray = npt.NDArray[np.floating[Any]]
 
@@ -61,7 +68,8 @@ def _from_dlpack(a: Any, name: str) -> npt.NDArray[Any]:
     if kind != _DLPACK_CPU:
         raise ValueError(
             f"`{name}` is on DLPack device ({int(kind)}, {number}), expected the CPU "
-            f"({_DLPACK_CPU}, 0): this build of elbokit has no CUDA kernels"
+            f"({_DLPACK_CPU}, 0): this build of elbokit has no CUDA kernels; copy it to the CPU "
+            f"first, in torch by .cpu()"
         )
     # Autograd tensors do not export themselves, and torch's lazy negation is not exported:
     # the values are wanted, not how they came about.
@@ -76,17 +84,48 @@ def _from_dlpack(a: Any, name: str) -> npt.NDArray[Any]:
         ) from error
 
 
+def as_numpy(a: Any, name: str) -> Any:
+    """Return an array of another library as a NumPy array, and everything else as it is.
+
+    Parameters
+    ----------
+    a : object
+        Of a library that speaks DLPack: any real dtype; numbers of two bytes become float32.
+    name : str
+        The argument's name, for the errors.
+
+    Raises
+    ------
+    TypeError
+        If NumPy cannot read the array, as one that is sparse.
+    ValueError
+        If it is not in the CPU's memory.
+    """
+    library = library_of(a)
+    if library is None or not (hasattr(a, "__dlpack_device__") and hasattr(a, "dtype")):
+        return a
+    if "float16" in str(a.dtype) and a.__dlpack_device__()[0] == _DLPACK_CPU:  # bfloat16 too
+        wide = library.float32
+        a = library.astype(a, wide) if hasattr(library, "astype") else a.to(wide)
+    return _from_dlpack(a, name)
+
+
+def library_of(a: Any) -> Any:
+    """Return the module that makes arrays of ``a``'s kind, or None for NumPy and all others."""
+    if isinstance(a, (np.ndarray, np.generic)) or not hasattr(a, "__dlpack__"):
+        return None
+    if hasattr(a, "__array_namespace__"):
+        return a.__array_namespace__()
+    # torch, also for a user's subclass of Tensor
+    base = next(c for c in type(a).__mro__ if hasattr(c, "__dlpack__") and "__dlpack__" in vars(c))
+    return importlib.import_module(base.__module__.partition(".")[0])
+
+
 def returns_like(a: Any) -> Callable[[npt.NDArray[Any]], Any]:
     """Return the function that hands a NumPy result back as an array of ``a``'s library."""
-    if isinstance(a, np.ndarray) or not hasattr(a, "__dlpack__"):
+    library = library_of(a)
+    if library is None:
         return lambda result: result
-    if hasattr(a, "__array_namespace__"):
-        library = a.__array_namespace__()
-    else:  # torch, also for a user's subclass of Tensor
-        base = next(
-            c for c in type(a).__mro__ if hasattr(c, "__dlpack__") and "__dlpack__" in vars(c)
-        )
-        library = importlib.import_module(base.__module__.partition(".")[0])
     return lambda result: library.from_dlpack(result)
 
 

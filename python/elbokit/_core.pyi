@@ -99,6 +99,7 @@ def gmm_estep(
     covariance_type: str,
     log_prob: _Array | None,
     responsibilities: _Array | None,
+    labels: npt.NDArray[np.int64] | None = None,
 ) -> None: ...
 def gmm_statistics(
     X: _Array,

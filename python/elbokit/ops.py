@@ -13,7 +13,9 @@ import numpy as np
 
 from elbokit import _core
 from elbokit._arrays import as_float_array, returns_like
+from elbokit._gmm_density import gmm_log_prob
 from elbokit._gmm_fit import as_gmm_fit, check_fit_options, check_fit_weight, run_fits
+from elbokit._gmm_underflow import squares_underflow, statistics_in_float64
 from elbokit._kmeans import kmeans
 from elbokit._mixture_arguments import (
     check_mixtures,
@@ -38,6 +40,7 @@ __all__ = [
     "SingularCovarianceError",
     "gmm_estep",
     "gmm_fit",
+    "gmm_log_prob",
     "gmm_statistics",
     "kmeans",
     "logsumexp",
@@ -63,9 +66,9 @@ def logsumexp(a: Any, axis: int | tuple[int, ...] | None = -1) -> Any:
     Raises
     ------
     TypeError
-        If ``a`` is neither float32 nor float64.
+        If ``a`` is neither float32 nor float64, or ``axis`` is not of integers.
     ValueError
-        If ``axis`` is out of range.
+        If ``axis`` is out of range, or repeated.
 
     Examples
     --------
@@ -73,8 +76,7 @@ def logsumexp(a: Any, axis: int | tuple[int, ...] | None = -1) -> Any:
     0.69314...
     """
     values = as_float_array(a, "a")
-    axes = range(values.ndim) if axis is None else axis
-    axes = np.lib.array_utils.normalize_axis_tuple(axes, values.ndim, "axis")
+    axes = _check_axis(axis, values.ndim)
     if len(axes) != 1:
         rest = [i for i in range(values.ndim) if i not in axes]
         shape = [values.shape[i] for i in rest]
@@ -85,6 +87,17 @@ def logsumexp(a: Any, axis: int | tuple[int, ...] | None = -1) -> Any:
     out = np.empty((math.prod(outer), math.prod(inner)), dtype=values.dtype)
     _core.logsumexp(values.reshape(math.prod(outer), values.shape[at], math.prod(inner)), out)
     return returns_like(a)(out.reshape(outer + inner))
+
+
+def _check_axis(axis: Any, ndim: int) -> tuple[int, ...]:
+    """Return the axes as non-negative integers."""
+    try:
+        axes = range(ndim) if axis is None else axis
+        return np.lib.array_utils.normalize_axis_tuple(axes, ndim, "axis")
+    except TypeError:
+        raise TypeError(
+            f"`axis` is {axis!r}, expected an integer, a tuple of integers or None"
+        ) from None
 
 
 def gmm_estep(
@@ -182,7 +195,8 @@ def gmm_statistics(
     -----
     Moments about the previous means cancel nothing, and the M-step's closed form stays exact:
     ``mean + S1 / N`` and ``S2 / N - (S1 / N)(S1 / N)^T``. Statistics of a union of rows are the
-    sum of the statistics (Neal & Hinton, 1998).
+    sum of the statistics (Neal & Hinton, 1998). Of float32 rows whose squares underflow the sums
+    are taken in float64.
     """
     mixtures = check_mixtures(X, weights, means, precisions_cholesky, covariance_type)
     size, _, n_features = mixtures.X.shape
@@ -201,6 +215,8 @@ def gmm_statistics(
         covariance_type,
         *statistics,  # type: ignore[arg-type]
     )
+    if squares_underflow(statistics, mixtures, covariance_type):
+        statistics = statistics_in_float64(mixtures, row_weight, covariance_type)
     if not all(np.isfinite(a).all() for a in statistics):
         require_finite_rows(mixtures)
         require_finite_moments(statistics, mixtures)

@@ -42,11 +42,12 @@ struct GmmRows {
 };
 
 // Each optional. log_prob[n] = log p(x_n); responsibilities (n_samples, n_components),
-// col_stride 1.
+// col_stride 1; labels[n]: the component of the largest responsibility, of equal ones the first.
 template <class T>
 struct GmmPosterior {
   Vector<T> log_prob;
   Matrix<T> responsibilities;
+  Vector<std::int64_t> labels{};
 };
 
 // With r the responsibilities and w the sample weights, about the means of the parameters:

@@ -11,9 +11,15 @@ from sklearn.base import BaseEstimator, DensityMixin
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from elbokit import ops
+from elbokit._arrays import as_numpy, returns_like
+from elbokit.mixture._density import labels_of, log_prob_of, posterior_of, require_nearest
+from elbokit.mixture._library import array_of
 from elbokit.mixture._parameters import GmmParameters, covariance_shape, upper_triangular
-from elbokit.mixture._validation import check_sample_weight, checked_weight
+from elbokit.mixture._validation import (
+    check_sample_weight,
+    checked_weight,
+    has_plain_layout,
+)
 
 __all__ = ["FittedGaussianMixture"]
 
@@ -31,27 +37,28 @@ class FittedGaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
     covariances_: Floats
     precisions_cholesky_: Floats
     _before_rounding: GmmParameters | None
+    _library: str | None
 
-    def score_samples(self, X: npt.ArrayLike) -> Floats:
+    def score_samples(self, X: npt.ArrayLike) -> Any:
         """Compute the log-likelihood of each sample.
 
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features)
-            Data.
+            Data; an array of torch or another library that speaks DLPack too.
 
         Returns
         -------
         log_prob : ndarray of shape (n_samples,)
             ``log p(x_n)``, float32 where `X` and the parameters are. -inf where a sample is so
-            far away that its squared distances overflow.
+            far away that its squared distances overflow. An array of `X`'s library.
 
         Raises
         ------
         NotFittedError
             If the estimator is not fitted.
         """
-        return self._estep(X)[0]
+        return returns_like(X)(self._log_prob(X))
 
     def score(
         self, X: npt.ArrayLike, y: object = None, sample_weight: npt.ArrayLike | None = None
@@ -61,7 +68,7 @@ class FittedGaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features)
-            Data.
+            Data; an array of torch or another library that speaks DLPack too.
         y : ignored
             Present by convention.
         sample_weight : array-like of shape (n_samples,), default=None
@@ -79,22 +86,23 @@ class FittedGaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
         ValueError
             If `sample_weight` has a wrong shape or value.
         """
-        log_prob = self.score_samples(X).astype(np.float64)
+        log_prob = self._log_prob(X)
         total, mass = _weighted_sum(log_prob, check_sample_weight(sample_weight, len(log_prob)))
         return total / mass
 
-    def predict(self, X: npt.ArrayLike) -> npt.NDArray[np.intp]:
+    def predict(self, X: npt.ArrayLike) -> Any:
         """Predict the most probable component of each sample.
 
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features)
-            Data.
+            Data; an array of torch or another library that speaks DLPack too.
 
         Returns
         -------
         labels : ndarray of shape (n_samples,)
-            Component numbers.
+            Component numbers: the first of the largest in :meth:`predict_proba`. An array of
+            `X`'s library.
 
         Raises
         ------
@@ -103,21 +111,20 @@ class FittedGaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
         ValueError
             If the squared distances of a sample to all components overflow float64.
         """
-        labels: npt.NDArray[np.intp] = np.argmax(self.predict_proba(X), axis=1)
-        return labels
+        return returns_like(X)(labels_of(*self._as_density_reads(X), self.covariance_type))
 
-    def predict_proba(self, X: npt.ArrayLike) -> Floats:
+    def predict_proba(self, X: npt.ArrayLike) -> Any:
         """Compute the posterior probability of each component for each sample.
 
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features)
-            Data.
+            Data; an array of torch or another library that speaks DLPack too.
 
         Returns
         -------
         responsibilities : ndarray of shape (n_samples, n_components)
-            Rows sum to one; float32 where `X` and the parameters are.
+            Rows sum to one; float32 where `X` and the parameters are. An array of `X`'s library.
 
         Raises
         ------
@@ -127,16 +134,10 @@ class FittedGaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
             If the squared distances of a sample to all components overflow float64.
         """
         log_prob, responsibilities = self._estep(X)
-        rows = np.flatnonzero(np.isneginf(log_prob))
-        rows = rows[~(responsibilities[rows].sum(axis=1) > 0.0)]
-        if len(rows):
-            raise ValueError(
-                f"row {rows[0]} of X is so far from every component that all squared distances "
-                "overflow float64, so none of them is the most probable; rescale or drop it"
-            )
-        return responsibilities
+        require_nearest(log_prob, responsibilities)
+        return returns_like(X)(responsibilities)
 
-    def sample(self, n_samples: int = 1) -> tuple[Floats, npt.NDArray[np.int64]]:
+    def sample(self, n_samples: int = 1) -> tuple[Any, Any]:
         """Draw samples from the fitted mixture.
 
         Parameters
@@ -147,7 +148,9 @@ class FittedGaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
         Returns
         -------
         X : ndarray of shape (n_samples, n_features)
-            Samples in float64, ordered by component.
+            Samples in float64, ordered by component. After a fit to a torch tensor, or to an
+            array of another library, an array of that library and of the fit's dtype; NumPy's
+            where the library is not installed.
         y : ndarray of shape (n_samples,)
             Component of each sample.
 
@@ -189,7 +192,11 @@ class FittedGaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
                 noise = rng.standard_normal(size=(count, len(mean)))
                 groups.append(mean + noise * np.sqrt(variance))
         labels = np.repeat(np.arange(len(means), dtype=np.int64), counts)
-        return np.vstack(groups).astype(np.float64), labels
+        rows = np.vstack(groups).astype(np.float64)
+        library = getattr(self, "_library", None)
+        if library is not None:
+            rows = rows.astype(means.dtype)
+        return array_of(library, rows), array_of(library, labels)
 
     def bic(self, X: npt.ArrayLike, sample_weight: npt.ArrayLike | None = None) -> float:
         """Compute the Bayesian information criterion; lower is better.
@@ -197,7 +204,7 @@ class FittedGaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features)
-            Data.
+            Data; an array of torch or another library that speaks DLPack too.
         sample_weight : array-like of shape (n_samples,), default=None
             Numbers of copies of the samples: their sum is the number of samples.
 
@@ -215,7 +222,7 @@ class FittedGaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features)
-            Data.
+            Data; an array of torch or another library that speaks DLPack too.
         sample_weight : array-like of shape (n_samples,), default=None
             Numbers of copies of the samples.
 
@@ -230,7 +237,7 @@ class FittedGaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
         self, X: npt.ArrayLike, sample_weight: npt.ArrayLike | None
     ) -> tuple[float, float]:
         """Return the log-likelihood of all samples, and their number, copies counted."""
-        log_prob = self.score_samples(X).astype(np.float64)
+        log_prob = self._log_prob(X)
         if sample_weight is None:
             return _weighted_sum(log_prob, None)
         return _weighted_sum(log_prob, checked_weight(sample_weight, len(log_prob)))
@@ -246,27 +253,35 @@ class FittedGaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
         }[self.covariance_type]
         return int(covariances + n_components * n_features + n_components - 1)
 
+    def _log_prob(self, X: npt.ArrayLike) -> Floats:
+        """Return log p(x) of validated data, as a NumPy array."""
+        return log_prob_of(*self._as_density_reads(X), self.covariance_type)
+
     def _estep(self, X: npt.ArrayLike) -> tuple[Floats, Floats]:
-        """Return log p(x) and the responsibilities of validated data.
+        """Return log p(x) and the responsibilities of validated data, as NumPy arrays.
 
         Where all distances overflow the density is -inf and the responsibilities do not sum to 1.
         """
+        return posterior_of(*self._as_density_reads(X), self.covariance_type)
+
+    def _as_density_reads(self, X: npt.ArrayLike) -> tuple[Floats, tuple[Floats, Floats, Floats]]:
+        """Return validated data, float32 where the parameters are too, and the parameters."""
         check_is_fitted(self)
-        data = validate_data(self, X, dtype=[np.float64, np.float32], order="C", reset=False)
-        parameters = self._density_parameters()
+        data = self._validated(as_numpy(X, "X"))
         public = (self.weights_, self.means_, self.precisions_cholesky_)
         dtype = np.result_type(data, *(np.asarray(array) for array in public))
         data = data.astype(np.float32 if dtype == np.float32 else np.float64, copy=False)
-        log_prob, responsibilities = ops.gmm_estep(data, *parameters, self.covariance_type)
-        lost = np.flatnonzero(~np.isfinite(log_prob))
-        if len(lost):
-            # X is finite, so distances overflowed: float64 knows more, and infinities of both
-            # signs (NaN) in one distance only say that it is large.
-            rows = ops.gmm_estep(data[lost].astype(np.float64), *parameters, self.covariance_type)
-            with np.errstate(over="ignore"):
-                log_prob[lost] = np.where(np.isnan(rows[0]), -np.inf, rows[0])
-            responsibilities[lost] = rows[1]
-        return log_prob, responsibilities
+        return data, self._density_parameters()
+
+    def _validated(self, X: npt.ArrayLike) -> Floats:
+        """Return scikit-learn's reading of the data; of plain ones the density tells NaN."""
+        if has_plain_layout(X) and not hasattr(self, "feature_names_in_"):
+            data: Floats = np.asarray(X)
+            if data.shape[1] == getattr(self, "n_features_in_", None):
+                return data
+        return np.asarray(
+            validate_data(self, X, dtype=[np.float64, np.float32], order="C", reset=False)
+        )
 
     def _density_parameters(self) -> tuple[Floats, Floats, Floats]:
         """Return weights, means and upper triangular factors: what the density needs."""
@@ -291,7 +306,7 @@ class FittedGaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
 def _weighted_sum(log_prob: Floats, weight: Floats | None) -> tuple[float, float]:
     """Return ``sum_n w_n log p(x_n)`` and ``sum_n w_n``."""
     if weight is None:
-        return float(log_prob.sum()), float(len(log_prob))
+        return float(log_prob.sum(dtype=np.float64)), float(len(log_prob))
     # A sample of weight zero may be as improbable as it likes: 0 times -inf is no number.
     terms = weight * np.where(weight > 0.0, log_prob, 0.0)
     return float(terms.sum()), float(weight.sum())

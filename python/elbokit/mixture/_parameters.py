@@ -16,6 +16,7 @@ __all__ = [
     "precisions_cholesky_from_covariances",
     "precisions_cholesky_from_precisions",
     "precisions_from_cholesky",
+    "require_representable",
     "upper_triangular",
 ]
 
@@ -149,6 +150,19 @@ def precisions_from_cholesky(factors: Array, covariance_type: str) -> Array:
     if covariance_type in ("diag", "spherical"):
         return np.asarray(factors**2)
     return np.asarray(factors @ factors.swapaxes(-1, -2))
+
+
+def require_representable(covariances: Array, precisions: Array, dtype: npt.DTypeLike) -> None:
+    """Raise ValueError where covariances or precisions are beyond what a dtype holds."""
+    for name, array in (("covariances_", covariances), ("precisions_", precisions)):
+        largest = float(np.abs(array).max())
+        if largest > float(np.finfo(dtype).max):
+            size = "large" if name == "covariances_" else "small"
+            advice = "scale the data" + (" or pass float64" if dtype == np.float32 else "")
+            raise ValueError(
+                f"`X` has variances so {size} that {name} would reach {largest:.3g}, which "
+                f"{np.dtype(dtype)}, the dtype of `X`, cannot hold; {advice}"
+            )
 
 
 def covariances_from_cholesky(factors: Array, covariance_type: str) -> Array:

@@ -9,6 +9,7 @@ import numpy.typing as npt
 from sklearn.utils import check_array
 from sklearn.utils._param_validation import Interval
 
+from elbokit._arrays import as_numpy
 from elbokit.mixture._parameters import covariance_shape
 
 __all__ = [
@@ -17,6 +18,7 @@ __all__ = [
     "check_given",
     "check_sample_weight",
     "checked_weight",
+    "has_plain_layout",
     "is_plain",
     "scaled_weight",
 ]
@@ -87,12 +89,17 @@ def is_plain(X: Any) -> bool:
 
     The sum is finite where all values are, unless it overflows: then the answer is no, too.
     """
-    if type(X) is not np.ndarray or X.ndim != 2 or X.dtype not in (np.float64, np.float32):
-        return False
-    if X.size == 0 or not (X.flags.c_contiguous and X.flags.aligned):
+    if not has_plain_layout(X):
         return False
     with np.errstate(over="ignore", invalid="ignore"):
         return bool(np.isfinite(X.sum()))
+
+
+def has_plain_layout(X: Any) -> bool:
+    """Tell whether X is a C-contiguous matrix of floats, finite or not."""
+    if type(X) is not np.ndarray or X.ndim != 2 or X.dtype not in (np.float64, np.float32):
+        return False
+    return bool(X.size > 0 and X.flags.c_contiguous and X.flags.aligned)
 
 
 def _as_floats(values: Any, name: str, allow_nd: bool = False) -> Any:
@@ -101,6 +108,7 @@ def _as_floats(values: Any, name: str, allow_nd: bool = False) -> Any:
     A float array that passes them needs no more than a look, which takes a fraction of what
     `check_array` takes to find out what it was given.
     """
+    values = as_numpy(values, name)
     if (
         type(values) is np.ndarray
         and values.dtype in (np.float64, np.float32)
@@ -208,7 +216,7 @@ def scaled_weight(weight: Array) -> Array:
 
 def checked_weight(sample_weight: Any, n_samples: int) -> Array:
     """Return the weights in float64 as they came; raises what `check_sample_weight` raises."""
-    given: Array = np.asarray(sample_weight)
+    given: Array = np.asarray(as_numpy(sample_weight, "sample_weight"))
     if given.shape != (n_samples,):
         raise ValueError(
             f"sample_weight has shape {given.shape}, expected ({n_samples},), one weight per sample"

@@ -21,7 +21,7 @@ from sklearn.utils._param_validation import (
 )
 from sklearn.utils.validation import validate_data
 
-from elbokit._arrays import as_float_array
+from elbokit._arrays import as_float_array, as_numpy
 from elbokit.mixture._convergence import ConvergenceMonitor
 from elbokit.mixture._copies import weight_and_copy
 from elbokit.mixture._em import EmRun, run_em
@@ -33,10 +33,12 @@ from elbokit.mixture._initialization import (
     starting_parameters,
     warn_of_few_clusters,
 )
+from elbokit.mixture._library import library_name
 from elbokit.mixture._parameters import (
     GmmParameters,
     covariance_shape,
     precisions_from_cholesky,
+    require_representable,
 )
 from elbokit.mixture._problems import Problems
 from elbokit.mixture._sklearn import from_sklearn, to_sklearn
@@ -97,7 +99,7 @@ class GaussianMixture(FittedGaussianMixture):
     Attributes
     ----------
     weights_ : ndarray of shape (n_components,)
-        Mixing proportions. Arrays have the dtype of X (float32 or float64).
+        Mixing proportions. Arrays are NumPy's, of the dtype of X (float32 or float64).
     means_ : ndarray of shape (n_components, n_features)
         Component means.
     covariances_, precisions_, precisions_cholesky_ : ndarray
@@ -193,7 +195,9 @@ class GaussianMixture(FittedGaussianMixture):
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features)
-            Data; float32 stays float32, everything else becomes float64.
+            Data; float32 stays float32, everything else becomes float64. A torch tensor, or an
+            array of another library that speaks DLPack, is read in place where its layout allows;
+            of tensors float16 and bfloat16 become float32, and gradients do not flow.
         y : ignored
             Present by convention.
         sample_weight : array-like of shape (n_samples,), default=None
@@ -224,7 +228,7 @@ class GaussianMixture(FittedGaussianMixture):
 
     def fit_predict(
         self, X: npt.ArrayLike, y: object = None, sample_weight: npt.ArrayLike | None = None
-    ) -> npt.NDArray[np.intp]:
+    ) -> Any:
         """Fit the mixture and predict the component of each sample.
 
         Parameters
@@ -300,7 +304,8 @@ class GaussianMixture(FittedGaussianMixture):
         """Validate, run EM `n_init` times and keep the best run."""
         self._validate_params()
         warm = self.warm_start and hasattr(self, "converged_")
-        data = self._validate_data(X)
+        self._library = library_name(X)
+        data = self._validate_data(as_numpy(X, "X"))
         weight, copy = weight_and_copy(sample_weight, len(data))
         if weight is not None and not weight.all():
             # A row of weight zero is no row: it must not take part in the draws either.
@@ -414,12 +419,14 @@ class GaussianMixture(FittedGaussianMixture):
     def _store(self, run: EmRun, dtype: npt.DTypeLike) -> None:
         """Set the fitted attributes, arrays in the dtype of the data."""
         weights, means, covariances, factors = run.parameters
+        precisions = precisions_from_cholesky(factors, self.covariance_type)
+        require_representable(covariances, precisions, dtype)
         self._before_rounding = run.parameters if dtype == np.float32 else None
         self.weights_ = weights.astype(dtype)
         self.means_ = means.astype(dtype)
         self.covariances_ = covariances.astype(dtype)
         self.precisions_cholesky_ = factors.astype(dtype)
-        self.precisions_ = precisions_from_cholesky(factors, self.covariance_type).astype(dtype)
+        self.precisions_ = precisions.astype(dtype)
         self.converged_ = run.converged
         self.n_iter_ = len(run.lower_bounds)
         # As in scikit-learn: without an iteration there is no bound.
