@@ -74,12 +74,11 @@ def test_history_is_the_free_energy(rng, covariance_type, dtype, with_prior, reg
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
 @pytest.mark.parametrize("covariance_type", COVARIANCE_TYPES)
 def test_every_half_step_raises_the_bound(rng, covariance_type, dtype, with_prior):
-    X = clusters(rng, 400, 4, 4).astype(dtype)
+    X = clusters(rng, 400, 4, 4, spread=1.5).astype(dtype)
     prior = some_prior(covariance_type, 4, 4) if with_prior else None
     gm = GaussianMixture(
         4,
         covariance_type=covariance_type,
-        init_params="random",
         random_state=0,
         reg_covar=0.0,
         tol=0.0,
