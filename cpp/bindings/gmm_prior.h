@@ -9,8 +9,9 @@
 
 namespace elbokit::bindings {
 
-// None, or (weight_counts (K), mean_count, mean (D), covariance_count, scale, log_normaliser); scale
-// in the shape of one component's covariances, with a leading dimension of 1. Keeps the arrays.
+// None, or (weight_counts (K), mean_count, mean (D), covariance_count, scale, log_normaliser);
+// scale in the shape of one component's covariances, with a leading dimension of 1. Keeps the
+// arrays.
 class PriorArgument {
  public:
   PriorArgument(const py::object& given, const BatchShape& shape) {
