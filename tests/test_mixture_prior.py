@@ -256,6 +256,16 @@ def test_covariances_stay_regular_without_reg_covar(name, covariance_type, dtype
         assert np.diff(gm.lower_bounds_).min(initial=0.0) >= -1e-6
 
 
+@pytest.mark.parametrize("covariance_type", COVARIANCE_TYPES)
+def test_a_scale_below_the_rounding_of_the_means_counts(covariance_type):
+    X = np.full((20, 2), 1e8)
+    scale = {"diag": np.full(2, 1e-18), "spherical": 1e-18}.get(covariance_type, 1e-18 * np.eye(2))
+    prior = MixturePrior(mean_precision=0.0, degrees_of_freedom=4.0, covariance=scale)
+    gm = GaussianMixture(covariance_type=covariance_type, reg_covar=0.0, prior=prior).fit(X)
+    divisor = {"diag": 4 + 20 + 2, "spherical": 4 + 2 * 20 + 2}.get(covariance_type, 4 + 20 + 2 + 1)
+    np.testing.assert_allclose(np.squeeze(gm.covariances_), scale / divisor, rtol=1e-12)
+
+
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
 @pytest.mark.parametrize("weights", ["all three", "various"])
 @pytest.mark.parametrize("covariance_type", COVARIANCE_TYPES)

@@ -10,17 +10,19 @@ namespace elbokit::cpu {
 
 namespace {
 
-// tr(P P^T S) of one upper triangular factor; row holds d doubles.
+// tr(P P^T S) = sum_im S_im P_i P_m^T over the rows of an upper triangular P, with the pairs i < m
+// taken twice; row holds d doubles.
 double trace(std::int64_t d, const double* factor, const double* second, double* row) {
   double sum = 0.0;
   for (std::int64_t i = 0; i < d; ++i) {
-    // Row i of S P, from column i on: P has nothing before it.
-    std::fill_n(row, d, 0.0);
-    for (std::int64_t m = 0; m < d; ++m) {
-      const double s = second[i * d + m];
-      for (std::int64_t j = std::max(i, m); j < d; ++j) row[j] += s * factor[m * d + j];
+    const double* const own = factor + i * d;
+    for (std::int64_t j = i; j < d; ++j) row[j] = second[i * d + i] * own[j];
+    for (std::int64_t m = i + 1; m < d; ++m) {
+      const double* const other = factor + m * d;
+      const double twice = 2.0 * second[i * d + m];
+      for (std::int64_t j = m; j < d; ++j) row[j] += twice * other[j];
     }
-    for (std::int64_t j = i; j < d; ++j) sum += row[j] * factor[i * d + j];
+    for (std::int64_t j = i; j < d; ++j) sum += row[j] * own[j];
   }
   return sum;
 }
@@ -87,7 +89,7 @@ double gmm_squares(Covariance covariance, std::int64_t n_components, std::int64_
   }
   const std::int64_t d = n_features;
   const std::int64_t owners = covariance == Covariance::tied ? 1 : n_components;
-  const double cost = static_cast<double>(owners * d) * static_cast<double>(d * d) / 6.0;
+  const double cost = static_cast<double>(owners * d) * static_cast<double>(d * d) / 10.0;
   std::vector<double> traces(owners), rows(owners * d);
   dispatch::for_each_task(
       threads && owners > 1 && cost > dispatch::kWorthThreads, owners, [&](std::int64_t o, int) {

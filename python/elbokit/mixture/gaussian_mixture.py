@@ -129,8 +129,8 @@ class GaussianMixture(FittedGaussianMixture):
     Notes
     -----
     Each iteration is one pass over X that never stores the responsibilities. A component
-    that loses all samples keeps its mean and covariance and gets weight 0. A fit that
-    fails leaves the estimator as it was.
+    that loses all samples keeps its mean and covariance and gets weight 0; with a prior it
+    goes to the prior's mode. A fit that fails leaves the estimator as it was.
 
     Examples
     --------
