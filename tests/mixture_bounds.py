@@ -7,6 +7,8 @@ from scipy import stats
 from scipy.special import logsumexp
 
 from elbokit import MixturePrior
+from elbokit._types import GmmStatistics
+from elbokit.mixture._prior import CorePrior, resolve_prior
 
 
 def matrices(covariances: np.ndarray, covariance_type: str, k: int, d: int) -> np.ndarray:
@@ -70,3 +72,19 @@ def some_prior(covariance_type: str, k: int, d: int, mean_precision: float = 0.7
         degrees_of_freedom=d + 2.5,
         covariance=scale,
     )
+
+
+def moments(X, q, about, covariance_type) -> GmmStatistics:
+    """Sufficient statistics by their definition."""
+    e = X[:, None, :] - about
+    second = {
+        "full": lambda: np.einsum("nk,nki,nkj->kij", q, e, e),
+        "tied": lambda: np.einsum("nk,nki,nkj->ij", q, e, e),
+        "diag": lambda: np.einsum("nk,nki->ki", q, e**2),
+        "spherical": lambda: np.einsum("nk,nki->k", q, e**2),
+    }[covariance_type]()
+    return GmmStatistics(q.sum(axis=0), np.einsum("nk,nki->ki", q, e), second, 0.0)
+
+
+def resolved(prior, covariance_type, k, d) -> CorePrior:
+    return resolve_prior(prior, covariance_type, k, np.zeros(d), np.ones(d))
