@@ -326,3 +326,13 @@ def test_values_that_overflow_are_told(rng):
     X = rng.normal(size=(20, 2)) * 1e200
     with pytest.raises(ValueError, match="overflow"):
         GaussianMixture(2, prior=MixturePrior()).fit(X)
+
+
+@pytest.mark.parametrize("size", [1e-3, 5e307])
+def test_weights_of_any_size_count_beside_the_prior(rng, size):
+    X, weight = rng.normal(size=(50, 2)), size * rng.uniform(0.2, 1.0, size=50)
+    gm = GaussianMixture(prior=MixturePrior(mean_precision=1.0, mean=[5.0, 5.0]), reg_covar=0.0)
+    average = np.average(X, axis=0, weights=weight / size)
+    share = 1.0 / (1.0 + weight.sum(dtype=np.longdouble))
+    expected = average + float(share) * (5.0 - average)
+    np.testing.assert_allclose(gm.fit(X, sample_weight=weight).means_[0], expected, rtol=1e-9)

@@ -87,5 +87,8 @@ def weight_unit(given: npt.ArrayLike | None, weight: Array | None) -> float:
     """Return what `check_sample_weight` divided the given weights by: a prior counts samples."""
     if given is None:
         return 1.0
-    largest = np.asarray(given, dtype=np.float64).max()
-    return float(largest / (1.0 if weight is None else weight.max()))
+    largest = float(np.asarray(given, dtype=np.float64).max())
+    if weight is None:
+        return largest
+    # The quotient may be 2^1024, which is not a number any more.
+    return min(largest / 2.0 / float(weight.max()), np.finfo(np.float64).max / 2.0) * 2.0
