@@ -6,6 +6,7 @@
 #include "bindings/arrays.h"
 #include "bindings/bindings.h"
 #include "bindings/gmm_batch.h"
+#include "bindings/gmm_prior.h"
 
 namespace elbokit::bindings {
 
@@ -76,15 +77,16 @@ std::vector<GmmFitRows<T>> fit_rows(const py::array& X, const OptionalArray& off
 
 // Runs EM in place. outcome (B, 4): iterations, converged, status, component; a mixture whose
 // status comes as another than ok is left as it is. Returns each mixture's bounds of all iterations
-// if they are to be recorded. progress(n_iter, change) is called every progress_interval
-// iterations, never for 0.
-std::vector<std::vector<double>> gmm_fit(
-    const py::array& X, const OptionalArray& offsets, const OptionalArray& sample_weight,
-    const std::string& covariance_type, const py::array& weights, const py::array& means,
-    const py::array& covariances, const py::array& precisions_cholesky, double tol,
-    double reg_covar, std::int64_t max_iter, const py::array& lower_bound, const py::array& outcome,
-    bool record, const py::object& progress, std::int64_t progress_interval) {
-  return with_value_type(X, "X", [&](auto value) {
+// if they are to be recorded, after the E-steps and after the M-steps. progress(n_iter, change) is
+// called every progress_interval iterations, never for 0.
+py::tuple gmm_fit(const py::array& X, const OptionalArray& offsets,
+                  const OptionalArray& sample_weight, const std::string& covariance_type,
+                  const py::array& weights, const py::array& means, const py::array& covariances,
+                  const py::array& precisions_cholesky, double tol, const py::object& reg_covar,
+                  std::int64_t max_iter, const py::array& lower_bound, const py::array& outcome,
+                  bool record, const py::object& progress, std::int64_t progress_interval,
+                  const py::object& prior) {
+  return with_value_type(X, "X", [&](auto value) -> py::tuple {
     using T = decltype(value);
     expect_dimensions(means, "means", 3);
     const BatchShape batch{means.shape(0), means.shape(1), means.shape(2),
@@ -97,7 +99,9 @@ std::vector<std::vector<double>> gmm_fit(
     double* const p = batch.second<double>(precisions_cholesky, "precisions_cholesky");
     double* const bound = contiguous<double>(lower_bound, "lower_bound", {size});
     std::int64_t* const out = contiguous<std::int64_t>(outcome, "outcome", {size, 4});
-    std::vector<std::vector<double>> lower_bounds(record ? size : 0);
+    const PriorArgument density(prior, batch);
+    const std::vector<double> added = reg_covar_of(reg_covar, batch);
+    std::vector<std::vector<double>> lower_bounds(record ? size : 0), after_m(record ? size : 0);
     std::vector<GmmFit> fits(size);
     for (py::ssize_t b = 0; b < size; ++b) {
       const py::ssize_t at = b * batch.second_size();
@@ -105,13 +109,13 @@ std::vector<std::vector<double>> gmm_fit(
       fits[b].lower_bound = bound[b];
       fits[b].status = static_cast<GmmFitStatus>(out[4 * b + 2]);
       fits[b].component = out[4 * b + 3];
-      if (record) fits[b].lower_bounds = &lower_bounds[b];
+      if (record) fits[b].lower_bounds = &lower_bounds[b], fits[b].after_m = &after_m[b];
     }
     PythonObserver observer(progress, progress_interval);
     {
       const py::gil_scoped_release release;
-      cpu::gmm_fit(size, covariance, k, d, rows.data(), {tol, reg_covar, max_iter}, fits.data(),
-                   observer);
+      cpu::gmm_fit(size, covariance, k, d, rows.data(),
+                   {tol, added.data(), max_iter, density.get()}, fits.data(), observer);
     }
     for (py::ssize_t b = 0; b < size; ++b) {
       bound[b] = fits[b].lower_bound;
@@ -119,17 +123,20 @@ std::vector<std::vector<double>> gmm_fit(
                                      static_cast<std::int64_t>(fits[b].status), fits[b].component};
       std::copy_n(values, 4, out + 4 * b);
     }
-    return lower_bounds;
+    return py::make_tuple(lower_bounds, after_m);
   });
 }
 
 // One mixture's M-step, of arrays with a leading dimension of 1. The estimate comes as the previous
 // one, about whose means the moments are, and leaves as the next one, but for a failure. Returns
-// the status, the singular component, and whether float32 sums would be too coarse.
+// the status, the singular component, whether float32 sums would be too coarse, the log-density of
+// the prior at the previous estimate, and what the bound after the step has above the
+// log-likelihood before it.
 py::tuple gmm_update(const std::string& covariance_type, const py::array& counts,
                      const py::array& first_moments, const py::array& second_moments,
                      const py::array& weights, const py::array& means, const py::array& covariances,
-                     const py::array& precisions_cholesky, double reg_covar, double empty_below) {
+                     const py::array& precisions_cholesky, const py::object& reg_covar,
+                     double empty_below, const py::object& prior) {
   expect_dimensions(means, "means", 3);
   const BatchShape shape{1, means.shape(1), means.shape(2), covariance_of(covariance_type)};
   const auto [one, k, d, covariance] = shape;
@@ -141,24 +148,28 @@ py::tuple gmm_update(const std::string& covariance_type, const py::array& counts
                              contiguous<double>(means, "means", {one, k, d}),
                              shape.second<double>(covariances, "covariances"),
                              shape.second<double>(precisions_cholesky, "precisions_cholesky")};
+  const PriorArgument density(prior, shape);
+  const std::vector<double> added = reg_covar_of(reg_covar, shape);
   GmmUpdateOutcome outcome;
   {
     const py::gil_scoped_release release;
-    outcome = cpu::gmm_update(covariance, k, d, statistics, reg_covar, empty_below, estimate);
+    outcome = cpu::gmm_update(covariance, k, d, statistics, added.data(), density.get(),
+                              empty_below, estimate);
   }
   return py::make_tuple(static_cast<int>(outcome.status), outcome.component,
-                        outcome.below_resolution);
+                        outcome.below_resolution, outcome.log_prior, outcome.gain);
 }
 
-void gmm_regularise(const std::string& covariance_type, const py::array& means, double reg_covar,
-                    const py::array& covariances) {
+void gmm_regularise(const std::string& covariance_type, const py::array& means,
+                    const py::object& reg_covar, const py::array& covariances) {
   expect_dimensions(means, "means", 3);
   const BatchShape batch{means.shape(0), means.shape(1), means.shape(2),
                          covariance_of(covariance_type)};
   const double* const m = contiguous<const double>(means, "means", {batch.size, batch.k, batch.d});
   double* const s = batch.second<double>(covariances, "covariances");
+  const std::vector<double> added = reg_covar_of(reg_covar, batch);
   for (py::ssize_t b = 0; b < batch.size; ++b)
-    cpu::gmm_regularise(batch.covariance, batch.k, batch.d, m + b * batch.k * batch.d, reg_covar,
+    cpu::gmm_regularise(batch.covariance, batch.k, batch.d, m + b * batch.k * batch.d, added.data(),
                         s + b * batch.second_size());
 }
 
@@ -194,11 +205,11 @@ void register_gmm_fit(py::module_& m) {
   m.def("gmm_fit", &gmm_fit, "X"_a, "offsets"_a, "sample_weight"_a, "covariance_type"_a,
         "weights"_a, "means"_a, "covariances"_a, "precisions_cholesky"_a, "tol"_a, "reg_covar"_a,
         "max_iter"_a, "lower_bound"_a, "outcome"_a, "record"_a = false, "progress"_a = py::none(),
-        "progress_interval"_a = 0);
+        "progress_interval"_a = 0, "prior"_a = py::none());
   m.def("gmm_empty_below", py::vectorize(&cpu::gmm_empty_below), "mass"_a, "n_samples"_a);
   m.def("gmm_update", &gmm_update, "covariance_type"_a, "counts"_a, "first_moments"_a,
         "second_moments"_a, "weights"_a, "means"_a, "covariances"_a, "precisions_cholesky"_a,
-        "reg_covar"_a, "empty_below"_a);
+        "reg_covar"_a, "empty_below"_a, "prior"_a = py::none());
   m.def("gmm_regularise", &gmm_regularise, "covariance_type"_a, "means"_a, "reg_covar"_a,
         "covariances"_a);
   m.def("gmm_factors", &gmm_factors, "covariance_type"_a, "n_components"_a, "n_features"_a,

@@ -12,6 +12,7 @@
 
 #include "dispatch/gmm_batch.h"
 #include "dispatch/gmm_pass.h"
+#include "dispatch/gmm_prior.h"
 #include "dispatch/gmm_update.h"
 
 namespace elbokit::cpu {
@@ -63,8 +64,8 @@ class Runner {
   bool run(const GmmFitRows<T>& rows, bool threads, GmmFit& fit, F&& go_on) {
     if (fit.status != GmmFitStatus::ok) return true;
     set_rows(rows);
-    const GmmUpdateOptions update{options_.reg_covar, gmm_empty_below(mass_, rows.n_samples),
-                                  threads};
+    const GmmUpdateOptions update{options_.reg_covar, options_.prior,
+                                  gmm_empty_below(mass_, rows.n_samples), threads};
     while (fit.n_iter < options_.max_iter) {
       const GmmUpdateResult result = iterate(fit.estimate, update);
       if (result.status != GmmFitStatus::ok) {
@@ -72,8 +73,8 @@ class Runner {
         fit.component = result.component;
         return true;
       }
+      const double change = record(fit, update);
       next_.store(fit.estimate);
-      const double change = record(fit);
       if (fit.converged || fit.n_iter == options_.max_iter) {
         go_on(fit, change);
         return true;
@@ -133,8 +134,17 @@ class Runner {
     return update_.run(statistics_, e, update, next_.estimate());
   }
 
-  double record(GmmFit& fit) const {
-    const double bound = log_likelihood_ / mass_;
+  // Before next_ takes the estimate's place.
+  double record(GmmFit& fit, const GmmUpdateOptions& update) const {
+    const GmmPrior* const prior = options_.prior;
+    double objective = log_likelihood_;
+    if (prior)
+      objective += gmm_log_prior(covariance_, k_, d_, *prior, fit.estimate, update.threads);
+    const double bound = objective / mass_;
+    if (fit.after_m) {
+      const double gain = update_.gain(statistics_, fit.estimate, update, next_.estimate());
+      fit.after_m->push_back((log_likelihood_ + gain) / mass_);
+    }
     const double change = bound - fit.lower_bound;
     fit.lower_bound = bound;
     if (fit.lower_bounds) fit.lower_bounds->push_back(bound);

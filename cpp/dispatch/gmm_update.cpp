@@ -4,6 +4,7 @@
 #include <cmath>
 #include <limits>
 
+#include "dispatch/gmm_prior.h"
 #include "dispatch/precision_cholesky.h"
 
 namespace elbokit::cpu {
@@ -96,26 +97,30 @@ double gmm_empty_below(double mass, std::int64_t n_samples) {
 }
 
 GmmUpdateOutcome gmm_update(Covariance covariance, std::int64_t k, std::int64_t d,
-                            const GmmStatistics& statistics, double reg_covar, double empty_below,
+                            const GmmStatistics& statistics, const double* reg_covar,
+                            const GmmPrior* prior, double empty_below,
                             const GmmEstimate& estimate) {
   EstimateMemory next(covariance, k, d);
   GmmUpdate update(covariance, k, d);
-  const GmmUpdateResult result =
-      update.run(statistics, estimate, {reg_covar, empty_below, true}, next.estimate());
-  if (result.status != GmmFitStatus::ok) return {result.status, result.component, false};
-  const bool coarse = update.below_resolution(statistics, next.estimate());
+  const GmmUpdateOptions options{reg_covar, prior, empty_below, true};
+  const GmmUpdateResult result = update.run(statistics, estimate, options, next.estimate());
+  if (result.status != GmmFitStatus::ok) return {result.status, result.component, false, 0.0, 0.0};
+  const GmmUpdateOutcome outcome{
+      result.status, result.component, update.below_resolution(statistics, next.estimate()),
+      prior ? gmm_log_prior(covariance, k, d, *prior, estimate, true) : 0.0,
+      update.gain(statistics, estimate, options, next.estimate())};
   next.store(estimate);
-  return {result.status, result.component, coarse};
+  return outcome;
 }
 
 void gmm_regularise(Covariance covariance, std::int64_t k, std::int64_t d, const double* means,
-                    double reg_covar, double* covariances) {
+                    const double* reg_covar, double* covariances) {
   const Diagonal diagonal(covariance, k, d);
   for (std::int64_t owner = 0; owner < diagonal.owners; ++owner)
     for (std::int64_t i = 0; i < diagonal.each; ++i) {
       double& variance = covariances[diagonal.at(owner, i)];
       const bool none = variance <= rounding_of(covariance, k, d, means, owner, i);
-      variance = (none ? 0.0 : variance) + reg_covar;
+      variance = (none ? 0.0 : variance) + reg_covar[i];
     }
 }
 
@@ -147,73 +152,116 @@ void gmm_covariances(Covariance covariance, std::int64_t k, std::int64_t d, cons
 
 GmmUpdateResult GmmUpdate::run(const GmmStatistics& statistics, const GmmEstimate& previous,
                                const GmmUpdateOptions& options, const GmmEstimate& next) {
-  if (!set_weights(statistics.counts, options.threshold, next.weights))
-    return {GmmFitStatus::no_component, -1};
-  move_means(statistics, previous.means, next.means);
+  const GmmStatistics all = set_counts(statistics, options, previous.means);
+  if (!(total_ > 0.0)) return {GmmFitStatus::no_component, -1};
+  set_weights(options.prior, next.weights);
+  move_means(all, previous.means, next.means);
   if (covariance_ == Covariance::tied)
-    set_tied_covariance(statistics, next.covariances);
+    set_tied_covariance(all, next.covariances);
   else
     for (std::int64_t k = 0; k < k_; ++k)
-      if (alive(k)) set_covariance(statistics, k, next.covariances);
-  gmm_regularise(covariance_, k_, d_, next.means, options.reg_covar, next.covariances);
+      if (divisors_[k] > 0.0) set_covariance(all, k, next.covariances);
+  regularise(options, next);
   const std::int64_t singular =
       factor_precisions(covariance_, k_, d_, next.covariances, next.precisions_cholesky,
-                        counts_.data(), options.threads, workspaces_);
+                        divisors_.data(), options.threads, workspaces_);
   if (singular >= 0)
     return {GmmFitStatus::singular_covariance, covariance_ == Covariance::tied ? -1 : singular};
   keep_empty(previous, next);
   return {};
 }
 
-bool GmmUpdate::set_weights(const double* counts, double threshold, double* weights) {
+// Counts with those of the prior; returns the moments with those of the prior.
+GmmStatistics GmmUpdate::set_counts(const GmmStatistics& statistics,
+                                    const GmmUpdateOptions& options, const double* previous_means) {
   counts_.resize(k_);
   total_ = 0.0;
   for (std::int64_t k = 0; k < k_; ++k) {
-    counts_[k] = counts[k] > threshold ? counts[k] : 0.0;
+    counts_[k] = statistics.counts[k] > options.threshold ? statistics.counts[k] : 0.0;
     total_ += counts_[k];
   }
-  for (std::int64_t k = 0; k < k_; ++k) weights[k] = counts_[k] / total_;
-  return total_ > 0.0;
+  located_ = counts_;
+  if (covariance_ == Covariance::tied)
+    divisors_.assign(1, total_);
+  else
+    divisors_ = counts_;
+  const GmmPrior* const prior = options.prior;
+  if (!prior) return statistics;
+  for (double& each : located_) each += prior->mean_count;
+  for (double& each : divisors_) each += prior->covariance_count;
+  const std::int64_t size = covariance_size(covariance_, k_, d_);
+  moments_.resize(k_ * d_ + size);
+  double* const first = moments_.data();
+  double* const second = first + k_ * d_;
+  std::copy_n(statistics.first, k_ * d_, first);
+  std::copy_n(statistics.second, size, second);
+  for (std::int64_t k = 0; k < k_; ++k) {
+    if (alive(k)) continue;
+    std::fill_n(first + k * d_, d_, 0.0);
+    if (covariance_ != Covariance::tied) std::fill_n(second + k * (size / k_), size / k_, 0.0);
+  }
+  gmm_add_prior(covariance_, k_, d_, *prior, previous_means, first, second);
+  return {statistics.counts, first, second, statistics.log_likelihood};
 }
 
-void GmmUpdate::move_means(const GmmStatistics& statistics, const double* previous, double* means) {
+void GmmUpdate::set_weights(const GmmPrior* prior, double* weights) const {
+  double total = total_;
+  for (std::int64_t k = 0; prior && k < k_; ++k) total += prior->weight_counts[k];
+  for (std::int64_t k = 0; k < k_; ++k)
+    weights[k] = (prior ? counts_[k] + prior->weight_counts[k] : counts_[k]) / total;
+}
+
+void GmmUpdate::move_means(const GmmStatistics& all, const double* previous, double* means) {
   shift_.resize(k_ * d_);
   for (std::int64_t k = 0; k < k_; ++k)
     for (std::int64_t i = k * d_; i < (k + 1) * d_; ++i) {
-      shift_[i] = alive(k) ? statistics.first[i] / counts_[k] : 0.0;
+      shift_[i] = located_[k] > 0.0 ? all.first[i] / located_[k] : 0.0;
       means[i] = previous[i] + shift_[i];
     }
 }
 
-void GmmUpdate::set_covariance(const GmmStatistics& statistics, std::int64_t k,
+// S2 / n - (l / n) m m^T for n pseudo-observations of the covariance and l of the mean.
+void GmmUpdate::set_covariance(const GmmStatistics& all, std::int64_t k,
                                double* covariances) const {
   const double* const shift = shift_.data() + k * d_;
-  const double count = counts_[k];
+  const double count = divisors_[k];
+  const double part = located_[k] / count;  // 1 without a prior
   if (covariance_ == Covariance::full) {
     const std::int64_t at = k * d_ * d_;
-    for (std::int64_t i = 0; i < d_; ++i)
+    for (std::int64_t i = 0; i < d_; ++i) {
+      const double scaled = part * shift[i];
       for (std::int64_t j = 0; j < d_; ++j)
-        covariances[at + i * d_ + j] =
-            statistics.second[at + i * d_ + j] / count - shift[i] * shift[j];
+        covariances[at + i * d_ + j] = all.second[at + i * d_ + j] / count - scaled * shift[j];
+    }
   } else if (covariance_ == Covariance::diag) {
     for (std::int64_t i = 0; i < d_; ++i)
-      covariances[k * d_ + i] = statistics.second[k * d_ + i] / count - shift[i] * shift[i];
+      covariances[k * d_ + i] = all.second[k * d_ + i] / count - part * shift[i] * shift[i];
   } else {
     double squares = 0.0;
     for (std::int64_t i = 0; i < d_; ++i) squares += shift[i] * shift[i];
-    covariances[k] = (statistics.second[k] / count - squares) / static_cast<double>(d_);
+    covariances[k] = (all.second[k] / count - part * squares) / static_cast<double>(d_);
   }
 }
 
-void GmmUpdate::set_tied_covariance(const GmmStatistics& statistics, double* covariance) const {
+void GmmUpdate::set_tied_covariance(const GmmStatistics& all, double* covariance) const {
   std::fill_n(covariance, d_ * d_, 0.0);  // between the components
   for (std::int64_t k = 0; k < k_; ++k)
     for (std::int64_t i = 0; i < d_; ++i) {
-      const double scaled = counts_[k] * shift_[k * d_ + i];
+      const double scaled = located_[k] * shift_[k * d_ + i];
       for (std::int64_t j = 0; j < d_; ++j) covariance[i * d_ + j] += scaled * shift_[k * d_ + j];
     }
   for (std::int64_t i = 0; i < d_ * d_; ++i)
-    covariance[i] = (statistics.second[i] - covariance[i]) / total_;
+    covariance[i] = (all.second[i] - covariance[i]) / divisors_[0];
+}
+
+// A prior holds every variance up by itself: none is set to zero then.
+void GmmUpdate::regularise(const GmmUpdateOptions& options, const GmmEstimate& next) const {
+  if (!options.prior)
+    return gmm_regularise(covariance_, k_, d_, next.means, options.reg_covar, next.covariances);
+  const Diagonal diagonal(covariance_, k_, d_);
+  for (std::int64_t owner = 0; owner < diagonal.owners; ++owner)
+    for (std::int64_t i = 0; i < diagonal.each; ++i)
+      next.covariances[diagonal.at(owner, i)] += options.reg_covar[i];
 }
 
 // An empty component keeps its covariance; its mean has not moved.
@@ -221,10 +269,48 @@ void GmmUpdate::keep_empty(const GmmEstimate& previous, const GmmEstimate& next)
   if (covariance_ == Covariance::tied) return;
   const std::int64_t size = covariance_size(covariance_, 1, d_);
   for (std::int64_t k = 0; k < k_; ++k) {
-    if (alive(k)) continue;
+    if (divisors_[k] > 0.0) continue;
     std::copy_n(previous.covariances + k * size, size, next.covariances + k * size);
     std::copy_n(previous.precisions_cholesky + k * size, size, next.precisions_cholesky + k * size);
   }
+}
+
+double GmmUpdate::gain(const GmmStatistics& statistics, const GmmEstimate& previous,
+                       const GmmUpdateOptions& options, const GmmEstimate& next) const {
+  const bool tied = covariance_ == Covariance::tied;
+  const std::vector<double> pooled{total_};
+  const double before = gmm_log_normalisers(covariance_, k_, d_, counts_.data(),
+                                            tied ? pooled.data() : counts_.data(), previous) -
+                        0.5 * gmm_squares(covariance_, k_, d_, previous.precisions_cholesky,
+                                          statistics.second, options.threads);
+  std::vector<double> weight_counts = counts_;
+  for (std::int64_t k = 0; options.prior && k < k_; ++k)
+    weight_counts[k] += options.prior->weight_counts[k];
+  const double normalisers =
+      gmm_log_normalisers(covariance_, k_, d_, weight_counts.data(), divisors_.data(), next);
+  const double constant = options.prior ? options.prior->log_normaliser : 0.0;
+  return normalisers - 0.5 * squares_after(options, next) + constant - before;
+}
+
+// The sum of tr(P P^T S): S is the covariance times its divisor, but for the regularisation.
+double GmmUpdate::squares_after(const GmmUpdateOptions& options, const GmmEstimate& next) const {
+  const Diagonal diagonal(covariance_, k_, d_);
+  const double features = static_cast<double>(d_) / static_cast<double>(diagonal.each);
+  double sum = 0.0;
+  for (std::int64_t owner = 0; owner < diagonal.owners; ++owner) {
+    if (divisors_[owner] == 0.0) continue;
+    double added = 0.0;
+    for (std::int64_t i = 0; i < diagonal.each; ++i) {
+      const std::int64_t at = diagonal.at(owner, i);
+      const std::int64_t row = diagonal.stride > 1 ? d_ - i : 1;  // of P, from the diagonal on
+      double precision = 0.0;
+      for (std::int64_t j = at; j < at + row; ++j)
+        precision += next.precisions_cholesky[j] * next.precisions_cholesky[j];
+      added += options.reg_covar[i] * precision;
+    }
+    sum += divisors_[owner] * features * (static_cast<double>(diagonal.each) - added);
+  }
+  return sum;
 }
 
 bool GmmUpdate::below_resolution(const GmmStatistics& statistics,
@@ -235,7 +321,9 @@ bool GmmUpdate::below_resolution(const GmmStatistics& statistics,
   for (std::int64_t k = 0; k < k_; ++k) pooled += statistics.counts[k];
   for (std::int64_t owner = 0; owner < diagonal.owners; ++owner) {
     if (covariance_ != Covariance::tied && !alive(owner)) continue;
-    const double count = covariance_ == Covariance::tied ? pooled : statistics.counts[owner];
+    // A prior makes the divisor larger, and the share of a rounding error smaller.
+    const double count =
+        covariance_ == Covariance::tied ? std::max(pooled, divisors_[owner]) : divisors_[owner];
     const double averaged = covariance_ == Covariance::spherical ? static_cast<double>(d_) : 1.0;
     for (std::int64_t i = 0; i < diagonal.each; ++i) {
       const std::int64_t at = diagonal.at(owner, i);

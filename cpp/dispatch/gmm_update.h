@@ -10,9 +10,10 @@
 namespace elbokit::cpu {
 
 struct GmmUpdateOptions {
-  double reg_covar;
-  double threshold;  // components with a count at or below it are empty
-  bool threads;      // whether others than the calling one may help
+  const double* reg_covar;  // one for each variance of a component
+  const GmmPrior* prior;    // or null
+  double threshold;         // components with a count at or below it are empty
+  bool threads;             // whether others than the calling one may help
 };
 
 struct GmmUpdateResult {
@@ -57,7 +58,8 @@ class GmmUpdate {
   // Maximises the expected complete log-likelihood: with m_k = S1_k / N_k about the previous mean
   // c_k, mu_k = c_k + m_k and Sigma_k = S2_k / N_k - m_k m_k^T + reg_covar I, exact for any c_k and
   // free of cancellation as the means settle. tied pools over the components, spherical averages
-  // over the features.
+  // over the features. A prior adds to the statistics what as many observations as it stands for
+  // would: its mode has the same formulas.
   GmmUpdateResult run(const GmmStatistics& statistics, const GmmEstimate& previous,
                       const GmmUpdateOptions& options, const GmmEstimate& next);
 
@@ -67,19 +69,31 @@ class GmmUpdate {
   // no longer normal numbers.
   bool below_resolution(const GmmStatistics& statistics, const GmmEstimate& updated) const;
 
+  // The bound after the update less the log-likelihood before it: with Q the expected complete
+  // log-likelihood, Q(next) - Q(previous), plus the log-density of the prior at next.
+  double gain(const GmmStatistics& statistics, const GmmEstimate& previous,
+              const GmmUpdateOptions& options, const GmmEstimate& next) const;
+
  private:
-  bool set_weights(const double* counts, double threshold, double* weights);
-  void move_means(const GmmStatistics& statistics, const double* previous, double* means);
-  void set_covariance(const GmmStatistics& statistics, std::int64_t k, double* covariances) const;
-  void set_tied_covariance(const GmmStatistics& statistics, double* covariance) const;
+  GmmStatistics set_counts(const GmmStatistics& statistics, const GmmUpdateOptions& options,
+                           const double* previous_means);
+  void set_weights(const GmmPrior* prior, double* weights) const;
+  void regularise(const GmmUpdateOptions& options, const GmmEstimate& next) const;
+  double squares_after(const GmmUpdateOptions& options, const GmmEstimate& next) const;
+  void move_means(const GmmStatistics& all, const double* previous, double* means);
+  void set_covariance(const GmmStatistics& all, std::int64_t k, double* covariances) const;
+  void set_tied_covariance(const GmmStatistics& all, double* covariance) const;
   void keep_empty(const GmmEstimate& previous, const GmmEstimate& next) const;
   bool alive(std::int64_t k) const { return counts_[k] > 0.0; }
 
   Covariance covariance_;
   std::int64_t k_, d_;
   double total_ = 0.0;
-  std::vector<double> counts_;  // 0 where empty
-  std::vector<double> shift_;   // m_k, 0 where empty
+  std::vector<double> counts_;    // 0 where empty
+  std::vector<double> shift_;     // m_k, 0 where empty
+  std::vector<double> located_;   // what the means are averages over: counts and the prior's
+  std::vector<double> divisors_;  // the same for the covariances
+  std::vector<double> moments_;   // first and second ones with those of the prior
   dispatch::Workspaces<double> workspaces_;
 };
 

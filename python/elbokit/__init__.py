@@ -15,10 +15,11 @@ from elbokit._versions import show_versions
 
 if TYPE_CHECKING:
     from elbokit import mixture, plot, reference, torch
-    from elbokit.mixture import GaussianMixture, fit_mixtures
+    from elbokit.mixture import GaussianMixture, MixturePrior, fit_mixtures
 
 __all__ = [
     "GaussianMixture",
+    "MixturePrior",
     "__version__",
     "fit_mixtures",
     "get_num_threads",
@@ -32,7 +33,11 @@ __all__ = [
 ]
 
 _SUBMODULES = {"mixture", "plot", "reference", "torch"}
-_HOMES = {"GaussianMixture": "elbokit.mixture", "fit_mixtures": "elbokit.mixture"}
+_HOMES = {
+    "GaussianMixture": "elbokit.mixture",
+    "MixturePrior": "elbokit.mixture",
+    "fit_mixtures": "elbokit.mixture",
+}
 
 
 def __getattr__(name: str) -> Any:

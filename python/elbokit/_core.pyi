@@ -6,6 +6,7 @@ import numpy.typing as npt
 
 _Array = npt.NDArray[np.floating[Any]]
 _Float64 = npt.NDArray[np.float64]
+_Prior = tuple[_Float64, float, _Float64, float, _Float64, float]
 
 version: str
 compiler: str
@@ -123,14 +124,15 @@ def gmm_fit(
     covariances: _Float64,
     precisions_cholesky: _Float64,
     tol: float,
-    reg_covar: float,
+    reg_covar: float | _Float64,
     max_iter: int,
     lower_bound: _Float64,
     outcome: npt.NDArray[np.int64],
     record: bool = False,
     progress: Callable[[int, float], object] | None = None,
     progress_interval: int = 0,
-) -> list[list[float]]: ...
+    prior: _Prior | None = None,
+) -> tuple[list[list[float]], list[list[float]]]: ...
 def gmm_empty_below(mass: npt.ArrayLike, n_samples: npt.ArrayLike) -> _Float64: ...
 def gmm_update(
     covariance_type: str,
@@ -141,11 +143,12 @@ def gmm_update(
     means: _Float64,
     covariances: _Float64,
     precisions_cholesky: _Float64,
-    reg_covar: float,
+    reg_covar: float | _Float64,
     empty_below: float,
-) -> tuple[int, int, bool]: ...
+    prior: _Prior | None = None,
+) -> tuple[int, int, bool, float, float]: ...
 def gmm_regularise(
-    covariance_type: str, means: _Float64, reg_covar: float, covariances: _Float64
+    covariance_type: str, means: _Float64, reg_covar: float | _Float64, covariances: _Float64
 ) -> None: ...
 def gmm_factors(
     covariance_type: str,

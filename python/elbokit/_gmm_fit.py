@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from numbers import Integral, Real
 from typing import Any, NamedTuple
 
@@ -40,6 +40,7 @@ class FitOutcome(NamedTuple):
     status: npt.NDArray[np.int64]
     component: npt.NDArray[np.int64]  # the singular one
     lower_bounds: list[list[float]]  # of all iterations, where recorded
+    after_m: Sequence[list[float]] = ()  # with the parameters after each
 
 
 def run_fits(
@@ -50,7 +51,7 @@ def run_fits(
     start: tuple[Array, Array, Array, Array],
     *,
     tol: float,
-    reg_covar: float,
+    reg_covar: float | Array,
     max_iter: int,
     lower_bound: float = -np.inf,
     status: npt.NDArray[np.int64] | None = None,
@@ -58,6 +59,7 @@ def run_fits(
     record: bool = False,
     progress: Callable[[int, float], object] | None = None,
     progress_interval: int = 0,
+    prior: tuple[Array, float, Array, float, Array, float] | None = None,
 ) -> FitOutcome:
     """Run EM on checked mixtures, in place.
 
@@ -72,7 +74,8 @@ def run_fits(
         Weights, means, covariances and their factors, C-contiguous. They are written over; those
         of a mixture that fails hold what its last iteration left.
     tol, reg_covar, max_iter
-        As in :func:`elbokit.ops.gmm_fit`.
+        As in :func:`elbokit.ops.gmm_fit`; `reg_covar` may have a value for each variance of a
+        component.
     lower_bound : float
         The bound before the first iteration.
     status, component : ndarray of shape (n_mixtures,) or None
@@ -81,6 +84,8 @@ def run_fits(
         Whether the bounds of all iterations are wanted.
     progress, progress_interval
         Called every so many iterations with their number and the bound's change.
+    prior : CorePrior or None
+        Makes the M-steps those of the posterior, whose logarithm is then the bound.
 
     Returns
     -------
@@ -90,23 +95,24 @@ def run_fits(
     bound, outcome = np.full(size, lower_bound), np.zeros((size, 4), dtype=np.int64)
     if status is not None and component is not None:
         outcome[:, 2], outcome[:, 3] = status, component
-    lower_bounds = _core.gmm_fit(
+    lower_bounds, after_m = _core.gmm_fit(
         X,
         offsets,
         row_weight,
         covariance_type,
         *start,
         float(tol),
-        float(reg_covar),
+        reg_covar,
         min(int(max_iter), _MOST_ITERATIONS),
         bound,
         outcome,
         record,
         progress,
         progress_interval,
+        prior,
     )
     n_iter, converged, ended, singular = outcome.T.copy()
-    return FitOutcome(*start, bound, n_iter, converged != 0, ended, singular, lower_bounds)
+    return FitOutcome(*start, bound, n_iter, converged != 0, ended, singular, lower_bounds, after_m)
 
 
 def as_gmm_fit(

@@ -21,10 +21,25 @@ enum class GmmFitStatus {
   overflow,             // statistics with NaN or infinity, in float64 too
 };
 
+// A conjugate prior, as the pseudo-observations that it comes to: Dirichlet on the weights, normal
+// on the means given the covariances, inverse Wishart or inverse gamma on those. Up to a constant
+//   log p = sum_k a_k log w_k + sum_o b log|P_o| - 1/2 sum_o tr(P_o P_o^T (scale + c M_o)),
+// o over the covariances (one for tied), M_o the sum of (mu_k - mean)(mu_k - mean)^T over its
+// components. For spherical P_o is a multiple of the identity, and scale is given by its trace.
+struct GmmPrior {
+  const double* weight_counts;  // (K): a, the Dirichlet's parameters less one
+  double mean_count;            // c
+  const double* mean;           // (D)
+  double covariance_count;      // b
+  const double* scale;          // one covariance: (D, D), (D) or 1
+  double log_normaliser;        // the constant
+};
+
 struct GmmFitOptions {
-  double tol;        // converged when the bound changes by less
-  double reg_covar;  // added to the variances
+  double tol;               // converged when the bound changes by less
+  const double* reg_covar;  // added to the variances: (D), spherical: 1
   std::int64_t max_iter;
+  const GmmPrior* prior = nullptr;  // null: maximum likelihood
 };
 
 // Rows and weights of one mixture; the weights in double, whatever the rows are.
@@ -44,6 +59,7 @@ struct GmmFit {
   GmmFitStatus status = GmmFitStatus::ok;  // in: others than ok are left as they are
   std::int64_t component = -1;
   std::vector<double>* lower_bounds = nullptr;  // optional: each iteration's is appended
+  std::vector<double>* after_m = nullptr;       // optional: and that with the next parameters
 };
 
 // How an M-step ended.
@@ -51,6 +67,8 @@ struct GmmUpdateOutcome {
   GmmFitStatus status;
   std::int64_t component;  // the singular one
   bool below_resolution;   // sums of float32 products would be too coarse for such covariances
+  double log_prior;        // of the previous estimate; 0 without a prior
+  double gain;             // log-likelihood + gain: the bound after the step, times the mass
 };
 
 // Called on the thread that called gmm_fit, between two iterations or more rarely. What it throws
@@ -68,8 +86,11 @@ namespace cpu {
 
 // Runs EM on n_mixtures mixtures of one shape, each from its estimate until the bound changes by
 // less than tol, max_iter iterations are done, or an M-step fails, which ends that run alone. The
-// bound of an iteration is that of its E-step. A component with a count at or below gmm_empty_below
-// keeps its mean and covariance and gets weight 0. Where float32 sums cannot resolve a covariance
+// bound of an iteration is that of its E-step, plus the log-density of the prior if there is one,
+// per unit of the weights; the M-step then maximises that sum. after_m is the bound with the
+// responsibilities of the iteration and the parameters after it. A component with a count at or
+// below gmm_empty_below keeps its mean and covariance and gets weight 0, or goes to the mode of the
+// prior (for its mean only if mean_count > 0). Where float32 sums cannot resolve a covariance
 // the iteration is repeated in double. The same bits for any number of threads, and for a mixture
 // alone or in a batch.
 template <class T>
@@ -85,12 +106,14 @@ double gmm_empty_below(double mass, std::int64_t n_samples);
 // One that fails leaves it as it was.
 GmmUpdateOutcome gmm_update(Covariance covariance, std::int64_t n_components,
                             std::int64_t n_features, const GmmStatistics& statistics,
-                            double reg_covar, double empty_below, const GmmEstimate& estimate);
+                            const double* reg_covar, const GmmPrior* prior, double empty_below,
+                            const GmmEstimate& estimate);
 
-// Adds reg_covar to the variances. Those within the rounding of the means are set to zero first, so
-// that without regularisation a constant column is always an error, not a matter of luck.
+// Adds reg_covar (D; spherical: 1) to the variances. Those within the rounding of the means are set
+// to zero first, so that without regularisation a constant column is always an error, not a matter
+// of luck.
 void gmm_regularise(Covariance covariance, std::int64_t n_components, std::int64_t n_features,
-                    const double* means, double reg_covar, double* covariances);
+                    const double* means, const double* reg_covar, double* covariances);
 
 // Factors P of the precisions, Sigma^-1 = P P^T, from the covariances and back; the first for
 // n_mixtures one behind the other. failed[m]: the first component of mixture m (0 for tied) whose

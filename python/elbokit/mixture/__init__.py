@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from elbokit.mixture._fit_mixtures import fit_mixtures
+from elbokit.mixture._history import FitHistory
+from elbokit.mixture._prior import MixturePrior
 from elbokit.mixture.gaussian_mixture import GaussianMixture
 
-__all__ = ["GaussianMixture", "fit_mixtures"]
+__all__ = ["FitHistory", "GaussianMixture", "MixturePrior", "fit_mixtures"]

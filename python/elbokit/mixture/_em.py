@@ -2,26 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from elbokit._gmm_fit import FitOutcome, fit_error, run_fits
 from elbokit.mixture._convergence import ConvergenceMonitor
 from elbokit.mixture._initialization import Starts
 from elbokit.mixture._parameters import GmmParameters
+from elbokit.mixture._prior import CorePrior
 from elbokit.mixture._problems import Problems
 
 __all__ = ["EmRun", "run_all", "run_em"]
 
 
 class EmRun(NamedTuple):
-    """Result of one run: the parameters, the bound of each iteration, the outcome."""
+    """Result of one run: the parameters, the bound of each iteration, the outcome.
+
+    `after_m` has the bound after each M-step: see :class:`elbokit.mixture.FitHistory`.
+    """
 
     parameters: GmmParameters
     lower_bound: float
     lower_bounds: list[float]
     converged: bool
+    after_m: Sequence[float] = ()
 
 
 def run_em(
@@ -30,9 +37,10 @@ def run_em(
     covariance_type: str,
     *,
     tol: float,
-    reg_covar: float,
+    reg_covar: float | npt.NDArray[np.float64],
     max_iter: int,
     monitor: ConvergenceMonitor | None = None,
+    prior: CorePrior | None = None,
 ) -> list[EmRun]:
     """Iterate EM from each start until the bound stops rising.
 
@@ -46,12 +54,14 @@ def run_em(
         Shape of the covariances.
     tol : float
         A run has converged when the bound changes by less than this.
-    reg_covar : float
-        Added to the diagonal of the covariances.
+    reg_covar : float or ndarray
+        Added to the diagonal of the covariances: :func:`elbokit.mixture._update.regularise`.
     max_iter : int
         Largest number of iterations.
     monitor : ConvergenceMonitor or None
         Of a single start: knows the bound before the first iteration, and prints.
+    prior : CorePrior or None
+        Its log-density is part of the bound.
 
     Returns
     -------
@@ -82,6 +92,7 @@ def run_em(
         max_iter=max_iter,
         record=True,
         monitor=monitor,
+        prior=prior,
     )
     given = "weights_init, means_init and precisions_init"
     for status, component in zip(fit.status.tolist(), fit.component.tolist(), strict=True):
@@ -89,7 +100,13 @@ def run_em(
         if error is not None:
             raise error
     return [
-        EmRun(GmmParameters(*(array[run] for array in fit[:4])), bound, fit.lower_bounds[run], done)
+        EmRun(
+            GmmParameters(*(array[run] for array in fit[:4])),
+            bound,
+            fit.lower_bounds[run],
+            done,
+            fit.after_m[run],
+        )
         for run, (bound, done) in enumerate(
             zip(fit.lower_bound.tolist(), fit.converged.tolist(), strict=True)
         )
@@ -102,10 +119,11 @@ def run_all(
     covariance_type: str,
     *,
     tol: float,
-    reg_covar: float,
+    reg_covar: float | npt.NDArray[np.float64],
     max_iter: int,
     record: bool = False,
     monitor: ConvergenceMonitor | None = None,
+    prior: CorePrior | None = None,
 ) -> FitOutcome:
     """Do what :func:`run_em` does, and tell of failures by their status; `record` the bounds."""
     ragged = problems.offsets is not None
@@ -125,4 +143,5 @@ def run_all(
         lower_bound=-np.inf if monitor is None else monitor.lower_bound,
         progress=None if monitor is None else monitor.progress,
         progress_interval=0 if monitor is None else monitor.progress_interval,
+        prior=prior,
     )

@@ -9,7 +9,8 @@ import numpy as np
 from elbokit._types import GmmStatistics
 from elbokit.mixture._em import EmRun
 from elbokit.mixture._parameters import GmmParameters
-from elbokit.mixture._update import empty_below, m_step
+from elbokit.mixture._prior import CorePrior
+from elbokit.mixture._update import Array, empty_below, maximise
 
 __all__ = ["em_steps"]
 
@@ -22,9 +23,10 @@ def em_steps(
     mass: float,
     n_samples: int,
     tol: float,
-    reg_covar: float,
+    reg_covar: float | Array,
     max_iter: int,
     lower_bound: float = -np.inf,
+    prior: CorePrior | None = None,
 ) -> Iterator[EmRun]:
     """Yield the run as it stands after each complete iteration, until the bound stops rising.
 
@@ -43,12 +45,14 @@ def em_steps(
         Number of samples.
     tol : float
         The run has converged when the bound changes by less than this.
-    reg_covar : float
-        Added to the variances.
+    reg_covar : float or ndarray
+        Added to the variances: :func:`elbokit.mixture._update.regularise`.
     max_iter : int
         Largest number of iterations.
     lower_bound : float, default=-inf
         The bound before the first iteration.
+    prior : CorePrior or None
+        Its log-density is part of the bound; for weights that sum to `mass`.
 
     Yields
     ------
@@ -65,26 +69,29 @@ def em_steps(
     threshold = float(empty_below(np.asarray(mass), np.asarray(n_samples)))
     parameters, converged = start, False
     bounds: list[float] = []
+    after_m: list[float] = []
     while len(bounds) < max_iter and not converged:
         for wide in (False, True):
             statistics = statistics_of(parameters, wide)
             try:
-                following, coarse = m_step(
+                step = maximise(
                     statistics,
                     parameters,
                     covariance_type,
                     reg_covar=reg_covar,
                     threshold=threshold,
+                    prior=prior,
                 )
             except ValueError:
                 if wide:
                     raise
                 continue
-            if not coarse:
+            if not step.coarse:
                 break
-        parameters = following
-        bound = float(statistics.log_likelihood) / mass
+        parameters, log_likelihood = step.parameters, float(statistics.log_likelihood)
+        bound = (log_likelihood + step.log_prior) / mass
         converged = abs(bound - lower_bound) < tol
         lower_bound = bound
         bounds.append(bound)
-        yield EmRun(parameters, bound, list(bounds), converged)
+        after_m.append((log_likelihood + step.gain) / mass)
+        yield EmRun(parameters, bound, list(bounds), converged, list(after_m))

@@ -25,6 +25,8 @@ from elbokit.mixture._parameters import (
     precisions_cholesky_from_covariances,
     precisions_cholesky_from_precisions,
 )
+from elbokit.mixture._prior import CorePrior
+from elbokit.mixture._prior_start import at_mode
 from elbokit.mixture._problems import Problems
 from elbokit.mixture._update import empty_below, regularise
 from elbokit.mixture._validation import GivenParameters
@@ -35,6 +37,7 @@ __all__ = [
     "concatenate_starts",
     "starting_parameters",
     "warn_of_few_clusters",
+    "whole_moments",
 ]
 
 Array = npt.NDArray[np.float64]
@@ -63,6 +66,7 @@ class InitialMoments(NamedTuple):
     means: Array
     covariances: Array
     finite: npt.NDArray[np.bool_]  # False: sums overflow, the rest is void
+    n_clusters: Integers
 
 
 class Starts(NamedTuple):
@@ -92,8 +96,9 @@ def starting_parameters(
     n_components: int,
     init_params: str,
     covariance_type: str,
-    reg_covar: float,
+    reg_covar: float | Array,
     random_state: np.random.RandomState,
+    prior: CorePrior | None = None,
 ) -> Starts:
     """Return the parameters before the first E-step.
 
@@ -109,10 +114,12 @@ def starting_parameters(
         How samples are assigned.
     covariance_type : {'full', 'tied', 'diag', 'spherical'}
         Shape of the covariances.
-    reg_covar : float
-        Added to the diagonal of estimated covariances.
+    reg_covar : float or ndarray
+        Added to the diagonal of estimated covariances: :func:`elbokit.mixture._update.regularise`.
     random_state : RandomState
         Source of the draws.
+    prior : CorePrior or None
+        Estimates are those at the mode of the posterior, given the assignments.
 
     Returns
     -------
@@ -131,9 +138,9 @@ def starting_parameters(
     precisions = given[2]
     if weights is None or means is None or precisions is None:
         moments = _initial_moments(
-            problems, n_components, init_params, covariance_type, reg_covar, random_state
+            problems, n_components, init_params, covariance_type, reg_covar, random_state, prior
         )
-        n_clusters = np.count_nonzero(moments.weights, axis=1)
+        n_clusters = moments.n_clusters
         n_clusters[~moments.finite] = n_components
         weights = moments.weights if weights is None else weights
         means = moments.means if means is None else means
@@ -187,8 +194,9 @@ def _initial_moments(
     n_components: int,
     init_params: str,
     covariance_type: str,
-    reg_covar: float,
+    reg_covar: float | Array,
     random_state: np.random.RandomState,
+    prior: CorePrior | None,
 ) -> InitialMoments:
     """Estimate weights, means and covariances from assignments of the samples."""
     matrices = covariance_type in ("full", "tied")
@@ -205,7 +213,14 @@ def _initial_moments(
             chosen, finite = _choose(problems, n_components, init_params, random_state)
             scatter = _single_rows(problems, chosen, matrices)
             left_out = chosen
-        empty = scatter.counts <= empty_below(mass, n_samples)[:, None]
+        threshold = empty_below(mass, n_samples)
+        empty = scatter.counts <= threshold[:, None]
+        n_clusters = np.count_nonzero(~empty, axis=1)
+        if prior is not None:
+            weights, means, covariances, within = at_mode(
+                *scatter, covariance_type, reg_covar=reg_covar, threshold=threshold, prior=prior
+            )
+            return InitialMoments(weights, means, covariances, finite & within, n_clusters)
         counts, means, second = scatter
         if covariance_type == "tied":
             total = second.sum(axis=1)
@@ -226,7 +241,7 @@ def _initial_moments(
         regularise(covariances, means, covariance_type, reg_covar)
         weights = np.where(empty, 0.0, counts) / mass[:, None]
         finite &= np.isfinite(covariances).reshape(len(covariances), -1).all(axis=1)
-    return InitialMoments(weights, means, covariances, finite)
+    return InitialMoments(weights, means, covariances, finite, n_clusters)
 
 
 def _kmeans_scatter(
@@ -382,6 +397,13 @@ def _whole_scatter(problems: Problems, matrices: bool) -> Scatter:
     """Take all samples for one component: first a mean, then the moments about it."""
     rough = _label_scatter(problems, None, problems.first_rows(), False)
     return _label_scatter(problems, None, rough.means, matrices)
+
+
+def whole_moments(problem: Problems) -> tuple[Array, Array]:
+    """Return the weighted mean and the variance of each feature of a single problem."""
+    with np.errstate(over="ignore", invalid="ignore"):  # the caller sees what is not finite
+        whole = _whole_scatter(problem.with_weight_like_rows(), False)
+        return whole.means[0, 0], whole.second[0, 0] / whole.counts[0, 0]
 
 
 def _label_scatter(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -11,10 +12,33 @@ from elbokit import _core
 from elbokit._gmm_fit import fit_error
 from elbokit._types import FitStatus, GmmStatistics
 from elbokit.mixture._parameters import GmmParameters
+from elbokit.mixture._prior import CorePrior
 
-__all__ = ["empty_below", "m_step", "regularise"]
+__all__ = ["MStep", "empty_below", "m_step", "maximise", "regularise"]
 
 Array = npt.NDArray[np.float64]
+
+
+class MStep(NamedTuple):
+    """An M-step: the next parameters, and what it tells of the bound.
+
+    Attributes
+    ----------
+    parameters : GmmParameters
+        The next ones.
+    coarse : bool
+        Whether these covariances are too small for statistics that were summed in float32.
+    log_prior : float
+        Log-density of the prior at the previous parameters, 0 without one.
+    gain : float
+        ``log_likelihood + gain`` is the bound with the next parameters and the responsibilities
+        that the statistics were made with: ``Q(next) - Q(previous) + log p(next)``.
+    """
+
+    parameters: GmmParameters
+    coarse: bool
+    log_prior: float
+    gain: float
 
 
 def empty_below(mass: Array, n_samples: npt.NDArray[np.int64]) -> Array:
@@ -36,7 +60,9 @@ def empty_below(mass: Array, n_samples: npt.NDArray[np.int64]) -> Array:
     return _core.gmm_empty_below(mass, n_samples)
 
 
-def regularise(covariances: Array, means: Array, covariance_type: str, reg_covar: float) -> None:
+def regularise(
+    covariances: Array, means: Array, covariance_type: str, reg_covar: float | Array
+) -> None:
     """Add `reg_covar` to the diagonal of the covariances, in place.
 
     Parameters
@@ -47,8 +73,8 @@ def regularise(covariances: Array, means: Array, covariance_type: str, reg_covar
         Component means.
     covariance_type : {'full', 'tied', 'diag', 'spherical'}
         Shape of the covariances.
-    reg_covar : float
-        Added to each variance.
+    reg_covar : float or ndarray of shape (n_features,)
+        Added to each variance; of shape (1,) for 'spherical'.
 
     Notes
     -----
@@ -63,10 +89,25 @@ def m_step(
     previous: GmmParameters,
     covariance_type: str,
     *,
-    reg_covar: float,
+    reg_covar: float | Array,
     threshold: float,
 ) -> tuple[GmmParameters, bool]:
-    """Maximise the expected complete log-likelihood.
+    """Do what :func:`maximise` does; return the parameters, and whether the sums are coarse."""
+    return maximise(
+        statistics, previous, covariance_type, reg_covar=reg_covar, threshold=threshold
+    )[:2]
+
+
+def maximise(
+    statistics: GmmStatistics,
+    previous: GmmParameters,
+    covariance_type: str,
+    *,
+    reg_covar: float | Array,
+    threshold: float,
+    prior: CorePrior | None = None,
+) -> MStep:
+    """Maximise the expected complete log-likelihood, plus the log-density of a prior.
 
     Parameters
     ----------
@@ -76,17 +117,16 @@ def m_step(
         A component without samples keeps its mean and covariance from here.
     covariance_type : {'full', 'tied', 'diag', 'spherical'}
         Shape of the covariances.
-    reg_covar : float
-        Added to the variances.
+    reg_covar : float or ndarray
+        Added to the variances: :func:`regularise`.
     threshold : float
         Components with a count at or below it are empty: :func:`empty_below`.
+    prior : CorePrior or None
+        An empty component goes to its mode.
 
     Returns
     -------
-    parameters : GmmParameters
-        The next ones.
-    coarse : bool
-        Whether these covariances are too small for statistics that were summed in float32.
+    step : MStep
 
     Raises
     ------
@@ -97,9 +137,9 @@ def m_step(
     """
     weights, means, covariances, factors = _batch_of_one(previous)
     counts, first, second = _batch_of_one(statistics[:3])
-    status, component, coarse = int(FitStatus.OVERFLOW), -1, False
+    status, component, coarse, log_prior, gain = int(FitStatus.OVERFLOW), -1, False, 0.0, 0.0
     if all(np.isfinite(a).all() for a in (counts, first, second)):
-        status, component, coarse = _core.gmm_update(
+        status, component, coarse, log_prior, gain = _core.gmm_update(
             covariance_type,
             counts,
             first,
@@ -110,11 +150,14 @@ def m_step(
             factors,
             reg_covar,
             threshold,
+            prior,
         )
     error = fit_error(status, component, covariance_type, "the parameters of the start")
     if error is not None:
         raise error
-    return GmmParameters(weights[0], means[0], covariances[0], factors[0]), coarse
+    return MStep(
+        GmmParameters(weights[0], means[0], covariances[0], factors[0]), coarse, log_prior, gain
+    )
 
 
 def _batch_of_one(arrays: Iterable[npt.ArrayLike]) -> list[Array]:

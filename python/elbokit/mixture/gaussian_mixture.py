@@ -25,6 +25,7 @@ from elbokit._arrays import as_float_array, as_numpy
 from elbokit.mixture._convergence import ConvergenceMonitor
 from elbokit.mixture._copies import weight_and_copy
 from elbokit.mixture._em import EmRun, run_em
+from elbokit.mixture._history import fit_history
 from elbokit.mixture._inference import FittedGaussianMixture
 from elbokit.mixture._initialization import (
     Starts,
@@ -40,6 +41,8 @@ from elbokit.mixture._parameters import (
     precisions_from_cholesky,
     require_representable,
 )
+from elbokit.mixture._penalty import Penalty, as_penalty, weight_unit
+from elbokit.mixture._prior import MixturePrior
 from elbokit.mixture._problems import Problems
 from elbokit.mixture._sklearn import from_sklearn, to_sklearn
 from elbokit.mixture._validation import (
@@ -95,6 +98,12 @@ class GaussianMixture(FittedGaussianMixture):
         1 prints iterations, 2 adds times and changes of the bound.
     verbose_interval : int, default=10
         Number of iterations between two lines.
+    prior : MixturePrior, default=None
+        Conjugate prior: parameters are then those at the mode of the posterior, and the bound
+        is that of the log-likelihood plus the log-density of the prior. None is none.
+    relative_reg_covar : float, default=0.0
+        This part of each feature's variance over X is added to the covariances' diagonals beside
+        `reg_covar` ('spherical': of the mean variance). Scaling a feature scales the result.
 
     Attributes
     ----------
@@ -113,6 +122,8 @@ class GaussianMixture(FittedGaussianMixture):
         Its last bound per sample: the E-step's, before the last M-step.
     lower_bounds_ : list of float
         Its bound of each iteration.
+    history_ : FitHistory
+        Its bound before and after the E-step and after the M-step of each iteration.
     n_features_in_ : int
         Number of features seen by :meth:`fit`.
     feature_names_in_ : ndarray of shape (n_features_in_,)
@@ -121,8 +132,8 @@ class GaussianMixture(FittedGaussianMixture):
     Notes
     -----
     Each iteration is one pass over X that never stores the responsibilities. A component
-    that loses all samples keeps its mean and covariance and gets weight 0. A fit that
-    fails leaves the estimator as it was.
+    that loses all samples keeps its mean and covariance and gets weight 0; with a prior it
+    goes to the prior's mode. A fit that fails leaves the estimator as it was.
 
     Examples
     --------
@@ -152,6 +163,8 @@ class GaussianMixture(FittedGaussianMixture):
         "warm_start": ["boolean"],
         "verbose": ["verbose"],
         "verbose_interval": [Interval(Integral, 1, None, closed="left")],
+        "prior": [MixturePrior, None],
+        "relative_reg_covar": [Interval(Real, 0.0, None, closed="left")],
     }
 
     def __init__(
@@ -171,6 +184,8 @@ class GaussianMixture(FittedGaussianMixture):
         warm_start: bool = False,
         verbose: int = 0,
         verbose_interval: int = 10,
+        prior: MixturePrior | None = None,
+        relative_reg_covar: float = 0.0,
     ) -> None:
         self.n_components = n_components
         self.covariance_type = covariance_type
@@ -186,6 +201,8 @@ class GaussianMixture(FittedGaussianMixture):
         self.warm_start = warm_start
         self.verbose = verbose
         self.verbose_interval = verbose_interval
+        self.prior = prior
+        self.relative_reg_covar = relative_reg_covar
 
     def fit(
         self, X: npt.ArrayLike, y: object = None, sample_weight: npt.ArrayLike | None = None
@@ -307,6 +324,7 @@ class GaussianMixture(FittedGaussianMixture):
         self._library = library_name(X)
         data = self._validate_data(as_numpy(X, "X"))
         weight, copy = weight_and_copy(sample_weight, len(data))
+        unit = weight_unit(sample_weight, weight)
         if weight is not None and not weight.all():
             # A row of weight zero is no row: it must not take part in the draws either.
             data, weight = data[weight > 0.0], weight[weight > 0.0]
@@ -327,9 +345,18 @@ class GaussianMixture(FittedGaussianMixture):
         problem = Problems(rows[None])
         if weight is not None:
             problem = Problems(rows[None], weight[None], copy=np.array([copy]))
+        penalty = as_penalty(
+            problem,
+            self.covariance_type,
+            self.n_components,
+            reg_covar=self.reg_covar,
+            relative_reg_covar=self.relative_reg_covar,
+            prior=self.prior,
+            unit=unit,
+        )
         rng = check_random_state(self.random_state)
         best = None
-        for run in self._runs(problem, given, rng, warm):
+        for run in self._runs(problem, given, rng, warm, penalty):
             if best is None or best.lower_bound == -math.inf or run.lower_bound > best.lower_bound:
                 best = run
         assert best is not None  # n_init >= 1
@@ -348,26 +375,39 @@ class GaussianMixture(FittedGaussianMixture):
         )
 
     def _runs(
-        self, problem: Problems, given: GivenParameters, rng: np.random.RandomState, warm: bool
+        self,
+        problem: Problems,
+        given: GivenParameters,
+        rng: np.random.RandomState,
+        warm: bool,
+        penalty: Penalty,
     ) -> Iterator[EmRun]:
         """Run EM from every start: all at once, or one by one where each has something to print."""
         if not self.verbose and not warm and self.n_init > 1:
             restarts = problem.repeat(self.n_init)
-            yield from self._run_em(restarts, self._starts(restarts, given, rng))
+            starts = self._starts(restarts, given, rng, penalty)
+            yield from self._run_em(restarts, starts, penalty)
             return
         for init in range(1 if warm else self.n_init):
             bound = self.lower_bound_ if warm else -math.inf
             monitor = ConvergenceMonitor(self.tol, self.verbose, self.verbose_interval, bound)
             monitor.begin(init)
-            starts = self._last_solution(problem) if warm else self._starts(problem, given, rng)
-            (run,) = self._run_em(problem, starts, monitor)
+            if warm:
+                starts = self._last_solution(problem)
+            else:
+                starts = self._starts(problem, given, rng, penalty)
+            (run,) = self._run_em(problem, starts, penalty, monitor)
             monitor.finish(run.lower_bound, run.converged)
             if self.max_iter > 0:
                 monitor.end()
             yield run
 
     def _starts(
-        self, problems: Problems, given: GivenParameters, rng: np.random.RandomState
+        self,
+        problems: Problems,
+        given: GivenParameters,
+        rng: np.random.RandomState,
+        penalty: Penalty,
     ) -> Starts:
         """Return the starting parameters of each problem."""
         # Side by side while that is no more memory than one large problem takes.
@@ -380,15 +420,20 @@ class GaussianMixture(FittedGaussianMixture):
                 self.n_components,
                 self.init_params,
                 self.covariance_type,
-                self.reg_covar,
+                penalty.reg_covar,
                 rng,
+                penalty.prior,
             )
             warn_of_few_clusters(part, self.n_components, stacklevel=5)
             parts.append(part)
         return parts[0] if len(parts) == 1 else concatenate_starts(parts)
 
     def _run_em(
-        self, problems: Problems, starts: Starts, monitor: ConvergenceMonitor | None = None
+        self,
+        problems: Problems,
+        starts: Starts,
+        penalty: Penalty,
+        monitor: ConvergenceMonitor | None = None,
     ) -> list[EmRun]:
         """Run EM from each start."""
         return run_em(
@@ -396,9 +441,10 @@ class GaussianMixture(FittedGaussianMixture):
             starts,
             self.covariance_type,
             tol=self.tol,
-            reg_covar=self.reg_covar,
+            reg_covar=penalty.reg_covar,
             max_iter=self.max_iter,
             monitor=monitor,
+            prior=penalty.prior,
         )
 
     def _last_solution(self, problem: Problems) -> Starts:
@@ -432,6 +478,7 @@ class GaussianMixture(FittedGaussianMixture):
         # As in scikit-learn: without an iteration there is no bound.
         self.lower_bound_ = run.lower_bound if run.lower_bounds else -math.inf
         self.lower_bounds_ = run.lower_bounds
+        self.history_ = fit_history(run.lower_bounds, run.after_m)
 
     def _warn_if_not_converged(self) -> None:
         """Warn in scikit-learn's words, unless no iteration was asked for."""

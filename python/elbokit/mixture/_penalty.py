@@ -1,0 +1,94 @@
+"""What a fit of the estimator adds to the likelihood, made ready for the data."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from elbokit._gmm_fit import fit_error
+from elbokit._types import FitStatus
+from elbokit.mixture._initialization import whole_moments
+from elbokit.mixture._prior import CorePrior, MixturePrior, resolve_prior
+from elbokit.mixture._problems import Problems
+
+__all__ = ["Penalty", "as_penalty", "weight_unit"]
+
+Array = npt.NDArray[np.float64]
+
+
+class Penalty(NamedTuple):
+    """What M-steps add.
+
+    Attributes
+    ----------
+    reg_covar : float or ndarray of shape (n_features,)
+        To each variance; of shape (1,) for 'spherical'.
+    prior : CorePrior or None
+        To the log-likelihood.
+    """
+
+    reg_covar: float | Array
+    prior: CorePrior | None
+
+
+def as_penalty(
+    problem: Problems,
+    covariance_type: str,
+    n_components: int,
+    *,
+    reg_covar: float,
+    relative_reg_covar: float,
+    prior: MixturePrior | None,
+    unit: float,
+) -> Penalty:
+    """Put the data's moments where the parameters refer to them.
+
+    Parameters
+    ----------
+    problem : Problems
+        A single one.
+    covariance_type : {'full', 'tied', 'diag', 'spherical'}
+    n_components : int
+    reg_covar, relative_reg_covar : float
+    prior : MixturePrior or None
+    unit : float
+        What the weights of the rows were divided by: :func:`weight_unit`.
+
+    Returns
+    -------
+    penalty : Penalty
+
+    Raises
+    ------
+    TypeError, ValueError
+        If a field of the prior is not as described, or sums overflow.
+    """
+    if prior is None and relative_reg_covar == 0.0:
+        return Penalty(reg_covar, None)
+    mean, variance = whole_moments(problem)
+    if not np.isfinite(variance).all():
+        error = fit_error(FitStatus.OVERFLOW, -1, covariance_type, "")
+        assert error is not None
+        raise error
+    regularisation: float | Array = reg_covar
+    if relative_reg_covar > 0.0:
+        spherical = covariance_type == "spherical"
+        spread = variance.mean(keepdims=True) if spherical else variance
+        regularisation = reg_covar + relative_reg_covar * spread
+    if prior is None:
+        return Penalty(regularisation, None)
+    resolved = resolve_prior(prior, covariance_type, n_components, mean, variance)
+    return Penalty(regularisation, resolved.per(unit))
+
+
+def weight_unit(given: npt.ArrayLike | None, weight: Array | None) -> float:
+    """Return what `check_sample_weight` divided the given weights by: a prior counts samples."""
+    if given is None:
+        return 1.0
+    largest = float(np.asarray(given, dtype=np.float64).max())
+    if weight is None:
+        return largest
+    # The quotient may be 2^1024, which is not a number any more.
+    return min(largest / 2.0 / float(weight.max()), np.finfo(np.float64).max / 2.0) * 2.0
