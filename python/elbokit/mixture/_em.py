@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from elbokit._gmm_fit import FitOutcome, fit_error, run_fits
 from elbokit.mixture._convergence import ConvergenceMonitor
@@ -33,6 +34,7 @@ def run_em(
     reg_covar: float,
     max_iter: int,
     monitor: ConvergenceMonitor | None = None,
+    lower_bound: npt.ArrayLike = -np.inf,
 ) -> list[EmRun]:
     """Iterate EM from each start until the bound stops rising.
 
@@ -52,6 +54,8 @@ def run_em(
         Largest number of iterations.
     monitor : ConvergenceMonitor or None
         Of a single start: knows the bound before the first iteration, and prints.
+    lower_bound : float or array-like of shape (n_starts,), default=-inf
+        Without a monitor: the bound of each start before the first iteration.
 
     Returns
     -------
@@ -82,6 +86,7 @@ def run_em(
         max_iter=max_iter,
         record=True,
         monitor=monitor,
+        lower_bound=lower_bound,
     )
     given = "weights_init, means_init and precisions_init"
     for status, component in zip(fit.status.tolist(), fit.component.tolist(), strict=True):
@@ -106,6 +111,7 @@ def run_all(
     max_iter: int,
     record: bool = False,
     monitor: ConvergenceMonitor | None = None,
+    lower_bound: npt.ArrayLike = -np.inf,
 ) -> FitOutcome:
     """Do what :func:`run_em` does, and tell of failures by their status; `record` the bounds."""
     ragged = problems.offsets is not None
@@ -122,7 +128,7 @@ def run_all(
         status=starts.status,
         component=starts.component,
         record=record,
-        lower_bound=-np.inf if monitor is None else monitor.lower_bound,
+        lower_bound=lower_bound if monitor is None else monitor.lower_bound,
         progress=None if monitor is None else monitor.progress,
         progress_interval=0 if monitor is None else monitor.progress_interval,
     )
