@@ -37,7 +37,7 @@ def runs_alone(X, n_init, **options):
 
 
 def rule(traces, drop, max_iter):
-    """Return after how many iterations each run is dropped, or None, from bounds that never meet."""
+    """Return after how many iterations each run is dropped, or None, from distinct bounds."""
     left, dropped = list(range(len(traces))), dict.fromkeys(range(len(traces)))
     done = 2
     while done < max_iter:

@@ -1,4 +1,4 @@
-"""Restarts on more data than a cache holds share each pass over the rows: the bits of runs alone."""
+"""Restarts on data beyond a cache share the passes over the rows: the bits of runs one by one."""
 
 from __future__ import annotations
 
