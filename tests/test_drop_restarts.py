@@ -13,6 +13,7 @@ from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning
 
 from elbokit import GaussianMixture, ops
+from elbokit.mixture import gaussian_mixture
 from elbokit.mixture._parameters import GmmParameters
 from elbokit.mixture._restarts import same_mixture
 from gmm_starts import COVARIANCE_TYPES
@@ -84,6 +85,60 @@ def test_the_kept_run_has_the_bits_of_the_run_alone(dtype, rng):
     assert dropping.lower_bound_ == dropping.restarts_["lower_bound"][kept].max()
     if kept[np.argmax(plain.restarts_["lower_bound"])]:
         assert_same_bits(dropping, plain)
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("covariance_type", COVARIANCE_TYPES)
+def test_kmeans_starts_compete_by_inertia(covariance_type, weighted, rng, monkeypatch):
+    """After two of Lloyd's iterations; those that go on get the bits that they get alone."""
+    X, n_init = data(rng), 9
+    weight = rng.uniform(0.5, 2.0, len(X)) if weighted else None
+    options = {"covariance_type": covariance_type, "tol": 0.0, "max_iter": 12}
+    options["init_params"] = "kmeans"
+    short, whole = np.random.RandomState(3), np.random.RandomState(3)
+    shortened = {"sample_weight": weight, "random_state": short, "max_iter": 2}
+    inertia = [ops.kmeans(X, 6, **shortened).inertia for _ in range(n_init)]
+    traces = [
+        fit(X, weight, **(options | {"random_state": whole})).lower_bounds_ for _ in range(n_init)
+    ]
+    kept = np.sort(np.argsort(inertia)[:6])
+    later = rule([traces[i] for i in kept], 3, 12)
+    want = np.zeros(n_init, int)
+    want[kept] = [at or 12 for at in later]
+    for at_once in (1 << 20, 600):  # side by side, and two at a time
+        monkeypatch.setattr(gaussian_mixture, "_ROWS_AT_ONCE", at_once)
+        gm = fit(X, weight, n_init=n_init, drop_restarts=3, **options)
+        assert_array_equal(gm.restarts_["n_iter"], want)
+        assert_array_equal(gm.restarts_["dropped"], want < 12)
+        assert_array_equal(gm.restarts_["lower_bound"][want == 0], -math.inf)
+        assert gm.lower_bounds_ == max((traces[i] for i in np.flatnonzero(want == 12)), key=last)
+
+
+def last(trace):
+    return trace[-1]
+
+
+def test_draws_after_the_fit_are_those_without_dropping(rng):
+    """Starts that are given up have drawn all the same."""
+    X = data(rng)
+    states = []
+    for drop in (None, 0.5):
+        state = np.random.RandomState(3)
+        fit(X, n_init=5, init_params="kmeans", random_state=state, drop_restarts=drop)
+        states.append(state.random_sample())
+    assert states[0] == states[1]
+
+
+def test_values_that_are_too_large_for_inertia(rng):
+    with pytest.raises(ValueError, match="overflow"):
+        fit(1e200 * data(rng), n_init=4, init_params="kmeans", drop_restarts=0.5)
+
+
+def test_duplicates_warn_for_each_start_that_goes_on(rng):
+    X = np.repeat(rng.standard_normal((2, 3)), 10, axis=0)
+    with pytest.warns(ConvergenceWarning, match=r"distinct clusters \(2\)") as caught:
+        GaussianMixture(4, n_init=4, random_state=0, drop_restarts=0.5).fit(X)
+    assert [w.filename for w in caught] == [__file__] * 2
 
 
 def test_without_dropping_the_summary_is_of_whole_runs(rng):

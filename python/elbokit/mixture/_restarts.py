@@ -14,7 +14,15 @@ from elbokit.mixture._em import EmRun
 from elbokit.mixture._initialization import Starts, as_batch
 from elbokit.mixture._parameters import GmmParameters
 
-__all__ = ["Restart", "best_restart", "race", "same_mixture", "summary"]
+__all__ = [
+    "Restart",
+    "best_restart",
+    "number_kept",
+    "race",
+    "same_mixture",
+    "summary",
+    "with_given_up",
+]
 
 Array = npt.NDArray[np.float64]
 
@@ -164,6 +172,22 @@ def race(
         limit = min(2 * done, max_iter)
 
 
+def number_kept(number: int, drop: float) -> int:
+    """Return how many of so many runs a comparison leaves: `drop` as in :func:`race`."""
+    dropped = drop if isinstance(drop, Integral) else drop * number
+    return max(1, number - int(dropped))
+
+
+def with_given_up(restarts: Sequence[Restart], kept: Sequence[int], number: int) -> list[Restart]:
+    """Return `number` restarts: those given at the places `kept`, at others one without EM."""
+    empty = np.empty(0)
+    run = EmRun(GmmParameters(empty, empty, empty, empty), -math.inf, [], False)
+    every = [Restart(run, dropped=True)] * number
+    for place, restart in zip(kept, restarts, strict=True):
+        every[place] = restart
+    return every
+
+
 def same_mixture(a: GmmParameters, b: GmmParameters, covariance_type: str) -> bool:
     """Tell whether two mixtures are equal but for the order of their components.
 
@@ -202,11 +226,10 @@ def _staying(
     restarts: Sequence[Restart], left: list[int], drop: float, covariance_type: str, tol: float
 ) -> set[int]:
     """Return those that are not outdone: the best, without the ones that equal a better one."""
-    number = drop if isinstance(drop, Integral) else drop * len(left)
     # Of equal bounds the earlier run is the better one, as in the end.
     order = sorted(left, key=lambda i: (-restarts[i].run.lower_bound, i))
     stay: list[int] = []
-    for i in order[: max(1, len(left) - int(number))]:
+    for i in order[: number_kept(len(left), drop)]:
         run = restarts[i].run
         twins = (
             restarts[j].run for j in stay if restarts[j].run.lower_bound - run.lower_bound < tol

@@ -32,13 +32,21 @@ from elbokit.mixture._initialization import (
     starting_parameters,
     warn_of_few_clusters,
 )
+from elbokit.mixture._kmeans_race import promising_starts
 from elbokit.mixture._parameters import (
     GmmParameters,
     covariance_shape,
     precisions_from_cholesky,
 )
 from elbokit.mixture._problems import Problems
-from elbokit.mixture._restarts import Restart, best_restart, race, summary
+from elbokit.mixture._restarts import (
+    Restart,
+    best_restart,
+    number_kept,
+    race,
+    summary,
+    with_given_up,
+)
 from elbokit.mixture._validation import (
     GivenParameters,
     IntegerInterval,
@@ -95,9 +103,10 @@ class GaussianMixture(FittedGaussianMixture):
         Number of iterations between two lines.
     drop_restarts : float, int or None, default=None
         What share (in (0, 1)) or number of the runs that are left is given up after 2, 4, 8, ...
-        iterations: those with the lowest bound, and those at the same point as a better one. It
-        saves most of their time, but one that starts badly might have ended best. None gives
-        up none. See Notes.
+        iterations: those with the lowest bound, and those at the same point as a better one;
+        before, after 2 of Lloyd's iterations, k-means starts with the highest inertia. It saves
+        most of their time, but one that starts badly might have ended best. None gives up
+        none. See Notes.
 
     Attributes
     ----------
@@ -300,7 +309,10 @@ class GaussianMixture(FittedGaussianMixture):
         rows = as_float_array(data, "X")
         problem = Problems(rows[None], None if weight is None else weight[None])
         rng = check_random_state(self.random_state)
-        restarts = list(self._restarts(problem, given, rng, warm))
+        if self.drop_restarts is not None and not warm and self.n_init > 1:
+            restarts = self._race(problem, given, rng, self.drop_restarts)
+        else:
+            restarts = list(self._restarts(problem, given, rng, warm))
         self._store(best_restart(restarts), data.dtype)
         self.restarts_ = summary(restarts)
 
@@ -320,14 +332,9 @@ class GaussianMixture(FittedGaussianMixture):
         self, problem: Problems, given: GivenParameters, rng: np.random.RandomState, warm: bool
     ) -> Iterator[Restart]:
         """Run EM from every start: all at once, or one by one where each has something to print."""
-        dropping = self.drop_restarts is not None
-        if not warm and self.n_init > 1 and (dropping or not self.verbose):
-            starts = self._starts(problem.repeat(self.n_init), given, rng)
-            yield from (
-                self._race(problem, starts)
-                if dropping
-                else map(Restart, self._run_em(problem.repeat(self.n_init), starts))
-            )
+        if not self.verbose and not warm and self.n_init > 1:
+            restarts = problem.repeat(self.n_init)
+            yield from map(Restart, self._run_em(restarts, self._starts(restarts, given, rng)))
             return
         for init in range(1 if warm else self.n_init):
             bound = self.lower_bound_ if warm else -math.inf
@@ -340,30 +347,38 @@ class GaussianMixture(FittedGaussianMixture):
                 monitor.end()
             yield Restart(run)
 
-    def _race(self, problem: Problems, starts: Starts) -> list[Restart]:
+    def _race(
+        self, problem: Problems, given: GivenParameters, rng: np.random.RandomState, drop: float
+    ) -> list[Restart]:
         """Run EM from all starts, dropping the worst on the way."""
 
         def run(part: Starts, max_iter: int, lower_bound: npt.ArrayLike) -> list[EmRun]:
             problems = problem.repeat(len(part.status))
             return self._run_em(problems, part, max_iter=max_iter, lower_bound=lower_bound)
 
-        assert self.drop_restarts is not None
-        return race(
+        kept = list(range(self.n_init))
+        if self.init_params == "kmeans" and any(array is None for array in given):
+            left, at_once = number_kept(self.n_init, drop), _at_once(problem)
+            kept, rng = promising_starts(
+                problem, self.n_components, left, self.n_init, at_once, rng
+            )
+        starts = self._starts(problem.repeat(len(kept)), given, rng)
+        restarts = race(
             run,
             starts,
-            self.drop_restarts,
+            drop,
             self.covariance_type,
             tol=self.tol,
             max_iter=self.max_iter,
             verbose=bool(self.verbose),
         )
+        return with_given_up(restarts, kept, self.n_init)
 
     def _starts(
         self, problems: Problems, given: GivenParameters, rng: np.random.RandomState
     ) -> Starts:
         """Return the starting parameters of each problem."""
-        # Side by side while that is no more memory than one large problem takes.
-        at_once = max(1, _ROWS_AT_ONCE // problems.X.shape[1])
+        at_once = _at_once(problems)
         parts = []
         for first in range(0, problems.size, at_once):
             part = starting_parameters(
@@ -439,6 +454,11 @@ class GaussianMixture(FittedGaussianMixture):
                 ConvergenceWarning,
                 stacklevel=3,
             )
+
+
+def _at_once(problems: Problems) -> int:
+    """Side by side while that is no more memory than one large problem takes."""
+    return max(1, _ROWS_AT_ONCE // int(problems.X.shape[1]))
 
 
 @contextmanager
