@@ -114,6 +114,17 @@ def test_kmeans_starts_compete_by_inertia(covariance_type, weighted, rng, monkey
         assert gm.lower_bounds_ == max((traces[i] for i in np.flatnonzero(want == 12)), key=last)
 
 
+def test_without_iterations_the_last_start_that_goes_on_is_kept(rng):
+    """As without dropping: there is no bound to compare."""
+    X = data(rng)
+    gm = fit(X, n_init=6, init_params="kmeans", max_iter=0, drop_restarts=0.5)
+    kept = np.flatnonzero(~gm.restarts_["dropped"])
+    assert len(kept) == 3
+    state = np.random.RandomState(3)
+    starts = [fit(X, init_params="kmeans", max_iter=0, random_state=state).means_ for _ in range(6)]
+    assert_array_equal(gm.means_, starts[kept[-1]])
+
+
 def last(trace):
     return trace[-1]
 
@@ -205,6 +216,17 @@ def test_same_mixture(covariance_type, rng):
     doubled = b.means.copy()
     doubled[3] = doubled[2]  # two of them at one of the other's
     assert not same_mixture(a, b._replace(means=doubled), covariance_type)
+
+
+def test_two_equal_components_are_not_one_of_them(rng):
+    """Each has a partner, but both have the same one."""
+    means = rng.standard_normal((6, 3))
+    shape = np.full(6, 1 / 6), np.ones((6, 3)), np.ones((6, 3))
+    b = GmmParameters(shape[0], means, *shape[1:])
+    doubled = means.copy()
+    doubled[3] = doubled[2]
+    assert same_mixture(b, b, "diag")
+    assert not same_mixture(b._replace(means=doubled), b, "diag")
 
 
 def smallest_variance(covariances, covariance_type):

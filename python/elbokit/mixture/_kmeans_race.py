@@ -64,16 +64,16 @@ def promising_starts(
     Returns
     -------
     kept : list of int
-        In rising order; all of them where X is not finite, which the whole k-means will tell.
+        In rising order.
     drawn : RandomState
         The source of the draws that these starts would have had.
     """
     uniforms = random_state.random_sample((n_starts, draws_of(n_components)))
-    source, inertia, well = Drawn(uniforms), np.empty(n_starts), True
+    source, inertia = Drawn(uniforms), np.empty(n_starts)
     for first in range(0, n_starts, at_once):
         part = slice(first, min(n_starts, first + at_once))
         problems = problem.repeat(part.stop - part.start).with_weight_like_rows()
-        found, finite = solve_kmeans(
+        found, _ = solve_kmeans(  # X that is not finite the whole k-means will tell
             problems.X,
             n_components,
             source,
@@ -82,6 +82,5 @@ def promising_starts(
             inertia=True,
         )
         inertia[part] = found.inertia
-        well = well and bool(finite.all())
-    kept = np.sort(np.argsort(inertia, kind="stable")[:keep]) if well else np.arange(n_starts)
+    kept = np.sort(np.argsort(inertia, kind="stable")[:keep])
     return kept.tolist(), Drawn(uniforms[kept])
