@@ -16,7 +16,7 @@ Array = npt.NDArray[np.float64]
 
 # Lloyd's iterations before the comparison. On mixtures of 8 and 16 components in 8 and 16 features
 # the rank correlation of the inertia with EM's final bound was 0.5 to 0.9 after two of them, 0.3 to
-# 0.7 after one.
+# 0.7 after one. (With 16 components in 2 features it was about 0, among bounds within 0.003.)
 _ITERATIONS = 2
 
 
