@@ -35,7 +35,7 @@ from elbokit import GaussianMixture, ops
 elbokit.set_num_threads(2)
 rng = np.random.default_rng(0)
 kind, n, size = sys.argv[1], 100, 9
-if kind == "large":
+if kind in ("large", "restarts"):
     n, size = 100_000, 1
 X = rng.normal(size=(size * n, 2))
 start = np.full((size, 3), 1 / 3), X[: 3 * size].reshape(size, 3, 2), np.ones((size, 3, 2))
@@ -55,6 +55,8 @@ timer.start()
 try:
     if kind == "estimator":
         gm.set_params(**options).fit(X)
+    elif kind == "restarts":  # which share the passes over the rows
+        gm.set_params(n_init=30, init_params="random_from_data", **options).fit(X)
     else:
         ops.gmm_fit(X, *start, "diag", offsets=np.arange(size + 1) * n, **options)
 except KeyboardInterrupt:
@@ -67,7 +69,7 @@ print(ops.gmm_fit(X[:n], *(a[0] for a in start), "diag", max_iter=2).n_iter)
 """
 
 
-@pytest.mark.parametrize("kind", ["small", "large", "estimator"])
+@pytest.mark.parametrize("kind", ["small", "large", "estimator", "restarts"])
 def test_interrupt(kind):
     delay, n_iter = run(INTERRUPT, kind).split()
     assert float(delay) < 5.0

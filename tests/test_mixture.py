@@ -44,7 +44,7 @@ def test_signature_is_scikit_learns():
 def test_attributes_are_scikit_learns(X):
     ours = GaussianMixture(2, random_state=0).fit(X)
     theirs = SklearnMixture(2, random_state=0).fit(X)
-    own = {"history_"}
+    own = {"history_", "restarts_"}
     assert {n for n in vars(ours) if n.endswith("_")} - own == {
         n for n in vars(theirs) if n.endswith("_")
     }

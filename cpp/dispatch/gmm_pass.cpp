@@ -1,6 +1,7 @@
 #include "dispatch/gmm_pass.h"
 
 #include <algorithm>
+#include <atomic>
 #include <numeric>
 
 #include "dispatch/cpu_level.h"
@@ -19,6 +20,11 @@ constexpr std::int64_t kSumsBytes = 64 * 1024 * 1024;
 constexpr std::int64_t kChunkRows = 128;
 constexpr double kChunkCost = 25e3;  // ns
 
+// A chunk is read in parts of so many bytes, which a core's cache holds, but of whole blocks, and
+// of so many that what a block leaves to the next ones is rarely lost.
+constexpr std::int64_t kPartBytes = 1024 * 1024;
+constexpr std::int64_t kPartBlocks = 16;
+
 // Chunks of few rows begin at multiples of this: whole groups of every kernel.
 constexpr std::int64_t kRowUnit = 64;
 
@@ -35,6 +41,15 @@ std::int64_t chunk_count(const SumsLayout& layout, const GmmParameters& p, std::
   const double useful = std::min(estimated_cost(p, n, item_size) / kChunkCost,
                                  static_cast<double>(n) / static_cast<double>(kChunkRows));
   return power_of_two_below(std::min(useful, static_cast<double>(room)));
+}
+
+void pause_or_stop(const std::function<void()>& pause, std::atomic<bool>& stopped) {
+  try {
+    pause();
+  } catch (...) {
+    stopped = true;
+    throw;
+  }
 }
 
 }  // namespace
@@ -66,6 +81,8 @@ void GmmPass<T>::plan(std::int64_t n, const GmmParameters& p) {
   layout_ = layout;
   const std::int64_t block_rows = ELBOKIT_KERNEL(gmm_shape<T>)(prepared_.model()).block_rows;
   chunks_ = plan_chunks(n, block_rows, chunk_count(layout, p, n, sizeof(T)));
+  const std::int64_t row_bytes = layout.d * static_cast<std::int64_t>(sizeof(T));
+  part_rows_ = std::max(kPartBlocks, kPartBytes / (row_bytes * block_rows)) * block_rows;
   memory_.resize(static_cast<std::int64_t>(chunks_.size()) * layout.size());
   sums_.clear();
   for (std::size_t c = 0; c < chunks_.size(); ++c)
@@ -74,37 +91,104 @@ void GmmPass<T>::plan(std::int64_t n, const GmmParameters& p) {
 }
 
 template <class T>
+std::int64_t GmmPass<T>::sums_bytes(std::int64_t n, const GmmParameters& p) {
+  // Of the family that takes most: which one it will be depends on the parameters.
+  const bool full = p.covariance == Covariance::full || p.covariance == Covariance::tied;
+  const SumsLayout layout(full ? Family::full : Family::diag, p.n_components, p.n_features);
+  return chunk_count(layout, p, n, sizeof(T)) * layout.size() *
+         static_cast<std::int64_t>(sizeof(double));
+}
+
+template <class T>
 void GmmPass<T>::run(const GmmRows<T>& rows, const GmmParameters& p, double mass, bool threads,
                      const GmmStatistics& out) {
-  prepared_.assign(p);
-  plan(rows.n_samples, p);
+  begin(rows.n_samples, p);
   add_chunks(rows, mass / static_cast<double>(rows.n_samples), threads);
-  if (!kept_enough(p, mass)) add_chunks(rows, 0.0, threads);
-  for_each_task(threads && static_cast<double>(layout_.size()) > dispatch::kWorthThreads, layout_.k,
-                [&](std::int64_t k, int) { recentre(k); });
-  write(p, out);
+  finish(rows, p, mass, threads, out);
+}
+
+template <class T>
+void GmmPass<T>::run_together(const GmmRows<T>& rows, const std::vector<Together>& all, double mass,
+                              const std::function<void()>& pause) {
+  const auto size = static_cast<std::int64_t>(all.size());
+  dispatch::parallel_for(
+      size, [&](std::int64_t i, int) { all[i].pass->begin(rows.n_samples, all[i].parameters); });
+  std::int64_t chunks = 0;  // the families may differ, and with them the cut
+  for (const Together& each : all) chunks = std::max(chunks, each.pass->chunk_total());
+  // Where there are more threads than chunks, several share a chunk, each for some of the mixtures.
+  const std::int64_t groups =
+      std::clamp<std::int64_t>(2 * dispatch::thread_count() / chunks, 1, size);
+  const double drop_scale = mass / static_cast<double>(rows.n_samples);
+  std::atomic<bool> stopped{false};
+  dispatch::parallel_for(chunks * groups, [&](std::int64_t task, int slot) {
+    const std::int64_t c = task / groups, group = task % groups;
+    const std::int64_t first = group * size / groups, last = (group + 1) * size / groups;
+    for (std::int64_t i = first; i < last; ++i) all[i].pass->clear(c);
+    bool more = true;
+    for (std::int64_t part = 0; more; ++part) {
+      more = false;
+      for (std::int64_t i = first; i < last && !stopped.load(std::memory_order_relaxed); ++i) {
+        // All of them in the first one's scratch: only one pass at a time is at work in a slot.
+        more |= all[i].pass->add_part(rows, c, part, drop_scale, all[0].pass->workspaces_, slot);
+        if (slot == 0) pause_or_stop(pause, stopped);
+      }
+    }
+  });
+  dispatch::parallel_for(size, [&](std::int64_t i, int) {
+    all[i].pass->merge(false);
+    all[i].pass->finish(rows, all[i].parameters, mass, false, all[i].out);
+  });
+}
+
+template <class T>
+void GmmPass<T>::begin(std::int64_t n, const GmmParameters& p) {
+  prepared_.assign(p);
+  plan(n, p);
+}
+
+template <class T>
+void GmmPass<T>::clear(std::int64_t chunk) {
+  if (chunk >= chunk_total()) return;
+  std::fill_n(memory_.data() + chunk * layout_.size(), layout_.size(), 0.0);
+  sums_[chunk].log_likelihood = 0.0;
+}
+
+// Adds a part of a chunk to its sums. Returns whether another one follows.
+template <class T>
+bool GmmPass<T>::add_part(const GmmRows<T>& rows, std::int64_t chunk, std::int64_t part,
+                          double drop_scale, dispatch::Workspaces<T>& workspaces, int slot) {
+  if (chunk >= chunk_total()) return false;
+  const RowRange& range = chunks_[chunk];
+  const std::int64_t begin = range.begin + part * part_rows_;
+  if (begin >= range.end) return false;
+  const std::int64_t end = std::min(range.end, begin + part_rows_);
+  const GmmModel<T>& model = prepared_.model();
+  const std::int64_t workspace = ELBOKIT_KERNEL(gmm_shape<T>)(model).workspace;
+  ELBOKIT_KERNEL(gmm_chunk<T>)
+  (model, {rows,
+           begin,
+           end,
+           {},
+           &sums_[chunk],
+           workspaces.get(slot, workspace),
+           static_cast<T>(drop_scale)});
+  return end < range.end;
 }
 
 template <class T>
 void GmmPass<T>::add_chunks(const GmmRows<T>& rows, double drop_scale, bool threads) {
-  const GmmModel<T>& model = prepared_.model();
-  const GmmShape shape = ELBOKIT_KERNEL(gmm_shape<T>)(model);
-  const auto kernel = ELBOKIT_KERNEL(gmm_chunk<T>);
-  const std::int64_t size = layout_.size();
-  const auto chunks = static_cast<std::int64_t>(chunks_.size());
-  for_each_task(threads, chunks, [&](std::int64_t c, int slot) {
-    std::fill_n(memory_.data() + c * size, size, 0.0);
-    sums_[c].log_likelihood = 0.0;
-    kernel(model, {rows,
-                   chunks_[c].begin,
-                   chunks_[c].end,
-                   {},
-                   &sums_[c],
-                   workspaces_.get(slot, shape.workspace),
-                   static_cast<T>(drop_scale)});
+  for_each_task(threads, chunk_total(), [&](std::int64_t c, int slot) {
+    clear(c);
+    for (std::int64_t part = 0; add_part(rows, c, part, drop_scale, workspaces_, slot);) ++part;
   });
-  // Chunks are added to the first one, in their order; a slice of the sums at a time.
+  merge(threads);
+}
+
+// Chunks are added to the first one, in their order; a slice of the sums at a time.
+template <class T>
+void GmmPass<T>::merge(bool threads) {
   constexpr std::int64_t slice = 4096;
+  const std::int64_t size = layout_.size(), chunks = chunk_total();
   const double merge_cost = static_cast<double>(chunks * size);  // about 1 ns each
   for_each_task(threads && merge_cost > dispatch::kWorthThreads, (size + slice - 1) / slice,
                 [&](std::int64_t task, int) {
@@ -113,6 +197,16 @@ void GmmPass<T>::add_chunks(const GmmRows<T>& rows, double drop_scale, bool thre
                     for (std::int64_t i = begin; i < end; ++i) memory_[i] += memory_[c * size + i];
                 });
   for (std::int64_t c = 1; c < chunks; ++c) sums_[0].log_likelihood += sums_[c].log_likelihood;
+}
+
+// From the merged sums to the statistics. Where too much was dropped, the pass is repeated.
+template <class T>
+void GmmPass<T>::finish(const GmmRows<T>& rows, const GmmParameters& p, double mass, bool threads,
+                        const GmmStatistics& out) {
+  if (!kept_enough(p, mass)) add_chunks(rows, 0.0, threads);
+  for_each_task(threads && static_cast<double>(layout_.size()) > dispatch::kWorthThreads, layout_.k,
+                [&](std::int64_t k, int) { recentre(k); });
+  write(p, out);
 }
 
 // Whether what was dropped is within the bound that kDropped promises.

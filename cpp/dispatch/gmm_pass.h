@@ -1,6 +1,7 @@
 // One pass over one mixture's rows, for its statistics. Keeps its memory from pass to pass.
 #pragma once
 
+#include <functional>
 #include <vector>
 
 #include "dispatch/gmm_model.h"
@@ -36,13 +37,36 @@ struct SumsLayout {
 template <class T>
 class GmmPass {
  public:
+  struct Together {
+    GmmPass* pass;
+    GmmParameters parameters;
+    GmmStatistics out;
+  };
+
   // mass: the sum of the sample weights. threads: whether others than the calling one may help.
   void run(const GmmRows<T>& rows, const GmmParameters& parameters, double mass, bool threads,
            const GmmStatistics& out);
 
+  // The same for several mixtures of one shape on the same rows, bit for bit: a part of the rows
+  // that the cache holds is read by all of them before the next part is. pause() is called on the
+  // calling thread every now and then, and may throw.
+  static void run_together(const GmmRows<T>& rows, const std::vector<Together>& all, double mass,
+                           const std::function<void()>& pause);
+
+  // Bytes of the sums of one mixture's chunks.
+  static std::int64_t sums_bytes(std::int64_t n, const GmmParameters& parameters);
+
  private:
+  std::int64_t chunk_total() const { return static_cast<std::int64_t>(chunks_.size()); }
+  void begin(std::int64_t n, const GmmParameters& parameters);
   void plan(std::int64_t n, const GmmParameters& parameters);
+  void clear(std::int64_t chunk);
+  bool add_part(const GmmRows<T>& rows, std::int64_t chunk, std::int64_t part, double drop_scale,
+                dispatch::Workspaces<T>& workspaces, int slot);
   void add_chunks(const GmmRows<T>& rows, double drop_scale, bool threads);
+  void merge(bool threads);
+  void finish(const GmmRows<T>& rows, const GmmParameters& parameters, double mass, bool threads,
+              const GmmStatistics& out);
   bool kept_enough(const GmmParameters& parameters, double mass) const;
   void recentre(std::int64_t k) const;
   void write(const GmmParameters& parameters, const GmmStatistics& out) const;
@@ -52,6 +76,7 @@ class GmmPass {
   std::int64_t planned_rows_ = -1;
   SumsLayout layout_{};
   std::vector<RowRange> chunks_;
+  std::int64_t part_rows_ = 0;  // of a chunk, at one go
   std::vector<double> memory_;  // of all chunks' sums
   std::vector<GmmSums> sums_;
   dispatch::Workspaces<T> workspaces_;

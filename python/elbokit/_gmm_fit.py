@@ -53,7 +53,7 @@ def run_fits(
     tol: float,
     reg_covar: float | Array,
     max_iter: int,
-    lower_bound: float = -np.inf,
+    lower_bound: npt.ArrayLike = -np.inf,
     status: npt.NDArray[np.int64] | None = None,
     component: npt.NDArray[np.int64] | None = None,
     record: bool = False,
@@ -76,7 +76,7 @@ def run_fits(
     tol, reg_covar, max_iter
         As in :func:`elbokit.ops.gmm_fit`; `reg_covar` may have a value for each variance of a
         component.
-    lower_bound : float
+    lower_bound : float or array-like of shape (n_mixtures,)
         The bound before the first iteration.
     status, component : ndarray of shape (n_mixtures,) or None
         Mixtures that failed before, which are left as they are.
@@ -92,7 +92,8 @@ def run_fits(
     outcome : FitOutcome
     """
     size = len(start[0])
-    bound, outcome = np.full(size, lower_bound), np.zeros((size, 4), dtype=np.int64)
+    bound = np.full(size, lower_bound, dtype=np.float64)
+    outcome = np.zeros((size, 4), dtype=np.int64)
     if status is not None and component is not None:
         outcome[:, 2], outcome[:, 3] = status, component
     lower_bounds, after_m = _core.gmm_fit(

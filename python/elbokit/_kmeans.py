@@ -14,7 +14,7 @@ from elbokit._arrays import FloatArray, require_finite, returns_like
 from elbokit._mixture_arguments import check_offsets, check_rows, check_sample_weight
 from elbokit._types import KMeansResult
 
-__all__ = ["as_random_state", "kmeans", "solve_kmeans"]
+__all__ = ["as_random_state", "draws_of", "kmeans", "solve_kmeans"]
 
 # Labels are int32, and rows are counted in the same.
 _MOST_ROWS = 2**31 - 1
@@ -168,10 +168,8 @@ def solve_kmeans(
         arrays hold of such a problem is void.
     """
     n_problems = len(X) if offsets is None else len(offsets) - 1
-    n_trials = 2 + int(math.log(n_clusters))
-    # One uniform chooses the first center, n_trials the candidates for each of the others.
-    draws = 1 + (n_clusters - 1) * n_trials
-    uniforms = random_state.random_sample((n_problems, draws))
+    n_trials = _trials_of(n_clusters)
+    uniforms = random_state.random_sample((n_problems, draws_of(n_clusters)))
     lloyd = max_iter > 0
     found = KMeansArrays(
         seeds=np.empty((n_problems, n_clusters), np.int64),
@@ -184,6 +182,16 @@ def solve_kmeans(
         X, offsets, sample_weight, n_clusters, n_trials, max_iter, tol, weigh_tol, uniforms, *found
     )
     return found, np.array(finite)
+
+
+def draws_of(n_clusters: int) -> int:
+    """Return how many uniforms one problem takes."""
+    # One chooses the first center, the others the candidates for each further one.
+    return 1 + (n_clusters - 1) * _trials_of(n_clusters)
+
+
+def _trials_of(n_clusters: int) -> int:
+    return 2 + int(math.log(n_clusters))
 
 
 def _check_rows(X: Any) -> _Rows:

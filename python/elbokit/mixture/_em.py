@@ -41,6 +41,7 @@ def run_em(
     max_iter: int,
     monitor: ConvergenceMonitor | None = None,
     prior: CorePrior | None = None,
+    lower_bound: npt.ArrayLike = -np.inf,
 ) -> list[EmRun]:
     """Iterate EM from each start until the bound stops rising.
 
@@ -62,6 +63,8 @@ def run_em(
         Of a single start: knows the bound before the first iteration, and prints.
     prior : CorePrior or None
         Its log-density is part of the bound.
+    lower_bound : float or array-like of shape (n_starts,), default=-inf
+        Without a monitor: the bound of each start before the first iteration.
 
     Returns
     -------
@@ -93,6 +96,7 @@ def run_em(
         record=True,
         monitor=monitor,
         prior=prior,
+        lower_bound=lower_bound,
     )
     given = "weights_init, means_init and precisions_init"
     for status, component in zip(fit.status.tolist(), fit.component.tolist(), strict=True):
@@ -124,6 +128,7 @@ def run_all(
     record: bool = False,
     monitor: ConvergenceMonitor | None = None,
     prior: CorePrior | None = None,
+    lower_bound: npt.ArrayLike = -np.inf,
 ) -> FitOutcome:
     """Do what :func:`run_em` does, and tell of failures by their status; `record` the bounds."""
     ragged = problems.offsets is not None
@@ -140,7 +145,7 @@ def run_all(
         status=starts.status,
         component=starts.component,
         record=record,
-        lower_bound=-np.inf if monitor is None else monitor.lower_bound,
+        lower_bound=lower_bound if monitor is None else monitor.lower_bound,
         progress=None if monitor is None else monitor.progress,
         progress_interval=0 if monitor is None else monitor.progress_interval,
         prior=prior,

@@ -8,7 +8,7 @@ component's mean, and no copy of the data is made.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -33,6 +33,7 @@ from elbokit.mixture._validation import GivenParameters
 
 __all__ = [
     "Starts",
+    "as_batch",
     "as_starts",
     "concatenate_starts",
     "starting_parameters",
@@ -160,7 +161,13 @@ def starting_parameters(
 
 def as_starts(parameters: GmmParameters) -> Starts:
     """Return copies of one mixture's parameters as a batch of one."""
-    return _all_well(GmmParameters(*(_repeat(array, 1) for array in parameters)))
+    return as_batch([parameters])
+
+
+def as_batch(mixtures: Sequence[GmmParameters]) -> Starts:
+    """Return copies of the parameters of some mixtures of one shape."""
+    arrays = (np.stack(each, dtype=np.float64) for each in zip(*mixtures, strict=True))
+    return _all_well(GmmParameters(*arrays))
 
 
 def concatenate_starts(parts: list[Starts]) -> Starts:
