@@ -15,7 +15,7 @@ from elbokit._versions import show_versions
 
 if TYPE_CHECKING:
     from elbokit import mixture, plot, reference, torch
-    from elbokit.mixture import GaussianMixture, fit_mixtures
+    from elbokit.mixture import GaussianMixture, fit_mixtures, select_n_components
 
 __all__ = [
     "GaussianMixture",
@@ -26,13 +26,18 @@ __all__ = [
     "ops",
     "plot",
     "reference",
+    "select_n_components",
     "set_num_threads",
     "show_versions",
     "torch",
 ]
 
 _SUBMODULES = {"mixture", "plot", "reference", "torch"}
-_HOMES = {"GaussianMixture": "elbokit.mixture", "fit_mixtures": "elbokit.mixture"}
+_HOMES = {
+    "GaussianMixture": "elbokit.mixture",
+    "fit_mixtures": "elbokit.mixture",
+    "select_n_components": "elbokit.mixture",
+}
 
 
 def __getattr__(name: str) -> Any:

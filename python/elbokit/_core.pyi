@@ -126,7 +126,7 @@ def gmm_fit(
     lower_bound: _Float64,
     outcome: npt.NDArray[np.int64],
     record: bool = False,
-    progress: Callable[[int, float], object] | None = None,
+    progress: Callable[[int, float, float], object] | None = None,
     progress_interval: int = 0,
 ) -> list[list[float]]: ...
 def gmm_empty_below(mass: npt.ArrayLike, n_samples: npt.ArrayLike) -> _Float64: ...

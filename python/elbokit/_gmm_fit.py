@@ -56,7 +56,7 @@ def run_fits(
     status: npt.NDArray[np.int64] | None = None,
     component: npt.NDArray[np.int64] | None = None,
     record: bool = False,
-    progress: Callable[[int, float], object] | None = None,
+    progress: Callable[[int, float, float], object] | None = None,
     progress_interval: int = 0,
 ) -> FitOutcome:
     """Run EM on checked mixtures, in place.
@@ -80,7 +80,7 @@ def run_fits(
     record : bool
         Whether the bounds of all iterations are wanted.
     progress, progress_interval
-        Called every so many iterations with their number and the bound's change.
+        Called every so many iterations with their number, the bound's change and the bound.
 
     Returns
     -------

@@ -38,6 +38,7 @@ from elbokit.mixture._parameters import (
     precisions_from_cholesky,
 )
 from elbokit.mixture._problems import Problems
+from elbokit.mixture._progress_bar import new_monitor
 from elbokit.mixture._validation import (
     GivenParameters,
     IntegerInterval,
@@ -88,8 +89,9 @@ class GaussianMixture(FittedGaussianMixture):
         Seed of the starts and of :meth:`sample`.
     warm_start : bool, default=False
         Start from the last fit's solution; `n_init` is then ignored.
-    verbose : int, default=0
-        1 prints iterations, 2 adds times and changes of the bound.
+    verbose : int or 'bar', default=0
+        1 prints iterations, 2 adds times and changes of the bound. 'bar' draws a progress bar for
+        each run, with the bound and its change (needs tqdm: the extra ``[progress]``).
     verbose_interval : int, default=10
         Number of iterations between two lines.
 
@@ -147,7 +149,7 @@ class GaussianMixture(FittedGaussianMixture):
         "precisions_init": ["array-like", None],
         "random_state": ["random_state"],
         "warm_start": ["boolean"],
-        "verbose": ["verbose"],
+        "verbose": ["verbose", StrOptions({"bar"})],
         "verbose_interval": [Interval(Integral, 1, None, closed="left")],
     }
 
@@ -166,7 +168,7 @@ class GaussianMixture(FittedGaussianMixture):
         precisions_init: npt.ArrayLike | None = None,
         random_state: int | np.random.RandomState | None = None,
         warm_start: bool = False,
-        verbose: int = 0,
+        verbose: int | str = 0,
         verbose_interval: int = 10,
     ) -> None:
         self.n_components = n_components
@@ -306,14 +308,25 @@ class GaussianMixture(FittedGaussianMixture):
             return
         for init in range(1 if warm else self.n_init):
             bound = self.lower_bound_ if warm else -math.inf
-            monitor = ConvergenceMonitor(self.tol, self.verbose, self.verbose_interval, bound)
-            monitor.begin(init)
-            starts = self._last_solution(problem) if warm else self._starts(problem, given, rng)
-            (run,) = self._run_em(problem, starts, monitor)
-            monitor.finish(run.lower_bound, run.converged)
-            if self.max_iter > 0:
-                monitor.end()
+            with self._monitor(bound, 1 if warm else self.n_init) as monitor:
+                monitor.begin(init)
+                starts = self._last_solution(problem) if warm else self._starts(problem, given, rng)
+                (run,) = self._run_em(problem, starts, monitor)
+                monitor.finish(run.lower_bound, run.converged)
+                if self.max_iter > 0:
+                    monitor.end()
             yield run
+
+    def _monitor(self, lower_bound: float, n_init: int) -> ConvergenceMonitor:
+        """Return what shows the progress of one of `n_init` runs."""
+        return new_monitor(
+            self.tol,
+            self.verbose,
+            self.verbose_interval,
+            lower_bound,
+            max_iter=self.max_iter,
+            n_init=n_init,
+        )
 
     def _starts(
         self, problems: Problems, given: GivenParameters, rng: np.random.RandomState
