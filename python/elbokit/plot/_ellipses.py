@@ -84,7 +84,10 @@ def draw_ellipses(
             )
             patch.set(edgecolor=style.color, linestyle=style.line, linewidth=1.8 / (1 + 0.5 * i))
             patch.set_gid(f"component {k}")
-            ax.add_patch(patch)
+            if components.weights[k] > 0.0:
+                ax.add_patch(patch)
+            else:
+                ax.add_artist(patch)  # which leaves the limits alone: it may be anywhere
     ax.autoscale_view()
 
 

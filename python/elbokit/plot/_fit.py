@@ -115,7 +115,7 @@ def plot_fit(
     grid = figure.add_gridspec(2, 2, width_ratios=[1.7, 1.0], height_ratios=[1.3, 1.0])
     _draw_data(components, points, chosen, distances, figure.add_subplot(grid[:, 0]))
     draw_convergence(gm, figure.add_subplot(grid[0, 1]))
-    draw_key(components, distances if n == 2 else [], figure.add_subplot(grid[1, 1]))
+    draw_key(components, n, distances, figure.add_subplot(grid[1, 1]))
     return figure
 
 
@@ -158,18 +158,21 @@ def _draw_matrix(
                 ax.set_yticks([])
                 columns.append(ax)
             else:
-                draw_pair(components, points, (features[j], features[i]), n_std, ax)
+                draw_pair(components, points, (features[j], features[i]), n_std, ax, fontsize=6)
                 row = ax if row is None else row
             ax.tick_params(labelbottom=i == n - 1, labelleft=j == 0, labelsize=7)
             if i == n - 1:
-                ax.set_xlabel(points.names[features[j]])
+                ax.set_xlabel(points.names[features[j]], fontsize=8)
             if j == 0:
-                ax.set_ylabel(points.names[features[i]] if i else "density")
+                ax.set_ylabel(points.names[features[i]] if i else "density", fontsize=8)
     corner = grid[: n // 2, (n + 1) // 2 :] if n > 3 else grid[0, 1:]
-    convergence = figure.add_subplot(corner)
-    draw_convergence(gm, convergence)
-    convergence.tick_params(labelsize=7)
-    draw_key(components, n_std, figure.add_subplot(grid[n - 2, n - 1]))
+    # As an inset: labels of a panel of its own would push the matrix apart.
+    host = figure.add_subplot(corner)
+    host.set_axis_off()
+    inset = host.inset_axes((0.2, 0.2, 0.78, 0.68))
+    inset.set_in_layout(False)
+    draw_convergence(gm, inset)
+    draw_key(components, n, n_std, figure.add_subplot(grid[n - 2, n - 1]))
 
 
 def _components(gm: Any) -> Components:

@@ -19,7 +19,9 @@ __all__ = ["Points", "draw_convergence", "draw_key", "draw_marginal", "draw_pair
 Array = npt.NDArray[np.float64]
 
 _MOST_NUMBERED = 20  # components whose means get a number, and that the key lists
-_ROWS_OF_KEY = 7
+_ROWS_OF_KEY = 11
+_DASHED = (0, (4, 3))
+_FLAT = 1e-4  # a bound that changes by less, relatively, is drawn as a level line
 
 
 class Points(NamedTuple):
@@ -36,6 +38,8 @@ def draw_pair(
     features: tuple[int, int],
     n_std: list[float],
     ax: Axes,
+    *,
+    fontsize: float = 7,
 ) -> None:
     """Draw points, ellipses and numbered means of two features."""
     size = 9.0 if len(points.X) <= 1000 else 4.0
@@ -57,9 +61,10 @@ def draw_pair(
             (float(mean[0]), float(mean[1])),
             ha="center",
             va="center",
-            fontsize=7,
+            fontsize=fontsize,
             fontweight="bold",
-            bbox={"boxstyle": "circle,pad=0.2", "fc": "white", "ec": color, "alpha": 0.9},
+            annotation_clip=True,
+            bbox={"boxstyle": "circle,pad=0.15", "fc": "white", "ec": color, "alpha": 0.9},
         )
 
 
@@ -78,14 +83,16 @@ def draw_marginal(components: Components, points: Points, feature: int, ax: Axes
         within = pad_limits(float(values.min()), float(values.max()))
         ax.hist(values, bins=n_bins, range=within, density=True, color="0.85")
     # An even grid for the picture, and a fine one around each mean for components that are narrow.
-    near = means[used, None] + deviations[used, None] * np.linspace(-4.0, 4.0, 81)
+    near = means[used, None] + deviations[used, None] * np.linspace(-6.0, 6.0, 121)
     at = np.unique(np.concatenate([np.linspace(low, high, 400), near.ravel()]))
     at = at[(at >= low) & (at <= high)]
     mixture, parts = marginal_density(components, feature, at)
     for k in np.flatnonzero(used):
         style = components.style(int(k))
+        ax.fill_between(at, parts[:, k], color=style.color, alpha=0.2, lw=0)
         ax.plot(at, parts[:, k], color=style.color, ls=style.line, lw=1.4)
-    ax.plot(at, mixture, color="black", lw=1.0)
+    # Dashed, as it would hide the components that stand alone.
+    ax.plot(at, mixture, color="black", ls=_DASHED, lw=1.0)
     ax.set_ylim(bottom=0.0)
 
 
@@ -106,9 +113,13 @@ def draw_convergence(gm: Any, ax: Axes) -> None:
     finite = values[np.isfinite(values)]
     if len(finite):
         low, high = float(finite.min()), float(finite.max())
-        if pad_limits(low, high) != (low, high):
-            ax.set_ylim(pad_limits(low, high))
+        if pad_limits(low, high, _FLAT) != (low, high):
+            ax.set_ylim(pad_limits(low, high, _FLAT))
     whole_ticks(ax.xaxis)
+    ax.ticklabel_format(axis="y", useOffset=False)
+    ax.tick_params(labelsize=8)
+    ax.set_xlabel("iteration", fontsize=8)
+    ax.set_ylabel("bound (nats per sample)", fontsize=8)
     outcome = "converged" if gm.converged_ else "not converged"
     ax.set_title(f"{outcome}, {gm.n_iter_} iterations", fontsize=9)
 
@@ -122,19 +133,19 @@ def _draw_half_steps(history: Any, ax: Axes) -> Array:
     ax.plot(np.column_stack([at, at + 0.5]).ravel(), path, color="0.6", lw=1.2)
     ax.plot(at, after_e, "o", color="#0072B2", ms=3.5, label="after E-step")
     ax.plot(at + 0.5, after_m, "^", color="#D55E00", ms=3.5, label="after M-step")
-    ax.set_xlabel("iteration")
-    ax.set_ylabel("bound (nats per sample)")
     ax.grid(alpha=0.25)
-    ax.legend(frameon=False, fontsize=8)
+    ax.legend(frameon=False, fontsize=7)
     return path
 
 
-def draw_key(components: Components, n_std: list[float], ax: Axes) -> None:
-    """List the components with their weights; `n_std` is empty where there are no ellipses."""
+def draw_key(components: Components, n_features: int, n_std: list[float], ax: Axes) -> None:
+    """List the components with their weights, and what else is drawn of so many features."""
     from matplotlib.lines import Line2D
 
     ax.set_axis_off()
-    handles = []
+    handles = [Line2D([], [], color="black", ls=_DASHED, lw=1.0, label="mixture")]
+    if n_features == 2:
+        handles = []  # no density is drawn
     for k, weight in enumerate(components.weights[:_MOST_NUMBERED]):
         color, marker, line = components.style(k)
         share = f"{weight:.3f}" if weight > 0.0 else "empty"
@@ -143,9 +154,9 @@ def draw_key(components: Components, n_std: list[float], ax: Axes) -> None:
     if more > 0:
         handles.append(Line2D([], [], ls="", label=f"and {more} more"))
     title = "component: weight"
-    if n_std:
+    if n_std and n_features > 1:
         title += "\nellipses at " + ", ".join(f"{distance:g}" for distance in n_std) + " std"
-    ax.legend(
+    legend = ax.legend(
         handles=handles,
         title=title,
         loc="center",
@@ -154,5 +165,7 @@ def draw_key(components: Components, n_std: list[float], ax: Axes) -> None:
         title_fontsize=7,
         ncols=-(-len(handles) // _ROWS_OF_KEY),
         columnspacing=0.8,
+        labelspacing=0.25,
         handlelength=1.4,
     )
+    legend.set_in_layout(False)  # it must not push the panels apart

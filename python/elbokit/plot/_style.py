@@ -21,7 +21,7 @@ class Style(NamedTuple):
 
 
 #: A component without samples.
-EMPTY = Style("0.6", "x", (":"))
+EMPTY = Style("0.6", "x", ":")
 
 
 def style_of(index: int) -> Style:
@@ -37,9 +37,9 @@ def whole_ticks(axis: Any) -> None:
     axis.set_major_locator(MaxNLocator(integer=True))
 
 
-def pad_limits(low: float, high: float) -> tuple[float, float]:
-    """Widen an interval that is too short for a readable scale."""
-    shortest = 1e-6 * max(abs(low), abs(high), 1e-300)
+def pad_limits(low: float, high: float, relative: float = 1e-6) -> tuple[float, float]:
+    """Widen an interval that is too short, in relation to its values, for a readable scale."""
+    shortest = relative * max(abs(low), abs(high), 1e-300)
     if high - low >= shortest:
         return low, high
     middle = 0.5 * (low + high)
