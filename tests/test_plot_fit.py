@@ -243,7 +243,7 @@ def test_an_empty_component_is_grey_and_does_not_set_the_limits(rng):
     assert len(lines(line)) == 3  # two components and the mixture
 
 
-@pytest.mark.parametrize("d", [1, 2, 4])
+@pytest.mark.parametrize("d", [2, 4])
 def test_all_ellipses_and_labels_are_inside(d, rng):
     """Nothing is clipped, whatever the number of components and the length of names."""
     X = 1e4 + clusters(rng, 400, d, 20).astype(np.float32)
@@ -264,10 +264,10 @@ def test_all_ellipses_and_labels_are_inside(d, rng):
                 assert corners.y1 <= ax.get_ylim()[1]
 
 
-@pytest.mark.parametrize("d", [1, 2, 3, 5])
-def test_panels_do_not_overlap(d, rng):
-    X = clusters(rng, 100, d, 3)
-    figure = plot_fit(fitted(X, 3), X, features=list(range(d)))
+@pytest.mark.parametrize(("d", "k"), [(1, 3), (1, 25), (2, 25), (3, 25), (5, 1)])
+def test_panels_do_not_overlap(d, k, rng):
+    X = clusters(rng, 100, d, 20)
+    figure = plot_fit(fitted(X, k), X, features=list(range(d)))
     figure.draw_without_rendering()
     boxes = [
         box
@@ -277,9 +277,9 @@ def test_panels_do_not_overlap(d, rng):
     ]
     for i, box in enumerate(boxes):
         for other in boxes[:i]:
-            apart_x = min(box.x1, other.x1) - max(box.x0, other.x0)
-            apart_y = min(box.y1, other.y1) - max(box.y0, other.y0)
-            assert min(apart_x, apart_y) < 2.0
+            common_x = min(box.x1, other.x1) - max(box.x0, other.x0)
+            common_y = min(box.y1, other.y1) - max(box.y0, other.y0)
+            assert min(common_x, common_y) < 0.0
 
 
 def test_constant_column_and_one_component():

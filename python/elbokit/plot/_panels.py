@@ -19,7 +19,7 @@ __all__ = ["Points", "draw_convergence", "draw_key", "draw_marginal", "draw_pair
 Array = npt.NDArray[np.float64]
 
 _MOST_NUMBERED = 20  # components whose means get a number, and that the key lists
-_ROWS_OF_KEY = 11
+_ROWS_OF_KEY = 8, 11  # beside one large panel, and in a cell of a matrix
 _DASHED = (0, (4, 3))
 _FLAT = 1e-4  # a bound that changes by less, relatively, is drawn as a level line
 
@@ -163,7 +163,7 @@ def draw_key(components: Components, n_features: int, n_std: list[float], ax: Ax
         frameon=False,
         fontsize=7,
         title_fontsize=7,
-        ncols=-(-len(handles) // _ROWS_OF_KEY),
+        ncols=-(-len(handles) // _ROWS_OF_KEY[n_features > 2]),
         columnspacing=0.8,
         labelspacing=0.25,
         handlelength=1.4,
