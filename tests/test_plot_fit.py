@@ -243,43 +243,35 @@ def test_an_empty_component_is_grey_and_does_not_set_the_limits(rng):
     assert len(lines(line)) == 3  # two components and the mixture
 
 
-@pytest.mark.parametrize("d", [2, 4])
-def test_all_ellipses_and_labels_are_inside(d, rng):
-    """Nothing is clipped, whatever the number of components and the length of names."""
-    X = 1e4 + clusters(rng, 400, d, 20).astype(np.float32)
-    figure = plot_fit(fitted(X, 25), X)
+def drawn_boxes(figure):
+    """Return the extent of each panel with its labels, and of the key."""
     figure.draw_without_rendering()
-    width, height = figure.bbox.size
-    for parent in figure.axes:
-        for ax in (parent, *parent.child_axes):
-            box = ax.get_tightbbox(for_layout_only=False)
-            if box is not None:
-                inside = (box.x0, box.y0, width - box.x1, height - box.y1)
-                assert min(inside) > -1.0, (ax.get_xlabel(), ax.get_title())
-            for e in ellipses(ax):
-                corners = e.get_path().transformed(e.get_patch_transform()).get_extents()
-                assert ax.get_xlim()[0] <= corners.x0
-                assert corners.x1 <= ax.get_xlim()[1]
-                assert ax.get_ylim()[0] <= corners.y0
-                assert corners.y1 <= ax.get_ylim()[1]
-
-
-@pytest.mark.parametrize(("d", "k"), [(1, 3), (1, 25), (2, 25), (3, 25), (5, 1)])
-def test_panels_do_not_overlap(d, k, rng):
-    X = clusters(rng, 100, d, 20)
-    figure = plot_fit(fitted(X, k), X, features=list(range(d)))
-    figure.draw_without_rendering()
-    boxes = [
-        box
-        for parent in figure.axes
-        for ax in (parent, *parent.child_axes)
-        if (ax.axison or ax.get_legend()) and (box := ax.get_tightbbox(for_layout_only=False))
+    axes = [ax for parent in figure.axes for ax in (parent, *parent.child_axes)]
+    panels = [ax.get_tightbbox(for_layout_only=False) for ax in axes if ax.axison]
+    return panels + [
+        ax.get_legend().get_window_extent() for ax in axes if not ax.axison and ax.get_legend()
     ]
+
+
+@pytest.mark.parametrize(("d", "k"), [(1, 3), (2, 25), (3, 25), (4, 25)])
+def test_nothing_is_clipped_or_overlaps(d, k, rng):
+    X = 1e4 + clusters(rng, 400, d, 20).astype(np.float32)
+    figure = plot_fit(fitted(X, k), X)
+    boxes = drawn_boxes(figure)
+    width, height = figure.bbox.size
     for i, box in enumerate(boxes):
+        assert min(box.x0, box.y0, width - box.x1, height - box.y1) > -1.0
         for other in boxes[:i]:
             common_x = min(box.x1, other.x1) - max(box.x0, other.x0)
             common_y = min(box.y1, other.y1) - max(box.y0, other.y0)
-            assert min(common_x, common_y) < 0.0
+            assert min(common_x, common_y) < 1.0
+    for ax in figure.axes:
+        for e in ellipses(ax):
+            corners = e.get_path().transformed(e.get_patch_transform()).get_extents()
+            assert ax.get_xlim()[0] <= corners.x0
+            assert corners.x1 <= ax.get_xlim()[1]
+            assert ax.get_ylim()[0] <= corners.y0
+            assert corners.y1 <= ax.get_ylim()[1]
 
 
 def test_constant_column_and_one_component():
