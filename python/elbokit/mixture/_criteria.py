@@ -86,7 +86,7 @@ def _entropy(responsibilities: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
     # NumPy's logarithm runs on vectors; scipy.special.entr takes several times as long.
     log = np.maximum(responsibilities, np.finfo(responsibilities.dtype).tiny)
     np.log(log, out=log)
-    return -np.einsum("nk,nk->n", responsibilities, log).astype(np.float64)
+    return np.asarray(-np.einsum("nk,nk->n", responsibilities, log), dtype=np.float64)
 
 
 def _parts(X: Any, n_rows: int) -> list[Any]:
