@@ -245,7 +245,7 @@ def test_after_an_exception_the_last_complete_iteration_is_there(rng):
         weights, means, factors = (a[None].copy() for a in given)
         arrays = [weights, means, np.empty_like(factors), factors]
 
-        def progress(n_iter: int, change: float) -> None:
+        def progress(n_iter: int, change: float, bound: float) -> None:
             if n_iter == stop_at:
                 raise KeyboardInterrupt
 

@@ -231,7 +231,7 @@ def test_interrupt_leaves_the_last_fit(monkeypatch, at_call):
     before = state(gm)
     calls = []
 
-    def interrupted(self, n_iter, change):
+    def interrupted(self, n_iter, change, lower_bound):
         calls.append(n_iter)
         if n_iter == at_call:
             raise KeyboardInterrupt

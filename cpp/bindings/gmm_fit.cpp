@@ -24,7 +24,7 @@ class PythonObserver : public GmmFitObserver {
     pause();
     if (interval_ == 0 || fit.n_iter % interval_ != 0) return;
     const py::gil_scoped_acquire acquire;
-    progress_(fit.n_iter, change);
+    progress_(fit.n_iter, change, fit.lower_bound);
   }
 
   void pause() override {
@@ -77,8 +77,8 @@ std::vector<GmmFitRows<T>> fit_rows(const py::array& X, const OptionalArray& off
 
 // Runs EM in place. outcome (B, 4): iterations, converged, status, component; a mixture whose
 // status comes as another than ok is left as it is. Returns each mixture's bounds of all iterations
-// if they are to be recorded, after the E-steps and after the M-steps. progress(n_iter, change) is
-// called every progress_interval iterations, never for 0.
+// if they are to be recorded, after the E-steps and after the M-steps. progress(n_iter, change,
+// bound) is called every progress_interval iterations, never for 0.
 py::tuple gmm_fit(const py::array& X, const OptionalArray& offsets,
                   const OptionalArray& sample_weight, const std::string& covariance_type,
                   const py::array& weights, const py::array& means, const py::array& covariances,

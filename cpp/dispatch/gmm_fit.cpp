@@ -177,8 +177,8 @@ class Runner {
       objective += gmm_log_prior(covariance_, k_, d_, *options_.prior, fit.estimate, threads);
     const double bound = objective / rows.mass;
     if (fit.after_m) {
-      const double gain = update_.gain(statistics_, fit.estimate, update_options(rows, threads),
-                                       next_.estimate());
+      const double gain =
+          update_.gain(statistics_, fit.estimate, update_options(rows, threads), next_.estimate());
       fit.after_m->push_back((log_likelihood_ + gain) / rows.mass);
     }
     const double change = bound - fit.lower_bound;

@@ -15,7 +15,12 @@ from elbokit._versions import show_versions
 
 if TYPE_CHECKING:
     from elbokit import mixture, plot, reference, torch
-    from elbokit.mixture import GaussianMixture, MixturePrior, fit_mixtures
+    from elbokit.mixture import (
+        GaussianMixture,
+        MixturePrior,
+        fit_mixtures,
+        select_n_components,
+    )
 
 __all__ = [
     "GaussianMixture",
@@ -27,6 +32,7 @@ __all__ = [
     "ops",
     "plot",
     "reference",
+    "select_n_components",
     "set_num_threads",
     "show_versions",
     "torch",
@@ -37,6 +43,7 @@ _HOMES = {
     "GaussianMixture": "elbokit.mixture",
     "MixturePrior": "elbokit.mixture",
     "fit_mixtures": "elbokit.mixture",
+    "select_n_components": "elbokit.mixture",
 }
 
 

@@ -129,7 +129,7 @@ def gmm_fit(
     lower_bound: _Float64,
     outcome: npt.NDArray[np.int64],
     record: bool = False,
-    progress: Callable[[int, float], object] | None = None,
+    progress: Callable[[int, float, float], object] | None = None,
     progress_interval: int = 0,
     prior: _Prior | None = None,
 ) -> tuple[list[list[float]], list[list[float]]]: ...

@@ -57,7 +57,7 @@ def run_fits(
     status: npt.NDArray[np.int64] | None = None,
     component: npt.NDArray[np.int64] | None = None,
     record: bool = False,
-    progress: Callable[[int, float], object] | None = None,
+    progress: Callable[[int, float, float], object] | None = None,
     progress_interval: int = 0,
     prior: tuple[Array, float, Array, float, Array, float] | None = None,
 ) -> FitOutcome:
@@ -83,7 +83,7 @@ def run_fits(
     record : bool
         Whether the bounds of all iterations are wanted.
     progress, progress_interval
-        Called every so many iterations with their number and the bound's change.
+        Called every so many iterations with their number, the bound's change and the bound.
     prior : CorePrior or None
         Makes the M-steps those of the posterior, whose logarithm is then the bound.
 

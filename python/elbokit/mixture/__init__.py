@@ -5,6 +5,17 @@ from __future__ import annotations
 from elbokit.mixture._fit_mixtures import fit_mixtures
 from elbokit.mixture._history import FitHistory
 from elbokit.mixture._prior import MixturePrior
+from elbokit.mixture._select_n_components import select_n_components
+from elbokit.mixture._selection import Candidate, ComponentSelection, SelectionTable
 from elbokit.mixture.gaussian_mixture import GaussianMixture
 
-__all__ = ["FitHistory", "GaussianMixture", "MixturePrior", "fit_mixtures"]
+__all__ = [
+    "Candidate",
+    "ComponentSelection",
+    "FitHistory",
+    "GaussianMixture",
+    "MixturePrior",
+    "SelectionTable",
+    "fit_mixtures",
+    "select_n_components",
+]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from time import time
+from types import TracebackType
 
 __all__ = ["ConvergenceMonitor"]
 
@@ -44,6 +45,18 @@ class ConvergenceMonitor:
         """Number of iterations between two calls of :meth:`progress`; 0 means none."""
         return int(self.verbose_interval) if self.verbose else 0
 
+    def __enter__(self) -> ConvergenceMonitor:
+        """Return the monitor: around a run it cleans up whatever happens."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Leave the lines as they are."""
+
     def begin(self, init: int) -> None:
         """Announce initialisation number `init`."""
         self._start = self._last = time()
@@ -65,7 +78,7 @@ class ConvergenceMonitor:
                 f" {self.lower_bound:.5f}."
             )
 
-    def progress(self, n_iter: int, change: float) -> None:
+    def progress(self, n_iter: int, change: float, lower_bound: float | None = None) -> None:
         """Print one line in scikit-learn's wording: iterations done, and the bound's change."""
         if self.verbose == 1:
             print(f"  Iteration {n_iter}")

@@ -45,6 +45,7 @@ from elbokit.mixture._parameters import (
 from elbokit.mixture._penalty import Penalty, as_penalty, weight_unit
 from elbokit.mixture._prior import MixturePrior
 from elbokit.mixture._problems import Problems
+from elbokit.mixture._progress_bar import new_monitor
 from elbokit.mixture._restarts import (
     Restart,
     best_restart,
@@ -103,8 +104,9 @@ class GaussianMixture(FittedGaussianMixture):
         Seed of the starts and of :meth:`sample`.
     warm_start : bool, default=False
         Start from the last fit's solution; `n_init` is then ignored.
-    verbose : int, default=0
-        1 prints iterations, 2 adds times and changes of the bound.
+    verbose : int or 'bar', default=0
+        1 prints iterations, 2 adds times and changes of the bound. 'bar' draws a progress bar for
+        each run, with the bound and its change (needs tqdm: the extra ``[progress]``).
     verbose_interval : int, default=10
         Number of iterations between two lines.
     prior : MixturePrior, default=None
@@ -186,7 +188,7 @@ class GaussianMixture(FittedGaussianMixture):
         "precisions_init": ["array-like", None],
         "random_state": ["random_state"],
         "warm_start": ["boolean"],
-        "verbose": ["verbose"],
+        "verbose": ["verbose", StrOptions({"bar"})],
         "verbose_interval": [Interval(Integral, 1, None, closed="left")],
         "prior": [MixturePrior, None],
         "relative_reg_covar": [Interval(Real, 0.0, None, closed="left")],
@@ -212,7 +214,7 @@ class GaussianMixture(FittedGaussianMixture):
         precisions_init: npt.ArrayLike | None = None,
         random_state: int | np.random.RandomState | None = None,
         warm_start: bool = False,
-        verbose: int = 0,
+        verbose: int | str = 0,
         verbose_interval: int = 10,
         prior: MixturePrior | None = None,
         relative_reg_covar: float = 0.0,
@@ -422,16 +424,16 @@ class GaussianMixture(FittedGaussianMixture):
             return
         for init in range(1 if warm else self.n_init):
             bound = self.lower_bound_ if warm else -math.inf
-            monitor = ConvergenceMonitor(self.tol, self.verbose, self.verbose_interval, bound)
-            monitor.begin(init)
-            if warm:
-                starts = self._last_solution(problem)
-            else:
-                starts = self._starts(problem, given, rng, penalty)
-            (run,) = self._run_em(problem, starts, penalty, monitor)
-            monitor.finish(run.lower_bound, run.converged)
-            if self.max_iter > 0:
-                monitor.end()
+            with self._monitor(bound, 1 if warm else self.n_init) as monitor:
+                monitor.begin(init)
+                if warm:
+                    starts = self._last_solution(problem)
+                else:
+                    starts = self._starts(problem, given, rng, penalty)
+                (run,) = self._run_em(problem, starts, penalty, monitor)
+                monitor.finish(run.lower_bound, run.converged)
+                if self.max_iter > 0:
+                    monitor.end()
             yield Restart(run)
 
     def _race(
@@ -462,9 +464,20 @@ class GaussianMixture(FittedGaussianMixture):
             self.covariance_type,
             tol=self.tol,
             max_iter=self.max_iter,
-            verbose=bool(self.verbose),
+            verbose=self.verbose not in (0, "bar"),
         )
         return with_given_up(restarts, kept, self.n_init)
+
+    def _monitor(self, lower_bound: float, n_init: int) -> ConvergenceMonitor:
+        """Return what shows the progress of one of `n_init` runs."""
+        return new_monitor(
+            self.tol,
+            self.verbose,
+            self.verbose_interval,
+            lower_bound,
+            max_iter=self.max_iter,
+            n_init=n_init,
+        )
 
     def _starts(
         self,
