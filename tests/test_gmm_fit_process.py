@@ -27,7 +27,7 @@ def run(code: str, *arguments: str, **environment: str) -> str:
 
 # A run that would take for ever, as a batch of small mixtures or one that is worth threads.
 INTERRUPT = """
-import signal, sys, threading, time
+import signal, sys, threading, time, warnings
 import numpy as np
 import elbokit
 from elbokit import GaussianMixture, ops
@@ -53,21 +53,32 @@ def interrupt():
 timer = threading.Timer(0.5, interrupt)
 timer.start()
 try:
-    if kind == "estimator":
-        gm.set_params(**options).fit(X)
+    if kind in ("estimator", "restarts"):
+        gm.set_params(n_init=5 if kind == "restarts" else 1, **options).fit(X)
     else:
         ops.gmm_fit(X, *start, "diag", offsets=np.arange(size + 1) * n, **options)
 except KeyboardInterrupt:
     print(time.monotonic() - sent)
 timer.join()
 after = dict(vars(gm))
-assert all(after[name] is before[name] for name in before if name.endswith("_"))
+if kind in ("estimator", "restarts"):
+    # What is there is what so many iterations make.
+    assert gm.n_iter_ == len(gm.lower_bounds_) > 0 and not gm.converged_
+    if kind == "estimator":
+        again = GaussianMixture(3, covariance_type="diag", random_state=0, tol=0.0)
+        warnings.simplefilter("ignore")
+        again.set_params(max_iter=min(gm.n_iter_, 2000)).fit(X)
+        same = again.lower_bounds_ == gm.lower_bounds_[:2000]
+        assert same and (gm.n_iter_ > 2000 or (again.means_ == gm.means_).all())
+    gm.score(X), gm.sample()
+else:
+    assert all(after[name] is before[name] for name in before if name.endswith("_"))
 # The pool still works.
 print(ops.gmm_fit(X[:n], *(a[0] for a in start), "diag", max_iter=2).n_iter)
 """
 
 
-@pytest.mark.parametrize("kind", ["small", "large", "estimator"])
+@pytest.mark.parametrize("kind", ["small", "large", "estimator", "restarts"])
 def test_interrupt(kind):
     delay, n_iter = run(INTERRUPT, kind).split()
     assert float(delay) < 5.0

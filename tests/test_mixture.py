@@ -36,9 +36,12 @@ def test_scikit_learn_conventions(estimator, check):
 def test_signature_is_scikit_learns():
     ours = inspect.signature(GaussianMixture).parameters
     theirs = inspect.signature(SklearnMixture).parameters
-    assert [(p.name, p.kind, p.default) for p in ours.values()] == [
+    # Parameters that scikit-learn has not come behind its own, by keyword only.
+    assert [(p.name, p.kind, p.default) for p in ours.values()][: len(theirs)] == [
         (p.name, p.kind, p.default) for p in theirs.values()
     ]
+    added = list(ours.values())[len(theirs) :]
+    assert all(p.kind == inspect.Parameter.KEYWORD_ONLY for p in added)
     public = {name for name in dir(SklearnMixture) if not name.startswith("_")}
     assert public <= set(dir(GaussianMixture))
 

@@ -58,6 +58,7 @@ def run_fits(
     record: bool = False,
     progress: Callable[[int, float], object] | None = None,
     progress_interval: int = 0,
+    on_interrupt: Callable[[FitOutcome], None] | None = None,
 ) -> FitOutcome:
     """Run EM on checked mixtures, in place.
 
@@ -81,6 +82,8 @@ def run_fits(
         Whether the bounds of all iterations are wanted.
     progress, progress_interval
         Called every so many iterations with their number and the bound's change.
+    on_interrupt : callable or None
+        Gets what the last complete iterations left, before a KeyboardInterrupt passes on.
 
     Returns
     -------
@@ -90,23 +93,33 @@ def run_fits(
     bound, outcome = np.full(size, lower_bound), np.zeros((size, 4), dtype=np.int64)
     if status is not None and component is not None:
         outcome[:, 2], outcome[:, 3] = status, component
-    lower_bounds = _core.gmm_fit(
-        X,
-        offsets,
-        row_weight,
-        covariance_type,
-        *start,
-        float(tol),
-        float(reg_covar),
-        min(int(max_iter), _MOST_ITERATIONS),
-        bound,
-        outcome,
-        record,
-        progress,
-        progress_interval,
-    )
-    n_iter, converged, ended, singular = outcome.T.copy()
-    return FitOutcome(*start, bound, n_iter, converged != 0, ended, singular, lower_bounds)
+    lower_bounds: list[list[float]] = []
+
+    def written() -> FitOutcome:
+        n_iter, converged, ended, singular = outcome.T.copy()
+        return FitOutcome(*start, bound, n_iter, converged != 0, ended, singular, lower_bounds)
+
+    try:
+        _core.gmm_fit(
+            X,
+            offsets,
+            row_weight,
+            covariance_type,
+            *start,
+            float(tol),
+            float(reg_covar),
+            min(int(max_iter), _MOST_ITERATIONS),
+            bound,
+            outcome,
+            lower_bounds if record else None,
+            progress,
+            progress_interval,
+        )
+    except KeyboardInterrupt:
+        if on_interrupt is not None:
+            on_interrupt(written())
+        raise
+    return written()
 
 
 def as_gmm_fit(

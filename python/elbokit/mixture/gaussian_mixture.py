@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
 from numbers import Integral, Real
 from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
-from sklearn.base import BaseEstimator
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import (
@@ -22,6 +20,8 @@ from sklearn.utils._param_validation import (
 from sklearn.utils.validation import validate_data
 
 from elbokit._arrays import as_float_array
+from elbokit.mixture._chunked_fit import fit_chunks
+from elbokit.mixture._chunks import are_chunks, refuse_chunks
 from elbokit.mixture._convergence import ConvergenceMonitor
 from elbokit.mixture._em import EmRun, run_em
 from elbokit.mixture._inference import FittedGaussianMixture
@@ -32,12 +32,14 @@ from elbokit.mixture._initialization import (
     starting_parameters,
     warn_of_few_clusters,
 )
+from elbokit.mixture._interrupts import keep_best, unchanged_on_failure
 from elbokit.mixture._parameters import (
     GmmParameters,
     covariance_shape,
     precisions_from_cholesky,
 )
 from elbokit.mixture._problems import Problems
+from elbokit.mixture._stepwise import StepwiseEM
 from elbokit.mixture._validation import (
     GivenParameters,
     IntegerInterval,
@@ -52,7 +54,7 @@ __all__ = ["GaussianMixture"]
 _ROWS_AT_ONCE = 1 << 20
 
 
-class GaussianMixture(FittedGaussianMixture):
+class GaussianMixture(StepwiseEM, FittedGaussianMixture):
     """Mixture of Gaussians, fitted by expectation-maximisation.
 
     Parameters, attributes, methods and random draws are those of
@@ -92,6 +94,10 @@ class GaussianMixture(FittedGaussianMixture):
         1 prints iterations, 2 adds times and changes of the bound.
     verbose_interval : int, default=10
         Number of iterations between two lines.
+    learning_decay : float, default=0.7
+        In (0.5, 1]: how fast :meth:`partial_fit` forgets early batches; see there.
+    learning_offset : float, default=10.0
+        Makes the first batches of :meth:`partial_fit` count less.
 
     Attributes
     ----------
@@ -114,12 +120,17 @@ class GaussianMixture(FittedGaussianMixture):
         Number of features seen by :meth:`fit`.
     feature_names_in_ : ndarray of shape (n_features_in_,)
         Names of the features, if X had names that are all strings.
+    n_batches_seen_, n_samples_seen_ : int
+        Batches and samples of :meth:`partial_fit` since the start or the last :meth:`fit`; only
+        after it. `n_iter_` is then 1 and `converged_` False.
 
     Notes
     -----
     Each iteration is one pass over X that never stores the responsibilities. A component
     that loses all samples keeps its mean and covariance and gets weight 0. A fit that
-    fails leaves the estimator as it was.
+    fails leaves the estimator as it was. On Ctrl-C the best run so far is kept as its last
+    complete iteration left it, with `converged_` False, before KeyboardInterrupt passes on;
+    before the first iteration the estimator stays as it was.
 
     Examples
     --------
@@ -149,6 +160,8 @@ class GaussianMixture(FittedGaussianMixture):
         "warm_start": ["boolean"],
         "verbose": ["verbose"],
         "verbose_interval": [Interval(Integral, 1, None, closed="left")],
+        "learning_decay": [Interval(Real, 0.5, 1.0, closed="right")],
+        "learning_offset": [Interval(Real, 0.0, None, closed="left")],
     }
 
     def __init__(
@@ -168,6 +181,8 @@ class GaussianMixture(FittedGaussianMixture):
         warm_start: bool = False,
         verbose: int = 0,
         verbose_interval: int = 10,
+        learning_decay: float = 0.7,
+        learning_offset: float = 10.0,
     ) -> None:
         self.n_components = n_components
         self.covariance_type = covariance_type
@@ -183,20 +198,27 @@ class GaussianMixture(FittedGaussianMixture):
         self.warm_start = warm_start
         self.verbose = verbose
         self.verbose_interval = verbose_interval
+        self.learning_decay = learning_decay
+        self.learning_offset = learning_offset
 
     def fit(
-        self, X: npt.ArrayLike, y: object = None, sample_weight: npt.ArrayLike | None = None
+        self,
+        X: npt.ArrayLike | Iterable[npt.ArrayLike],
+        y: object = None,
+        sample_weight: npt.ArrayLike | Iterable[npt.ArrayLike] | None = None,
     ) -> GaussianMixture:
         """Estimate the parameters by EM.
 
         Parameters
         ----------
-        X : array-like of shape (n_samples, n_features)
-            Data; float32 stays float32, everything else becomes float64.
+        X : array-like of shape (n_samples, n_features), or iterable of such chunks
+            Data; float32 stays float32, everything else becomes float64. Chunks are read once
+            per iteration, so they must come again each time: no generator.
         y : ignored
             Present by convention.
         sample_weight : array-like of shape (n_samples,), default=None
-            Non-negative weights. An integer weight equals that many copies of the row.
+            Non-negative weights. An integer weight equals that many copies of the row. For chunks
+            also an iterable of each chunk's weights.
 
         Returns
         -------
@@ -214,7 +236,7 @@ class GaussianMixture(FittedGaussianMixture):
         ConvergenceWarning
             If the kept run did not converge within `max_iter` iterations.
         """
-        with _unchanged_on_failure(self):
+        with unchanged_on_failure(self, keep_interrupted=True):
             self._fit(X, sample_weight)
         self._warn_if_not_converged()
         return self
@@ -243,6 +265,7 @@ class GaussianMixture(FittedGaussianMixture):
         ValueError
             See :meth:`fit`.
         """
+        refuse_chunks(X, "fit_predict")
         return self.fit(X, y, sample_weight).predict(X)
 
     def _validate_params(self) -> None:
@@ -252,10 +275,13 @@ class GaussianMixture(FittedGaussianMixture):
             self._parameter_constraints, values, caller_name=type(self).__name__
         )
 
-    def _fit(self, X: npt.ArrayLike, sample_weight: npt.ArrayLike | None) -> None:
+    def _fit(self, X: Any, sample_weight: Any) -> None:
         """Validate, run EM `n_init` times and keep the best run."""
         self._validate_params()
         warm = self.warm_start and hasattr(self, "converged_")
+        if are_chunks(X):
+            fit_chunks(self, X, sample_weight, warm)
+            return
         data = self._validate_data(X)
         weight = check_sample_weight(sample_weight, len(data))
         if weight is not None and not weight.all():
@@ -277,12 +303,8 @@ class GaussianMixture(FittedGaussianMixture):
         rows = as_float_array(data, "X")
         problem = Problems(rows[None], None if weight is None else weight[None])
         rng = check_random_state(self.random_state)
-        best = None
-        for run in self._runs(problem, given, rng, warm):
-            if best is None or best.lower_bound == -math.inf or run.lower_bound > best.lower_bound:
-                best = run
-        assert best is not None  # n_init >= 1
-        self._store(best, data.dtype)
+        runs = self._runs(problem, given, rng, warm)
+        keep_best(runs, lambda run: self._store(run, data.dtype))
 
     def _validate_data(self, X: Any) -> npt.NDArray[Any]:
         """Return scikit-learn's reading of the data, in one pass over them."""
@@ -350,7 +372,7 @@ class GaussianMixture(FittedGaussianMixture):
             monitor=monitor,
         )
 
-    def _last_solution(self, problem: Problems) -> Starts:
+    def _last_solution(self, problem: Problems, who: str = "warm_start=True") -> Starts:
         """Return the fitted parameters, for a warm start."""
         weights, means, factors = self._density_parameters()
         covariances = self._float64("covariances")
@@ -358,18 +380,19 @@ class GaussianMixture(FittedGaussianMixture):
         shape = covariance_shape(self.covariance_type, self.n_components, n_features)
         if means.shape != (self.n_components, n_features) or covariances.shape != shape:
             raise ValueError(
-                f"warm_start=True continues from means of shape {means.shape} and covariances of "
+                f"{who} continues from means of shape {means.shape} and covariances of "
                 f"shape {covariances.shape}, but n_components, covariance_type and X ask for "
-                f"{(self.n_components, n_features)} and {shape}; set warm_start=False to start "
-                "anew"
+                f"{(self.n_components, n_features)} and {shape}; "
+                + ("call fit" if who != "warm_start=True" else "set warm_start=False")
+                + " to start anew"
             )
         return as_starts(GmmParameters(weights, means, covariances, factors))
 
     def _store(self, run: EmRun, dtype: npt.DTypeLike) -> None:
         """Set the fitted attributes, arrays in the dtype of the data."""
+        self._forget_stream()
         weights, means, covariances, factors = run.parameters
         self._before_rounding = run.parameters if dtype == np.float32 else None
-        self.weights_ = weights.astype(dtype)
         self.means_ = means.astype(dtype)
         self.covariances_ = covariances.astype(dtype)
         self.precisions_cholesky_ = factors.astype(dtype)
@@ -379,6 +402,7 @@ class GaussianMixture(FittedGaussianMixture):
         # As in scikit-learn: without an iteration there is no bound.
         self.lower_bound_ = run.lower_bound if run.lower_bounds else -math.inf
         self.lower_bounds_ = run.lower_bounds
+        self.weights_ = weights.astype(dtype)  # the last: unchanged_on_failure looks at it
 
     def _warn_if_not_converged(self) -> None:
         """Warn in scikit-learn's words, unless no iteration was asked for."""
@@ -389,15 +413,3 @@ class GaussianMixture(FittedGaussianMixture):
                 ConvergenceWarning,
                 stacklevel=3,
             )
-
-
-@contextmanager
-def _unchanged_on_failure(estimator: BaseEstimator) -> Iterator[None]:
-    """Give an estimator its attributes back if the block raises, also on Ctrl-C."""
-    before = dict(vars(estimator))
-    try:
-        yield
-    except BaseException:
-        vars(estimator).clear()
-        vars(estimator).update(before)
-        raise

@@ -1,0 +1,307 @@
+"""Fits to data that come in chunks, none of which is kept: one pass over them per iteration."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+from sklearn.utils import check_random_state
+
+from elbokit import _core
+from elbokit._gmm_fit import fit_error
+from elbokit._types import GmmStatistics
+from elbokit.mixture._chunks import Chunk, ChunkReader, into_blocks
+from elbokit.mixture._convergence import ConvergenceMonitor
+from elbokit.mixture._em import EmRun
+from elbokit.mixture._em_steps import em_steps
+from elbokit.mixture._interrupts import keep_best, last_step
+from elbokit.mixture._parameters import GmmParameters
+from elbokit.mixture._problems import Problems
+from elbokit.mixture._reservoir import Reservoir
+from elbokit.mixture._validation import GivenParameters, check_given
+
+if TYPE_CHECKING:
+    from elbokit.mixture.gaussian_mixture import GaussianMixture
+
+__all__ = ["ChunkedData", "block_statistics", "fit_chunks"]
+
+# The start is drawn from so many rows at most.
+_START_ROWS = 100_000
+
+# Rows that are widened to float64 at once.
+_WIDE_ROWS = 16_384
+
+# Two sums of the same weights in another order differ by less than this.
+_SAME_MASS = 1e-9
+
+
+def fit_chunks(
+    estimator: GaussianMixture, X: Iterable[Any], sample_weight: Any, warm: bool
+) -> None:
+    """Run EM `n_init` times and keep the best run, as an estimator's fit does for an array.
+
+    Parameters
+    ----------
+    estimator : GaussianMixture
+        Its parameters are checked. It gets the fitted attributes.
+    X, sample_weight
+        As :class:`ChunkReader` takes them.
+    warm : bool
+        Whether to start from the estimator's last solution.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If a chunk or its weights are not as expected; as from the fit of an array; and if the
+        number of rows or the sum of the weights is not in every pass what it was in the first.
+
+    Notes
+    -----
+    Statistics of a union of rows are the sum of the statistics, so each iterate is that of the
+    array of all rows, to rounding. So is the start, if there are at most 100,000 rows; of more,
+    it is that of 100,000 drawn without replacement, all with the same probability.
+    """
+    rng = check_random_state(estimator.random_state)
+    data = ChunkedData(ChunkReader(X, sample_weight, estimator), estimator.covariance_type)
+    sample = data.first_pass(rng)
+    if data.n_samples < max(2, estimator.n_components):
+        raise ValueError(
+            f"Expected n_samples >= n_components but got n_components = {estimator.n_components}, "
+            f"n_samples = {data.n_samples}"
+            if data.n_samples < estimator.n_components
+            else f"Found {data.n_samples} sample(s) in the chunks of X while a minimum of 2 is "
+            "required."
+        )
+    given = check_given(
+        estimator.weights_init,
+        estimator.means_init,
+        estimator.precisions_init,
+        estimator.covariance_type,
+        estimator.n_components,
+        sample.X.shape[2],
+    )
+    keep_best(
+        _runs(estimator, data, sample, given, rng, warm),
+        lambda run: estimator._store(run, data.dtype),
+    )
+
+
+def _runs(
+    estimator: GaussianMixture,
+    data: ChunkedData,
+    sample: Problems,
+    given: GivenParameters,
+    rng: np.random.RandomState,
+    warm: bool,
+) -> Iterator[EmRun]:
+    """Run EM from every start."""
+    for init in range(1 if warm else estimator.n_init):
+        bound = estimator.lower_bound_ if warm else -math.inf
+        monitor = ConvergenceMonitor(
+            estimator.tol, estimator.verbose, estimator.verbose_interval, bound
+        )
+        monitor.begin(init)
+        last = estimator._last_solution
+        starts = last(sample) if warm else estimator._starts(sample, given, rng)
+        error = fit_error(
+            int(starts.status[0]),
+            int(starts.component[0]),
+            estimator.covariance_type,
+            "weights_init, means_init and precisions_init",
+        )
+        if error is not None:
+            raise error
+        start = GmmParameters(*(array[0] for array in starts.parameters))
+        steps = em_steps(
+            data.statistics,
+            start,
+            estimator.covariance_type,
+            mass=data.mass,
+            n_samples=data.n_samples,
+            tol=estimator.tol,
+            reg_covar=estimator.reg_covar,
+            max_iter=estimator.max_iter,
+            lower_bound=bound,
+        )
+        run = last_step(steps, start, monitor)
+        if estimator.max_iter > 0:
+            monitor.end()
+        yield run
+
+
+class ChunkedData:
+    """All rows of a reader: what the first pass finds, and the statistics of later ones.
+
+    Attributes
+    ----------
+    n_samples : int
+        Number of rows whose weight is not zero.
+    mass : float
+        Sum of their weights, the largest in [0.5, 1); `n_samples` where all are equal.
+    dtype : dtype
+        float32 if all chunks are, else float64.
+    """
+
+    def __init__(self, reader: ChunkReader, covariance_type: str) -> None:
+        self._reader = reader
+        self._covariance_type = covariance_type
+        self.n_samples = 0
+        self.mass = 0.0
+        self.dtype: np.dtype[Any] = np.dtype(np.float64)
+        self._weighted = False
+        self._power = 0  # weights are divided by 2**power
+
+    def first_pass(self, rng: np.random.RandomState) -> Problems:
+        """Check and count everything; return the rows that the start is drawn from."""
+        reservoir = Reservoir(_START_ROWS, rng)
+        total, least, most = _ScaledSum(), math.inf, 0.0
+        for rows, weight in self._reader.read():
+            reservoir.offer(rows, weight)
+            if weight is not None and len(weight):
+                self._weighted = True
+                least, most = min(least, float(weight.min())), max(most, float(weight.max()))
+                total.add(weight)
+        self.n_samples = reservoir.n_seen
+        X, weight = reservoir.content()
+        if X is None:
+            raise ValueError("X has no rows with a positive weight: no chunk has any")
+        self.dtype = X.dtype
+        # Equal weights are none.
+        self._weighted = self._weighted and least < most
+        if not self._weighted:
+            self.mass = float(self.n_samples)
+            return Problems(X[None])
+        assert weight is not None
+        self._power = total.power
+        self.mass = total.sum
+        return Problems(X[None], np.ldexp(weight, -self._power)[None])
+
+    def statistics(self, parameters: GmmParameters, wide: bool) -> GmmStatistics:
+        """Sum up the statistics of all rows about the means, in one pass.
+
+        Parameters
+        ----------
+        parameters : GmmParameters
+        wide : bool
+            Whether to compute in float64 whatever the rows are.
+
+        Raises
+        ------
+        ValueError
+            If the rows are not those of the first pass, as far as their number, the sum of their
+            weights, and NaN tell.
+        """
+        sums: list[npt.NDArray[np.float64]] | None = None
+        n_samples, mass = 0, 0.0
+        for block in into_blocks(self._scaled()):
+            n_samples += len(block.rows)
+            mass += len(block.rows) if block.weight is None else float(block.weight.sum())
+            if n_samples > self.n_samples:
+                break
+            added = block_statistics(block, parameters, self._covariance_type, wide)
+            if sums is None:
+                sums = added
+            else:
+                for whole, part in zip(sums, added, strict=True):
+                    whole += part
+        if n_samples != self.n_samples or abs(mass - self.mass) > _SAME_MASS * self.mass:
+            what = f"{n_samples} rows" if n_samples != self.n_samples else "other weights"
+            more = "or more " if n_samples > self.n_samples else ""
+            raise ValueError(
+                f"X gave {what} {more}in a later pass, but {self.n_samples} rows in the first: "
+                "every pass must give the same data, and start anew with __iter__"
+            )
+        assert sums is not None  # there is a row
+        counts, first, second, log_likelihood = sums
+        return GmmStatistics(counts[0], first[0], second[0], float(log_likelihood[0]))
+
+    def _scaled(self) -> Iterator[Chunk]:
+        for rows, weight in self._reader.read(self.dtype):
+            used = np.ldexp(weight, -self._power) if self._weighted and weight is not None else None
+            yield Chunk(rows, used)
+
+
+class _ScaledSum:
+    """A sum of weights of any size, in units of the power of two above the largest."""
+
+    def __init__(self) -> None:
+        self.sum, self.power = 0.0, -1100
+
+    def add(self, weight: npt.NDArray[np.float64]) -> None:
+        power = int(np.frexp(weight.max())[1])
+        if power > self.power:
+            self.sum = math.ldexp(self.sum, self.power - power)
+            self.power = power
+        self.sum += float(np.ldexp(weight, -self.power).sum())
+
+
+def block_statistics(
+    block: Chunk, parameters: GmmParameters, covariance_type: str, wide: bool
+) -> list[npt.NDArray[np.float64]]:
+    """Compute the statistics of checked rows as the core does, without further checks.
+
+    Parameters
+    ----------
+    block : Chunk
+    parameters : GmmParameters
+        In float64, C-contiguous.
+    covariance_type : {'full', 'tied', 'diag', 'spherical'}
+    wide : bool
+        Whether to compute in float64.
+
+    Returns
+    -------
+    statistics : list of ndarray
+        The fields of :class:`elbokit.ops.GmmStatistics`, with a leading dimension of 1.
+
+    Raises
+    ------
+    ValueError
+        If they are not finite because the rows are not.
+    """
+    weights, means, _, factors = parameters
+    rows, weight = block
+    if rows.dtype == np.float32 and (wide or not _within_float32(means, factors)):
+        if len(rows) > _WIDE_ROWS:
+            return _in_pieces(block, parameters, covariance_type)
+        rows = rows.astype(np.float64)
+    statistics = [
+        np.empty((1, *weights.shape)),
+        np.empty((1, *means.shape)),
+        np.empty((1, *factors.shape)),
+        np.empty(1),
+    ]
+    _core.gmm_statistics(
+        rows[None],
+        None if weight is None else weight.astype(rows.dtype, copy=False)[None],
+        weights[None],
+        means[None],
+        factors[None],
+        covariance_type,
+        *statistics,
+    )
+    if not all(np.isfinite(a).all() for a in statistics[:3]) and not np.isfinite(rows).all():
+        raise ValueError("X has NaN or infinity in a later pass, which the first did not meet")
+    return statistics
+
+
+def _in_pieces(
+    block: Chunk, parameters: GmmParameters, covariance_type: str
+) -> list[npt.NDArray[np.float64]]:
+    """Compute in float64 without a copy of the whole block."""
+    sums = None
+    for begin in range(0, len(block.rows), _WIDE_ROWS):
+        piece = slice(begin, begin + _WIDE_ROWS)
+        part = Chunk(block.rows[piece], None if block.weight is None else block.weight[piece])
+        added = block_statistics(part, parameters, covariance_type, True)
+        sums = added if sums is None else [a + b for a, b in zip(sums, added, strict=True)]
+    assert sums is not None
+    return sums
+
+
+def _within_float32(*arrays: npt.NDArray[np.float64]) -> bool:
+    largest = np.finfo(np.float32).max / 2
+    return all(np.abs(array).max() <= largest for array in arrays)
