@@ -67,13 +67,14 @@ def fit_chunks(
     rng = check_random_state(estimator.random_state)
     data = ChunkedData(ChunkReader(X, sample_weight, estimator), estimator.covariance_type)
     sample = data.first_pass(rng)
-    if data.n_samples < max(2, estimator.n_components):
+    if data.n_samples < 2:
+        raise ValueError(
+            f"Found {data.n_samples} sample(s) in the chunks of X while a minimum of 2 is required."
+        )
+    if data.n_samples < estimator.n_components:
         raise ValueError(
             f"Expected n_samples >= n_components but got n_components = {estimator.n_components}, "
             f"n_samples = {data.n_samples}"
-            if data.n_samples < estimator.n_components
-            else f"Found {data.n_samples} sample(s) in the chunks of X while a minimum of 2 is "
-            "required."
         )
     given = check_given(
         estimator.weights_init,

@@ -118,7 +118,9 @@ class ChunkReader:
         if weights is not None and weights.left_over():
             raise ValueError("sample_weight has more weights than X has rows")
 
-    def _matrix(self, chunk: Any, index: int, dtype: np.dtype[Any] | None, n_features: int | None) -> Rows:
+    def _matrix(
+        self, chunk: Any, index: int, dtype: np.dtype[Any] | None, n_features: int | None
+    ) -> Rows:
         """Return one chunk as the core reads it."""
         if isinstance(chunk, (list, tuple)) and len(chunk) and _is_matrix(chunk[0]):
             if len(chunk) > 1:
