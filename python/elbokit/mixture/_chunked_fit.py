@@ -10,7 +10,6 @@ import numpy as np
 import numpy.typing as npt
 from sklearn.utils import check_random_state
 
-from elbokit import _core
 from elbokit._gmm_fit import fit_error
 from elbokit._types import GmmStatistics
 from elbokit.mixture._chunks import Chunk, ChunkReader, into_blocks
@@ -21,18 +20,16 @@ from elbokit.mixture._interrupts import keep_best, last_step
 from elbokit.mixture._parameters import GmmParameters
 from elbokit.mixture._problems import Problems
 from elbokit.mixture._reservoir import Reservoir
+from elbokit.mixture._statistics import StatisticsSum
 from elbokit.mixture._validation import GivenParameters, check_given
 
 if TYPE_CHECKING:
     from elbokit.mixture.gaussian_mixture import GaussianMixture
 
-__all__ = ["ChunkedData", "block_statistics", "fit_chunks"]
+__all__ = ["ChunkedData", "fit_chunks"]
 
 # The start is drawn from so many rows at most.
 _START_ROWS = 100_000
-
-# Rows that are widened to float64 at once.
-_WIDE_ROWS = 16_384
 
 # Two sums of the same weights in another order differ by less than this.
 _SAME_MASS = 1e-9
@@ -195,19 +192,14 @@ class ChunkedData:
             If the rows are not those of the first pass, as far as their number, the sum of their
             weights, and NaN tell.
         """
-        sums: list[npt.NDArray[np.float64]] | None = None
+        sums = StatisticsSum(parameters, self._covariance_type, wide)
         n_samples, mass = 0, 0.0
         for block in into_blocks(self._scaled()):
             n_samples += len(block.rows)
             mass += len(block.rows) if block.weight is None else float(block.weight.sum())
             if n_samples > self.n_samples:
                 break
-            added = block_statistics(block, parameters, self._covariance_type, wide)
-            if sums is None:
-                sums = added
-            else:
-                for whole, part in zip(sums, added, strict=True):
-                    whole += part
+            sums.add(block)
         if n_samples != self.n_samples or abs(mass - self.mass) > _SAME_MASS * self.mass:
             what = f"{n_samples} rows" if n_samples != self.n_samples else "other weights"
             more = "or more " if n_samples > self.n_samples else ""
@@ -215,9 +207,7 @@ class ChunkedData:
                 f"X gave {what} {more}in a later pass, but {self.n_samples} rows in the first: "
                 "every pass must give the same data, and start anew with __iter__"
             )
-        assert sums is not None  # there is a row
-        counts, first, second, log_likelihood = sums
-        return GmmStatistics(counts[0], first[0], second[0], float(log_likelihood[0]))
+        return sums.result()
 
     def _scaled(self) -> Iterator[Chunk]:
         for rows, weight in self._reader.read(self.dtype):
@@ -237,72 +227,3 @@ class _ScaledSum:
             self.sum = math.ldexp(self.sum, self.power - power)
             self.power = power
         self.sum += float(np.ldexp(weight, -self.power).sum())
-
-
-def block_statistics(
-    block: Chunk, parameters: GmmParameters, covariance_type: str, wide: bool
-) -> list[npt.NDArray[np.float64]]:
-    """Compute the statistics of checked rows as the core does, without further checks.
-
-    Parameters
-    ----------
-    block : Chunk
-    parameters : GmmParameters
-        In float64, C-contiguous.
-    covariance_type : {'full', 'tied', 'diag', 'spherical'}
-    wide : bool
-        Whether to compute in float64.
-
-    Returns
-    -------
-    statistics : list of ndarray
-        The fields of :class:`elbokit.ops.GmmStatistics`, with a leading dimension of 1.
-
-    Raises
-    ------
-    ValueError
-        If they are not finite because the rows are not.
-    """
-    weights, means, _, factors = parameters
-    rows, weight = block
-    if rows.dtype == np.float32 and (wide or not _within_float32(means, factors)):
-        if len(rows) > _WIDE_ROWS:
-            return _in_pieces(block, parameters, covariance_type)
-        rows = rows.astype(np.float64)
-    statistics = [
-        np.empty((1, *weights.shape)),
-        np.empty((1, *means.shape)),
-        np.empty((1, *factors.shape)),
-        np.empty(1),
-    ]
-    _core.gmm_statistics(
-        rows[None],
-        None if weight is None else weight.astype(rows.dtype, copy=False)[None],
-        weights[None],
-        means[None],
-        factors[None],
-        covariance_type,
-        *statistics,
-    )
-    if not all(np.isfinite(a).all() for a in statistics[:3]) and not np.isfinite(rows).all():
-        raise ValueError("X has NaN or infinity in a later pass, which the first did not meet")
-    return statistics
-
-
-def _in_pieces(
-    block: Chunk, parameters: GmmParameters, covariance_type: str
-) -> list[npt.NDArray[np.float64]]:
-    """Compute in float64 without a copy of the whole block."""
-    sums = None
-    for begin in range(0, len(block.rows), _WIDE_ROWS):
-        piece = slice(begin, begin + _WIDE_ROWS)
-        part = Chunk(block.rows[piece], None if block.weight is None else block.weight[piece])
-        added = block_statistics(part, parameters, covariance_type, True)
-        sums = added if sums is None else [a + b for a, b in zip(sums, added, strict=True)]
-    assert sums is not None
-    return sums
-
-
-def _within_float32(*arrays: npt.NDArray[np.float64]) -> bool:
-    largest = np.finfo(np.float32).max / 2
-    return all(np.abs(array).max() <= largest for array in arrays)

@@ -13,12 +13,12 @@ from sklearn.utils.validation import validate_data
 from elbokit._arrays import as_float_array
 from elbokit._gmm_fit import fit_error
 from elbokit._types import GmmStatistics
-from elbokit.mixture._chunked_fit import block_statistics
 from elbokit.mixture._chunks import Chunk, refuse_chunks
 from elbokit.mixture._em import EmRun
 from elbokit.mixture._interrupts import unchanged_on_failure
 from elbokit.mixture._parameters import GmmParameters
 from elbokit.mixture._problems import Problems
+from elbokit.mixture._statistics import StatisticsSum
 from elbokit.mixture._update import empty_below, m_step
 from elbokit.mixture._validation import check_given, check_sample_weight
 
@@ -204,11 +204,22 @@ def _blended_step(
     mass = float(n_samples) if batch.weight is None else float(batch.weight.sum())
     threshold = float(empty_below(np.asarray(1.0), np.asarray(n_samples)))
     for wide in (False, True):
-        sums = block_statistics(batch, parameters, covariance_type, wide)
-        counts, first, second, log_likelihood = (a[0] / mass for a in sums)
-        new = RunningStatistics(counts, first, second, parameters.means)
+        sums = StatisticsSum(parameters, covariance_type, wide)
+        sums.add(batch)
+        counts, first, second, log_likelihood = sums.result()
+        # The sum of the weights, but for rows whose density is zero, which EM leaves out.
+        total = float(counts.sum())
+        if total == 0.0:
+            if wide:
+                raise ValueError(
+                    "no component explains any sample: the density of every sample of the batch "
+                    "under every component is zero"
+                )
+            continue
+        new = RunningStatistics(counts / total, first / total, second / total, parameters.means)
         running = blend(past, new, share)
-        statistics = GmmStatistics(*running[:3], float(log_likelihood))
+        bound = float(log_likelihood) / mass
+        statistics = GmmStatistics(*running[:3], bound)
         try:
             following, coarse = m_step(
                 statistics,
@@ -223,7 +234,7 @@ def _blended_step(
             continue
         if not coarse:
             break
-    return running, following, float(log_likelihood)
+    return running, following, bound
 
 
 def _current(estimator: GaussianMixture, batch: Chunk, fitted: bool) -> GmmParameters:
