@@ -125,7 +125,9 @@ from elbokit import GaussianMixture, ops
 
 n, k, kind, path = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], sys.argv[4]
 X = np.memmap(path, np.float32, "r", shape=(n, 8)) if path else None
-if X is None:
+if kind == "chunks":
+    X = np.empty((10 * k, 8), np.float32)
+elif X is None:
     rng = np.random.default_rng(0)
     X = np.empty((n, 8), np.float32)
     for begin in range(0, n, 10_000):
@@ -136,8 +138,20 @@ means = X[:k].astype(np.float64)
 factors = np.tile(np.eye(8), (k, 1, 1))
 
 
+class Chunks:  # made when they are asked for
+    def __iter__(self):
+        for begin in range(0, n, 10_000):
+            rng = np.random.default_rng(begin)
+            rows = rng.normal(size=(10_000, 8)).astype(np.float32)
+            rows[:, 1] = rows[:, 0] + 1e-4 * rows[:, 1]
+            yield rows
+
+
 def fit(rows):
-    if kind == "estimator":
+    if kind == "chunks":
+        gm = GaussianMixture(k, max_iter=2, tol=0.0, reg_covar=1e-10, random_state=0)
+        factor = gm.fit(Chunks()).precisions_cholesky_
+    elif kind == "estimator":
         gm = GaussianMixture(
             k,
             weights_init=np.full(k, 1 / k),
@@ -161,7 +175,12 @@ def touched():  # of the process's own memory, without the pages of mapped files
 
 import threading, time, warnings
 warnings.simplefilter("ignore")
-fit(X[: 10 * k])
+if kind == "chunks":
+    n, all_rows = 20_000, n
+    fit(X)
+    n = all_rows
+else:
+    fit(X[: 10 * k])
 before = peak = touched()
 done = threading.Event()
 
@@ -186,6 +205,12 @@ print(peak - before)
 def test_memory_beyond_the_data(kind):
     # A copy of these rows would be 61 MiB, one in float64 122.
     assert float(run(MEMORY, "2000000", "2", kind, "")) < 16.0
+
+
+def test_memory_of_chunks():
+    # All rows are 32 MiB, in float64 64; the sample for the start is 3 MiB, and 3 while it is put
+    # together, 4 for k-means.
+    assert float(run(MEMORY, "1000000", "2", "chunks", "")) < 16.0
 
 
 @pytest.mark.parametrize("kind", ["estimator", "ops"])

@@ -69,8 +69,9 @@ def test_an_array(monkeypatch, X, covariance_type, dtype):
     want = GaussianMixture(3, max_iter=4, **options).fit(X)
     stop_printing_at(monkeypatch, KeyboardInterrupt, 4)
     gm = GaussianMixture(3, max_iter=100, verbose=1, verbose_interval=1, **options)
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(KeyboardInterrupt) as raised:
         gm.fit(X)
+    assert raised.type is KeyboardInterrupt
     assert_same(gm, want)
     assert gm.converged_ is False
     assert gm.n_features_in_ == 3
@@ -102,8 +103,9 @@ def test_a_warm_start_keeps_what_it_added(monkeypatch, X):
 def test_chunks(X, at_pass):
     options = {"random_state": 0, "tol": 0.0}
     gm = GaussianMixture(3, **options)
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(KeyboardInterrupt) as raised:
         gm.fit(Stops(X, at_pass, KeyboardInterrupt))
+    assert raised.type is KeyboardInterrupt
     if at_pass == 2:  # in the first iteration
         assert not hasattr(gm, "weights_")
         assert not hasattr(gm, "n_features_in_")

@@ -35,12 +35,14 @@ def keep_best(runs: Iterable[EmRun], store: Callable[[EmRun], None]) -> None:
         for run in runs:
             best = _better(best, run)
     except KeyboardInterrupt as interrupt:
+        original: BaseException | None = None
         if isinstance(interrupt, FitInterrupted):
+            original = interrupt.__context__
             for run in interrupt.runs:
                 best = _better(best, run)
         if best is not None and best.lower_bounds:
             store(best._replace(converged=False))
-        raise
+        raise (original or interrupt) from None  # not the one that only carried the runs
     assert best is not None  # n_init >= 1
     store(best)
 
