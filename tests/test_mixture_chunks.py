@@ -102,19 +102,22 @@ def test_given_parameters_and_warm_start(rng):
         assert_same_fit(chunked.fit(np.array_split(X, 3)), whole.fit(X), 1e-12)
 
 
-def test_equal_and_huge_weights(rng):
-    X = clusters(rng, 300, 2, 2)
-    weight = rng.uniform(0.0, 1.0, 300)
-    options = {"random_state": 0, "max_iter": 5, "tol": 0.0}
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_equal_and_huge_weights(rng, dtype):
+    X = clusters(rng, 300, 2, 2).astype(dtype)
+    weight = rng.uniform(0.1, 1.0, 300)
+    tolerance = 1e-12 if dtype == np.float64 else 1e-5
+    options = {"random_state": 0, "max_iter": 5, "tol": 0.0, "init_params": "random_from_data"}
     plain = GaussianMixture(2, **options).fit(X)
     equal = GaussianMixture(2, **options).fit(np.array_split(X, 4), sample_weight=np.full(300, 0.3))
-    assert_same_fit(equal, plain, 1e-12)
+    assert_same_fit(equal, plain, tolerance)  # the draws, too, are those without weights
+    options["init_params"] = "kmeans"
     weighted = GaussianMixture(2, **options).fit(X, sample_weight=weight)
     for size in (1e-300, 1e305):
         huge = GaussianMixture(2, **options).fit(
             np.array_split(X, 4), sample_weight=np.array_split(size * weight, 4)
         )
-        assert_same_fit(huge, weighted, 1e-12)
+        assert_same_fit(huge, weighted, tolerance)
 
 
 def test_float32_that_has_to_be_widened(rng, monkeypatch):
@@ -213,6 +216,16 @@ def test_the_sample_is_uniform():
         kept += np.bincount(rows[:, 0].astype(int), minlength=40)
     # Binomial(4000, 1/4): a standard deviation of 27; of 40, none beyond 4.5.
     assert np.abs(kept - 1_000).max() < 123
+
+
+def test_of_two_rows_each_is_kept_half_the_time():
+    rng = np.random.RandomState(0)
+    kept = 0
+    for _ in range(4_000):
+        reservoir = Reservoir(1, rng)
+        reservoir.offer(np.array([[0.0], [1.0]]), None)
+        kept += int(reservoir.content()[0][0, 0])
+    assert abs(kept - 2_000) < 4 * 32  # a standard deviation of 32
 
 
 def test_blocks_have_the_rows_in_order(rng):

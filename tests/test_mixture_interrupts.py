@@ -12,7 +12,7 @@ from numpy.testing import assert_array_equal
 from elbokit import GaussianMixture
 from elbokit.mixture._convergence import ConvergenceMonitor
 from elbokit.mixture._em import EmRun, FitInterrupted
-from elbokit.mixture._interrupts import keep_best
+from elbokit.mixture._interrupts import keep_best, unchanged_on_failure
 from gmm_starts import COVARIANCE_TYPES, clusters
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
@@ -153,3 +153,19 @@ def test_the_unfinished_run_counts_if_it_is_better():
             keep_best(runs(unfinished), stored.append)
         assert [kept.lower_bound for kept in stored] == [best]
         assert stored[0].converged is False
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, OSError])
+@pytest.mark.parametrize("keep", [False, True])
+def test_only_an_interrupt_keeps_what_was_stored(X, error, keep):
+    gm = GaussianMixture(3, random_state=0).fit(X)
+    before = gm.means_
+
+    @unchanged_on_failure(gm, keep_interrupted=keep)
+    def stores_and_fails() -> None:
+        gm.weights_, gm.means_ = gm.weights_.copy(), before + 1.0
+        raise error
+
+    with pytest.raises(error):
+        stores_and_fails()
+    assert (gm.means_ is not before) == (keep and error is KeyboardInterrupt)

@@ -179,14 +179,14 @@ def _step(estimator: GaussianMixture, X: Any, sample_weight: Any) -> None:
     past = getattr(estimator, "_running", None)
     if past is None:
         past = implied_statistics(parameters, estimator.covariance_type, estimator.reg_covar)
-    else:  # the means may have been set anew
+    else:  # about the means before the last step, or before they were set anew
         past = recentre(past, parameters.means, estimator.covariance_type)
     running, following, bound = _blended_step(estimator, batch, parameters, past, share)
     before = estimator.lower_bound_ if fitted else -math.inf
     if math.isfinite(before):
         bound = (1.0 - share) * before + share * bound
     estimator._store(EmRun(following, bound, [bound], False), data.dtype)
-    estimator._running = recentre(running, following.means, estimator.covariance_type)
+    estimator._running = running
     estimator.n_batches_seen_ = t
     estimator.n_samples_seen_ = n_samples_seen
 
