@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
+from sklearn.exceptions import ConvergenceWarning
 
 from elbokit import GaussianMixture
 from elbokit.mixture import _chunked_fit, _statistics
@@ -253,3 +254,15 @@ def test_verbose(rng, capsys):
     GaussianMixture(2, **options).fit(np.array_split(X, 3))
     assert capsys.readouterr().out == want
     assert want.count("Iteration") == 3
+
+
+@pytest.mark.parametrize("method", ["fit", "partial_fit"])
+def test_warnings_of_the_start_name_the_users_line(method):
+    X = np.zeros((30, 2))
+    X[:3] = 1.0
+    data = np.array_split(X, 3) if method == "fit" else X
+    with pytest.warns(ConvergenceWarning, match="distinct clusters") as caught:
+        getattr(GaussianMixture(3, random_state=0), method)(data)
+    assert {warning.filename for warning in caught if "distinct" in str(warning.message)} == {
+        __file__
+    }

@@ -103,7 +103,7 @@ def _runs(
         )
         monitor.begin(init)
         last = estimator._last_solution
-        starts = last(sample) if warm else estimator._starts(sample, given, rng)
+        starts = last(sample) if warm else estimator._starts(sample, given, rng, stacklevel=7)
         error = fit_error(
             int(starts.status[0]),
             int(starts.component[0]),

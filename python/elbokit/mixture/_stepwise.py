@@ -258,7 +258,8 @@ def _current(estimator: GaussianMixture, batch: Chunk, fitted: bool) -> GmmParam
                 f"{estimator.n_components}, n_samples = {len(rows)}; pass a larger one, or all of "
                 "weights_init, means_init and precisions_init"
             )
-        starts = estimator._starts(problem, given, check_random_state(estimator.random_state))
+        rng = check_random_state(estimator.random_state)
+        starts = estimator._starts(problem, given, rng, stacklevel=5)
     error = fit_error(
         int(starts.status[0]), int(starts.component[0]), estimator.covariance_type, "the start"
     )

@@ -338,9 +338,13 @@ class GaussianMixture(StepwiseEM, FittedGaussianMixture):
             yield run
 
     def _starts(
-        self, problems: Problems, given: GivenParameters, rng: np.random.RandomState
+        self,
+        problems: Problems,
+        given: GivenParameters,
+        rng: np.random.RandomState,
+        stacklevel: int = 6,
     ) -> Starts:
-        """Return the starting parameters of each problem."""
+        """Return the starting parameters of each problem; warnings name the user's line."""
         # Side by side while that is no more memory than one large problem takes.
         at_once = max(1, _ROWS_AT_ONCE // problems.X.shape[1])
         parts = []
@@ -354,7 +358,7 @@ class GaussianMixture(StepwiseEM, FittedGaussianMixture):
                 self.reg_covar,
                 rng,
             )
-            warn_of_few_clusters(part, self.n_components, stacklevel=5)
+            warn_of_few_clusters(part, self.n_components, stacklevel)
             parts.append(part)
         return parts[0] if len(parts) == 1 else concatenate_starts(parts)
 
