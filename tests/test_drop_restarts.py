@@ -13,7 +13,7 @@ from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning
 
 from elbokit import GaussianMixture, ops
-from elbokit.mixture import gaussian_mixture
+from elbokit.mixture import _estimator_starts
 from elbokit.mixture._parameters import GmmParameters
 from elbokit.mixture._restarts import same_mixture
 from gmm_starts import COVARIANCE_TYPES
@@ -106,7 +106,7 @@ def test_kmeans_starts_compete_by_inertia(covariance_type, weighted, rng, monkey
     want = np.zeros(n_init, int)
     want[kept] = [at or 12 for at in later]
     for at_once in (1 << 20, 600):  # side by side, and two at a time
-        monkeypatch.setattr(gaussian_mixture, "_ROWS_AT_ONCE", at_once)
+        monkeypatch.setattr(_estimator_starts, "_ROWS_AT_ONCE", at_once)
         gm = fit(X, weight, n_init=n_init, drop_restarts=3, **options)
         assert_array_equal(gm.restarts_["n_iter"], want)
         assert_array_equal(gm.restarts_["dropped"], want < 12)

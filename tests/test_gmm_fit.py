@@ -241,7 +241,7 @@ def test_after_an_exception_the_last_complete_iteration_is_there(rng):
     X = clusters(rng, 300, 2, 3)
     given = start(rng, X, 3, "full")
 
-    def run(max_iter: int, stop_at: int | None) -> list[np.ndarray]:
+    def run(max_iter: int, stop_at: int | None) -> list:
         weights, means, factors = (a[None].copy() for a in given)
         arrays = [weights, means, np.empty_like(factors), factors]
 
@@ -250,14 +250,16 @@ def test_after_an_exception_the_last_complete_iteration_is_there(rng):
                 raise KeyboardInterrupt
 
         outcome = np.array([-np.inf]), np.zeros((1, 4), np.int64)
-        options = 0.0, 1e-6, max_iter, *outcome, False, progress, 1
+        bounds: list[list[float]] = []
+        options = 0.0, 1e-6, max_iter, *outcome, bounds, None, progress, 1
         try:
             _core.gmm_fit(X[None], None, None, "full", *arrays, *options)
         except KeyboardInterrupt:
             assert stop_at is not None
         else:
             assert stop_at is None
-        return arrays
+        assert len(bounds[0]) == 4
+        return [*arrays, *outcome, bounds]
 
     for got, want in zip(run(10, stop_at=4), run(4, stop_at=None), strict=True):
         assert_array_equal(got, want)

@@ -11,7 +11,6 @@ from scipy import sparse
 from sklearn.datasets import make_blobs
 
 from elbokit import GaussianMixture
-from elbokit.mixture._convergence import ConvergenceMonitor
 
 X = make_blobs(n_samples=30, centers=2, n_features=2, random_state=0)[0]
 NAN = np.where(np.arange(30)[:, None] == 4, np.nan, X)
@@ -223,23 +222,3 @@ def test_no_component_reaches_any_sample():
     )
     with pytest.raises(ValueError, match=r"no component explains any sample.*means_init"):
         gm.fit(X)
-
-
-@pytest.mark.parametrize("at_call", [1, 3])
-def test_interrupt_leaves_the_last_fit(monkeypatch, at_call):
-    gm = GaussianMixture(2, random_state=0).fit(X)
-    before = state(gm)
-    calls = []
-
-    def interrupted(self, n_iter, change, lower_bound):
-        calls.append(n_iter)
-        if n_iter == at_call:
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(ConvergenceMonitor, "progress", interrupted)
-    wide = np.column_stack([X, X])
-    with pytest.raises(KeyboardInterrupt):
-        gm.set_params(tol=0.0, verbose=1, verbose_interval=1).fit(wide)
-    assert calls == list(range(1, at_call + 1))
-    assert state(gm) == before
-    assert gm.n_features_in_ == 2

@@ -10,7 +10,7 @@ from numpy.testing import assert_array_equal
 from sklearn.exceptions import ConvergenceWarning
 
 from elbokit import GaussianMixture, _core, ops
-from elbokit.mixture import gaussian_mixture
+from elbokit.mixture import _estimator_starts
 from gmm_starts import COVARIANCE_TYPES
 
 ARRAYS = ("weights_", "means_", "covariances_", "precisions_cholesky_", "precisions_")
@@ -55,7 +55,7 @@ def test_starts_in_parts_and_threads_change_no_bit(init_params, rng, restore_thr
     together = fit(X, **options)
     _core.set_num_threads(4)
     assert_same_bits(fit(X, **options), together)
-    monkeypatch.setattr(gaussian_mixture, "_ROWS_AT_ONCE", 9000)  # 3, 3 and 1
+    monkeypatch.setattr(_estimator_starts, "_ROWS_AT_ONCE", 9000)  # 3, 3 and 1
     assert_same_bits(fit(X, **options), together)
 
 

@@ -1,6 +1,7 @@
 #include "elbokit/gmm_fit.h"
 
 #include <chrono>
+#include <optional>
 #include <vector>
 
 #include "bindings/arrays.h"
@@ -76,17 +77,18 @@ std::vector<GmmFitRows<T>> fit_rows(const py::array& X, const OptionalArray& off
 }
 
 // Runs EM in place. outcome (B, 4): iterations, converged, status, component; a mixture whose
-// status comes as another than ok is left as it is. Returns each mixture's bounds of all iterations
-// if they are to be recorded, after the E-steps and after the M-steps. progress(n_iter, change,
-// bound) is called every progress_interval iterations, never for 0.
-py::tuple gmm_fit(const py::array& X, const OptionalArray& offsets,
-                  const OptionalArray& sample_weight, const std::string& covariance_type,
-                  const py::array& weights, const py::array& means, const py::array& covariances,
-                  const py::array& precisions_cholesky, double tol, const py::object& reg_covar,
-                  std::int64_t max_iter, const py::array& lower_bound, const py::array& outcome,
-                  bool record, const py::object& progress, std::int64_t progress_interval,
-                  const py::object& prior) {
-  return with_value_type(X, "X", [&](auto value) -> py::tuple {
+// status comes as another than ok is left as it is. To lower_bounds and after_m is added a list for
+// each mixture: its bounds of all iterations, after the E-steps and after the M-steps.
+// progress(n_iter, change, bound) is called every progress_interval iterations, never for 0. Where
+// Python raises on the way, on Ctrl-C say, what is written is that of the last complete iterations.
+void gmm_fit(const py::array& X, const OptionalArray& offsets, const OptionalArray& sample_weight,
+             const std::string& covariance_type, const py::array& weights, const py::array& means,
+             const py::array& covariances, const py::array& precisions_cholesky, double tol,
+             const py::object& reg_covar, std::int64_t max_iter, const py::array& lower_bound,
+             const py::array& outcome, std::optional<py::list> lower_bounds,
+             std::optional<py::list> after_m, const py::object& progress,
+             std::int64_t progress_interval, const py::object& prior) {
+  with_value_type(X, "X", [&](auto value) {
     using T = decltype(value);
     expect_dimensions(means, "means", 3);
     const BatchShape batch{means.shape(0), means.shape(1), means.shape(2),
@@ -101,7 +103,7 @@ py::tuple gmm_fit(const py::array& X, const OptionalArray& offsets,
     std::int64_t* const out = contiguous<std::int64_t>(outcome, "outcome", {size, 4});
     const PriorArgument density(prior, batch);
     const std::vector<double> added = reg_covar_of(reg_covar, batch);
-    std::vector<std::vector<double>> lower_bounds(record ? size : 0), after_m(record ? size : 0);
+    std::vector<std::vector<double>> recorded(lower_bounds ? size : 0), after(after_m ? size : 0);
     std::vector<GmmFit> fits(size);
     for (py::ssize_t b = 0; b < size; ++b) {
       const py::ssize_t at = b * batch.second_size();
@@ -109,21 +111,30 @@ py::tuple gmm_fit(const py::array& X, const OptionalArray& offsets,
       fits[b].lower_bound = bound[b];
       fits[b].status = static_cast<GmmFitStatus>(out[4 * b + 2]);
       fits[b].component = out[4 * b + 3];
-      if (record) fits[b].lower_bounds = &lower_bounds[b], fits[b].after_m = &after_m[b];
+      if (lower_bounds) fits[b].lower_bounds = &recorded[b];
+      if (after_m) fits[b].after_m = &after[b];
     }
+    const auto write = [&] {
+      for (py::ssize_t b = 0; b < size; ++b) {
+        bound[b] = fits[b].lower_bound;
+        const std::int64_t values[] = {fits[b].n_iter, fits[b].converged,
+                                       static_cast<std::int64_t>(fits[b].status),
+                                       fits[b].component};
+        std::copy_n(values, 4, out + 4 * b);
+      }
+      for (const std::vector<double>& bounds : recorded) lower_bounds->append(py::cast(bounds));
+      for (const std::vector<double>& bounds : after) after_m->append(py::cast(bounds));
+    };
     PythonObserver observer(progress, progress_interval);
-    {
+    try {
       const py::gil_scoped_release release;
       cpu::gmm_fit(size, covariance, k, d, rows.data(),
                    {tol, added.data(), max_iter, density.get()}, fits.data(), observer);
+    } catch (const py::error_already_set&) {
+      write();
+      throw;
     }
-    for (py::ssize_t b = 0; b < size; ++b) {
-      bound[b] = fits[b].lower_bound;
-      const std::int64_t values[] = {fits[b].n_iter, fits[b].converged,
-                                     static_cast<std::int64_t>(fits[b].status), fits[b].component};
-      std::copy_n(values, 4, out + 4 * b);
-    }
-    return py::make_tuple(lower_bounds, after_m);
+    write();
   });
 }
 
@@ -204,8 +215,9 @@ void register_gmm_fit(py::module_& m) {
   using namespace py::literals;
   m.def("gmm_fit", &gmm_fit, "X"_a, "offsets"_a, "sample_weight"_a, "covariance_type"_a,
         "weights"_a, "means"_a, "covariances"_a, "precisions_cholesky"_a, "tol"_a, "reg_covar"_a,
-        "max_iter"_a, "lower_bound"_a, "outcome"_a, "record"_a = false, "progress"_a = py::none(),
-        "progress_interval"_a = 0, "prior"_a = py::none());
+        "max_iter"_a, "lower_bound"_a, "outcome"_a, "lower_bounds"_a = py::none(),
+        "after_m"_a = py::none(), "progress"_a = py::none(), "progress_interval"_a = 0,
+        "prior"_a = py::none());
   m.def("gmm_empty_below", py::vectorize(&cpu::gmm_empty_below), "mass"_a, "n_samples"_a);
   m.def("gmm_update", &gmm_update, "covariance_type"_a, "counts"_a, "first_moments"_a,
         "second_moments"_a, "weights"_a, "means"_a, "covariances"_a, "precisions_cholesky"_a,

@@ -128,11 +128,12 @@ def gmm_fit(
     max_iter: int,
     lower_bound: _Float64,
     outcome: npt.NDArray[np.int64],
-    record: bool = False,
+    lower_bounds: list[list[float]] | None = None,
+    after_m: list[list[float]] | None = None,
     progress: Callable[[int, float, float], object] | None = None,
     progress_interval: int = 0,
     prior: _Prior | None = None,
-) -> tuple[list[list[float]], list[list[float]]]: ...
+) -> None: ...
 def gmm_empty_below(mass: npt.ArrayLike, n_samples: npt.ArrayLike) -> _Float64: ...
 def gmm_update(
     covariance_type: str,

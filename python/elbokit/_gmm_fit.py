@@ -60,6 +60,7 @@ def run_fits(
     progress: Callable[[int, float, float], object] | None = None,
     progress_interval: int = 0,
     prior: tuple[Array, float, Array, float, Array, float] | None = None,
+    on_interrupt: Callable[[FitOutcome], None] | None = None,
 ) -> FitOutcome:
     """Run EM on checked mixtures, in place.
 
@@ -86,6 +87,8 @@ def run_fits(
         Called every so many iterations with their number, the bound's change and the bound.
     prior : CorePrior or None
         Makes the M-steps those of the posterior, whose logarithm is then the bound.
+    on_interrupt : callable or None
+        Gets what the last complete iterations left, before a KeyboardInterrupt passes on.
 
     Returns
     -------
@@ -96,24 +99,38 @@ def run_fits(
     outcome = np.zeros((size, 4), dtype=np.int64)
     if status is not None and component is not None:
         outcome[:, 2], outcome[:, 3] = status, component
-    lower_bounds, after_m = _core.gmm_fit(
-        X,
-        offsets,
-        row_weight,
-        covariance_type,
-        *start,
-        float(tol),
-        reg_covar,
-        min(int(max_iter), _MOST_ITERATIONS),
-        bound,
-        outcome,
-        record,
-        progress,
-        progress_interval,
-        prior,
-    )
-    n_iter, converged, ended, singular = outcome.T.copy()
-    return FitOutcome(*start, bound, n_iter, converged != 0, ended, singular, lower_bounds, after_m)
+    lower_bounds: list[list[float]] = []
+    after_m: list[list[float]] = []
+
+    def written() -> FitOutcome:
+        n_iter, converged, ended, singular = outcome.T.copy()
+        return FitOutcome(
+            *start, bound, n_iter, converged != 0, ended, singular, lower_bounds, after_m
+        )
+
+    try:
+        _core.gmm_fit(
+            X,
+            offsets,
+            row_weight,
+            covariance_type,
+            *start,
+            float(tol),
+            reg_covar,
+            min(int(max_iter), _MOST_ITERATIONS),
+            bound,
+            outcome,
+            lower_bounds if record else None,
+            after_m if record else None,
+            progress,
+            progress_interval,
+            prior,
+        )
+    except KeyboardInterrupt:
+        if on_interrupt is not None:
+            on_interrupt(written())
+        raise
+    return written()
 
 
 def as_gmm_fit(

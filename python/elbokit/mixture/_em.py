@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from elbokit._gmm_fit import FitOutcome, fit_error, run_fits
+from elbokit._types import FitStatus
 from elbokit.mixture._convergence import ConvergenceMonitor
 from elbokit.mixture._initialization import Starts
 from elbokit.mixture._parameters import GmmParameters
 from elbokit.mixture._prior import CorePrior
 from elbokit.mixture._problems import Problems
 
-__all__ = ["EmRun", "run_all", "run_em"]
+__all__ = ["EmRun", "FitInterrupted", "run_all", "run_em"]
 
 
 class EmRun(NamedTuple):
@@ -29,6 +30,14 @@ class EmRun(NamedTuple):
     lower_bounds: list[float]
     converged: bool
     after_m: Sequence[float] = ()
+
+
+class FitInterrupted(KeyboardInterrupt):
+    """Ctrl-C while EM ran; `runs` has what is complete: each run after its last iteration."""
+
+    def __init__(self, runs: list[EmRun]) -> None:
+        super().__init__()
+        self.runs = runs
 
 
 def run_em(
@@ -79,6 +88,8 @@ def run_em(
     ValueError
         If no component has any responsibility left, or sums overflow. Of several runs that fail
         the first one's error is raised.
+    FitInterrupted
+        On Ctrl-C; it has the runs that made an iteration.
 
     Notes
     -----
@@ -97,12 +108,17 @@ def run_em(
         monitor=monitor,
         prior=prior,
         lower_bound=lower_bound,
+        on_interrupt=_raise_interrupted,
     )
     given = "weights_init, means_init and precisions_init"
     for status, component in zip(fit.status.tolist(), fit.component.tolist(), strict=True):
         error = fit_error(status, component, covariance_type, given)
         if error is not None:
             raise error
+    return _as_runs(fit)
+
+
+def _as_runs(fit: FitOutcome) -> list[EmRun]:
     return [
         EmRun(
             GmmParameters(*(array[run] for array in fit[:4])),
@@ -117,6 +133,13 @@ def run_em(
     ]
 
 
+def _raise_interrupted(fit: FitOutcome) -> None:
+    """Raise FitInterrupted with the runs that did not fail; `fit` has the recorded bounds."""
+    good = (fit.status == FitStatus.OK).tolist()
+    runs = [run for run, ok in zip(_as_runs(fit), good, strict=True) if ok and run.lower_bounds]
+    raise FitInterrupted(runs)
+
+
 def run_all(
     problems: Problems,
     starts: Starts,
@@ -129,6 +152,7 @@ def run_all(
     monitor: ConvergenceMonitor | None = None,
     prior: CorePrior | None = None,
     lower_bound: npt.ArrayLike = -np.inf,
+    on_interrupt: Callable[[FitOutcome], None] | None = None,
 ) -> FitOutcome:
     """Do what :func:`run_em` does, and tell of failures by their status; `record` the bounds."""
     ragged = problems.offsets is not None
@@ -149,4 +173,5 @@ def run_all(
         progress=None if monitor is None else monitor.progress,
         progress_interval=0 if monitor is None else monitor.progress_interval,
         prior=prior,
+        on_interrupt=on_interrupt,
     )

@@ -7,13 +7,11 @@ component's mean, and no copy of the data is made.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from sklearn.exceptions import ConvergenceWarning
 
 from elbokit import _core
 from elbokit._kmeans import KMeansArrays, solve_kmeans
@@ -37,7 +35,6 @@ __all__ = [
     "as_starts",
     "concatenate_starts",
     "starting_parameters",
-    "warn_of_few_clusters",
     "whole_moments",
 ]
 
@@ -183,17 +180,6 @@ def _all_well(parameters: GmmParameters) -> Starts:
     return Starts(
         parameters, status, np.full(size, -1, np.int64), np.full(size, n_components, np.int64)
     )
-
-
-def warn_of_few_clusters(starts: Starts, n_components: int, stacklevel: int) -> None:
-    """Warn in scikit-learn's words, for each start from duplicates."""
-    for distinct in starts.n_clusters[starts.n_clusters < n_components]:
-        warnings.warn(
-            f"Number of distinct clusters ({distinct}) found smaller than n_clusters "
-            f"({n_components}). Possibly due to duplicate points in X.",
-            ConvergenceWarning,
-            stacklevel=stacklevel + 1,
-        )
 
 
 def _initial_moments(

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from elbokit.mixture._em import EmRun
+from elbokit.mixture._em import EmRun, FitInterrupted
 from elbokit.mixture._initialization import Starts, as_batch
 from elbokit.mixture._parameters import GmmParameters
 
@@ -156,7 +156,15 @@ def race(
             return restarts
         bound = np.array([restarts[i].run.lower_bound for i in going])
         part = starts if done == 0 else as_batch([restarts[i].run.parameters for i in going])
-        for i, run in zip(going, run_stage(part, limit - done, bound), strict=True):
+        try:
+            runs = run_stage(part, limit - done, bound)
+        except FitInterrupted as interrupt:
+            if len(interrupt.runs) == len(going):  # else some have none of this stage's iterations
+                pairs = zip(going, interrupt.runs, strict=True)
+                interrupt.runs = [_continued(restarts[i].run, run) for i, run in pairs]
+            interrupt.runs += [restarts[i].run for i in left if i not in going]
+            raise
+        for i, run in zip(going, runs, strict=True):
             restarts[i] = Restart(_continued(restarts[i].run, run))
         done = limit
         if done == max_iter:

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from numbers import Integral, Real
 from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
-from sklearn.base import BaseEstimator
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import (
@@ -22,53 +20,29 @@ from sklearn.utils._param_validation import (
 from sklearn.utils.validation import validate_data
 
 from elbokit._arrays import as_float_array, as_numpy
-from elbokit.mixture._convergence import ConvergenceMonitor
+from elbokit.mixture._array_fit import ArrayFit
+from elbokit.mixture._chunked_fit import fit_chunks
+from elbokit.mixture._chunks import are_chunks, refuse_chunks
 from elbokit.mixture._copies import weight_and_copy
-from elbokit.mixture._em import EmRun, run_em
+from elbokit.mixture._em import EmRun
+from elbokit.mixture._estimator_starts import given_to
 from elbokit.mixture._history import fit_history
 from elbokit.mixture._inference import FittedGaussianMixture
-from elbokit.mixture._initialization import (
-    Starts,
-    as_starts,
-    concatenate_starts,
-    starting_parameters,
-    warn_of_few_clusters,
-)
-from elbokit.mixture._kmeans_race import promising_starts
+from elbokit.mixture._interrupts import keep_best, unchanged_on_failure
 from elbokit.mixture._library import library_name
-from elbokit.mixture._parameters import (
-    GmmParameters,
-    covariance_shape,
-    precisions_from_cholesky,
-    require_representable,
-)
-from elbokit.mixture._penalty import Penalty, as_penalty, weight_unit
+from elbokit.mixture._parameters import precisions_from_cholesky, require_representable
+from elbokit.mixture._penalty import as_penalty, weight_unit
 from elbokit.mixture._prior import MixturePrior
 from elbokit.mixture._problems import Problems
-from elbokit.mixture._progress_bar import new_monitor
-from elbokit.mixture._restarts import (
-    Restart,
-    best_restart,
-    number_kept,
-    race,
-    summary,
-    with_given_up,
-)
+from elbokit.mixture._restarts import Restart, summary
 from elbokit.mixture._sklearn import from_sklearn, to_sklearn
-from elbokit.mixture._validation import (
-    GivenParameters,
-    IntegerInterval,
-    check_given,
-    is_plain,
-)
+from elbokit.mixture._stepwise import StepwiseEM
+from elbokit.mixture._validation import IntegerInterval, is_plain
 
 __all__ = ["GaussianMixture"]
 
-# Rows whose starts are sought side by side: k-means takes some 12 bytes for each.
-_ROWS_AT_ONCE = 1 << 20
 
-
-class GaussianMixture(FittedGaussianMixture):
+class GaussianMixture(StepwiseEM, FittedGaussianMixture):
     """Mixture of Gaussians, fitted by expectation-maximisation.
 
     Parameters, attributes, methods and random draws are those of
@@ -121,6 +95,10 @@ class GaussianMixture(FittedGaussianMixture):
         before, after 2 of Lloyd's iterations, k-means starts with the highest inertia. It saves
         most of their time, but one that starts badly might have ended best. None gives up
         none. See Notes.
+    learning_decay : float, default=0.7
+        In (0.5, 1]: how fast :meth:`partial_fit` forgets early batches; see there.
+    learning_offset : float, default=10.0
+        Makes the first batches of :meth:`partial_fit` count less.
 
     Attributes
     ----------
@@ -147,12 +125,18 @@ class GaussianMixture(FittedGaussianMixture):
         Number of features seen by :meth:`fit`.
     feature_names_in_ : ndarray of shape (n_features_in_,)
         Names of the features, if X had names that are all strings.
+    n_batches_seen_, n_samples_seen_ : int
+        Batches and samples of :meth:`partial_fit` since the start or the last :meth:`fit`; only
+        after it. `n_iter_` is then 1 and `converged_` False.
 
     Notes
     -----
     Each iteration is one pass over X that never stores the responsibilities. A component
     that loses all samples keeps its mean and covariance and gets weight 0; with a prior it
-    goes to the prior's mode. A fit that fails leaves the estimator as it was.
+    goes to the prior's mode. A fit that fails leaves the estimator as it was. On Ctrl-C the
+    best run so far is kept as its last complete iteration left it, with `converged_` False,
+    before KeyboardInterrupt passes on; before the first iteration the estimator stays as it
+    was.
 
     The `n_init` runs advance together where they share more data than a processor's cache holds:
     a part of X is read once and used by all. The results are those of one run after the other.
@@ -197,6 +181,8 @@ class GaussianMixture(FittedGaussianMixture):
             IntegerInterval(Integral, 1, None, closed="left"),
             None,
         ],
+        "learning_decay": [Interval(Real, 0.5, 1.0, closed="right")],
+        "learning_offset": [Interval(Real, 0.0, None, closed="left")],
     }
 
     def __init__(
@@ -219,6 +205,8 @@ class GaussianMixture(FittedGaussianMixture):
         prior: MixturePrior | None = None,
         relative_reg_covar: float = 0.0,
         drop_restarts: float | None = None,
+        learning_decay: float = 0.7,
+        learning_offset: float = 10.0,
     ) -> None:
         self.n_components = n_components
         self.covariance_type = covariance_type
@@ -237,24 +225,31 @@ class GaussianMixture(FittedGaussianMixture):
         self.prior = prior
         self.relative_reg_covar = relative_reg_covar
         self.drop_restarts = drop_restarts
+        self.learning_decay = learning_decay
+        self.learning_offset = learning_offset
 
     def fit(
-        self, X: npt.ArrayLike, y: object = None, sample_weight: npt.ArrayLike | None = None
+        self,
+        X: npt.ArrayLike | Iterable[npt.ArrayLike],
+        y: object = None,
+        sample_weight: npt.ArrayLike | Iterable[npt.ArrayLike] | None = None,
     ) -> GaussianMixture:
         """Estimate the parameters by EM.
 
         Parameters
         ----------
-        X : array-like of shape (n_samples, n_features)
+        X : array-like of shape (n_samples, n_features), or iterable of such chunks
             Data; float32 stays float32, everything else becomes float64. A torch tensor, or an
             array of another library that speaks DLPack, is read in place where its layout allows;
-            of tensors float16 and bfloat16 become float32, and gradients do not flow.
+            of tensors float16 and bfloat16 become float32, and gradients do not flow. Chunks are
+            read once per iteration, so they must come again each time: no generator.
         y : ignored
             Present by convention.
         sample_weight : array-like of shape (n_samples,), default=None
             Non-negative weights. An integer weight equals that many copies of the row, in the
             draws of the start too if all are integers (of at most 2**24 copies in all);
-            otherwise only the ratios of the weights matter.
+            otherwise only the ratios of the weights matter. For chunks also an iterable of each
+            chunk's weights.
 
         Returns
         -------
@@ -272,7 +267,7 @@ class GaussianMixture(FittedGaussianMixture):
         ConvergenceWarning
             If the kept run did not converge within `max_iter` iterations.
         """
-        with _unchanged_on_failure(self):
+        with unchanged_on_failure(self, keep_interrupted=True):
             self._fit(X, sample_weight)
         self._warn_if_not_converged()
         return self
@@ -301,6 +296,7 @@ class GaussianMixture(FittedGaussianMixture):
         ValueError
             See :meth:`fit`.
         """
+        refuse_chunks(X, "fit_predict")
         return self.fit(X, y, sample_weight).predict(X)
 
     @classmethod
@@ -351,10 +347,14 @@ class GaussianMixture(FittedGaussianMixture):
             self._parameter_constraints, values, caller_name=type(self).__name__
         )
 
-    def _fit(self, X: npt.ArrayLike, sample_weight: npt.ArrayLike | None) -> None:
+    def _fit(self, X: Any, sample_weight: Any) -> None:
         """Validate, run EM `n_init` times and keep the best run."""
         self._validate_params()
         warm = self.warm_start and hasattr(self, "converged_")
+        if are_chunks(X):
+            self._library = None
+            fit_chunks(self, X, sample_weight, warm)
+            return
         self._library = library_name(X)
         data = self._validate_data(as_numpy(X, "X"))
         weight, copy = weight_and_copy(sample_weight, len(data))
@@ -367,18 +367,11 @@ class GaussianMixture(FittedGaussianMixture):
                 "Expected n_samples >= n_components but got n_components = "
                 f"{self.n_components}, n_samples = {len(data)}"
             )
-        given = check_given(
-            self.weights_init,
-            self.means_init,
-            self.precisions_init,
-            self.covariance_type,
-            self.n_components,
-            data.shape[1],
-        )
         rows = as_float_array(data, "X")
         problem = Problems(rows[None])
         if weight is not None:
             problem = Problems(rows[None], weight[None], copy=np.array([copy]))
+        given, rng = given_to(self, data.shape[1]), check_random_state(self.random_state)
         penalty = as_penalty(
             problem,
             self.covariance_type,
@@ -388,13 +381,8 @@ class GaussianMixture(FittedGaussianMixture):
             prior=self.prior,
             unit=unit,
         )
-        rng = check_random_state(self.random_state)
-        if self.drop_restarts is not None and not warm and self.n_init > 1:
-            restarts = self._race(problem, given, rng, self.drop_restarts, penalty)
-        else:
-            restarts = list(self._restarts(problem, given, rng, warm, penalty))
-        self._store(best_restart(restarts), data.dtype)
-        self.restarts_ = summary(restarts)
+        restarts = ArrayFit(self, problem, given, rng, penalty).restarts(warm)
+        keep_best(restarts, lambda run, every: self._store(run, data.dtype, every))
 
     def _validate_data(self, X: Any) -> npt.NDArray[Any]:
         """Return scikit-learn's reading of the data, in one pass over them."""
@@ -408,147 +396,15 @@ class GaussianMixture(FittedGaussianMixture):
             validate_data(self, X, dtype=[np.float64, np.float32], order="C", ensure_min_samples=2)
         )
 
-    def _restarts(
-        self,
-        problem: Problems,
-        given: GivenParameters,
-        rng: np.random.RandomState,
-        warm: bool,
-        penalty: Penalty,
-    ) -> Iterator[Restart]:
-        """Run EM from every start: all at once, or one by one where each has something to print."""
-        if not self.verbose and not warm and self.n_init > 1:
-            restarts = problem.repeat(self.n_init)
-            starts = self._starts(restarts, given, rng, penalty)
-            yield from map(Restart, self._run_em(restarts, starts, penalty))
-            return
-        for init in range(1 if warm else self.n_init):
-            bound = self.lower_bound_ if warm else -math.inf
-            with self._monitor(bound, 1 if warm else self.n_init) as monitor:
-                monitor.begin(init)
-                if warm:
-                    starts = self._last_solution(problem)
-                else:
-                    starts = self._starts(problem, given, rng, penalty)
-                (run,) = self._run_em(problem, starts, penalty, monitor)
-                monitor.finish(run.lower_bound, run.converged)
-                if self.max_iter > 0:
-                    monitor.end()
-            yield Restart(run)
-
-    def _race(
-        self,
-        problem: Problems,
-        given: GivenParameters,
-        rng: np.random.RandomState,
-        drop: float,
-        penalty: Penalty,
-    ) -> list[Restart]:
-        """Run EM from all starts, dropping the worst on the way."""
-
-        def run(part: Starts, max_iter: int, lower_bound: npt.ArrayLike) -> list[EmRun]:
-            problems = problem.repeat(len(part.status))
-            return self._run_em(problems, part, penalty, max_iter=max_iter, lower_bound=lower_bound)
-
-        kept = list(range(self.n_init))
-        if self.init_params == "kmeans" and any(array is None for array in given):
-            left, at_once = number_kept(self.n_init, drop), _at_once(problem)
-            kept, rng = promising_starts(
-                problem, self.n_components, left, self.n_init, at_once, rng
-            )
-        starts = self._starts(problem.repeat(len(kept)), given, rng, penalty)
-        restarts = race(
-            run,
-            starts,
-            drop,
-            self.covariance_type,
-            tol=self.tol,
-            max_iter=self.max_iter,
-            verbose=self.verbose not in (0, "bar"),
-        )
-        return with_given_up(restarts, kept, self.n_init)
-
-    def _monitor(self, lower_bound: float, n_init: int) -> ConvergenceMonitor:
-        """Return what shows the progress of one of `n_init` runs."""
-        return new_monitor(
-            self.tol,
-            self.verbose,
-            self.verbose_interval,
-            lower_bound,
-            max_iter=self.max_iter,
-            n_init=n_init,
-        )
-
-    def _starts(
-        self,
-        problems: Problems,
-        given: GivenParameters,
-        rng: np.random.RandomState,
-        penalty: Penalty,
-    ) -> Starts:
-        """Return the starting parameters of each problem."""
-        at_once = _at_once(problems)
-        parts = []
-        for first in range(0, problems.size, at_once):
-            part = starting_parameters(
-                problems.part(slice(first, first + at_once)),
-                given,
-                self.n_components,
-                self.init_params,
-                self.covariance_type,
-                penalty.reg_covar,
-                rng,
-                penalty.prior,
-            )
-            warn_of_few_clusters(part, self.n_components, stacklevel=5)
-            parts.append(part)
-        return parts[0] if len(parts) == 1 else concatenate_starts(parts)
-
-    def _run_em(
-        self,
-        problems: Problems,
-        starts: Starts,
-        penalty: Penalty,
-        monitor: ConvergenceMonitor | None = None,
-        *,
-        max_iter: int | None = None,
-        lower_bound: npt.ArrayLike = -math.inf,
-    ) -> list[EmRun]:
-        """Run EM from each start."""
-        return run_em(
-            problems,
-            starts,
-            self.covariance_type,
-            tol=self.tol,
-            reg_covar=penalty.reg_covar,
-            max_iter=self.max_iter if max_iter is None else max_iter,
-            monitor=monitor,
-            prior=penalty.prior,
-            lower_bound=lower_bound,
-        )
-
-    def _last_solution(self, problem: Problems) -> Starts:
-        """Return the fitted parameters, for a warm start."""
-        weights, means, factors = self._density_parameters()
-        covariances = self._float64("covariances")
-        n_features = problem.X.shape[2]
-        shape = covariance_shape(self.covariance_type, self.n_components, n_features)
-        if means.shape != (self.n_components, n_features) or covariances.shape != shape:
-            raise ValueError(
-                f"warm_start=True continues from means of shape {means.shape} and covariances of "
-                f"shape {covariances.shape}, but n_components, covariance_type and X ask for "
-                f"{(self.n_components, n_features)} and {shape}; set warm_start=False to start "
-                "anew"
-            )
-        return as_starts(GmmParameters(weights, means, covariances, factors))
-
-    def _store(self, run: EmRun, dtype: npt.DTypeLike) -> None:
+    def _store(
+        self, run: EmRun, dtype: npt.DTypeLike, restarts: Sequence[Restart] | None = None
+    ) -> None:
         """Set the fitted attributes, arrays in the dtype of the data."""
+        self._forget_stream()
         weights, means, covariances, factors = run.parameters
         precisions = precisions_from_cholesky(factors, self.covariance_type)
         require_representable(covariances, precisions, dtype)
         self._before_rounding = run.parameters if dtype == np.float32 else None
-        self.weights_ = weights.astype(dtype)
         self.means_ = means.astype(dtype)
         self.covariances_ = covariances.astype(dtype)
         self.precisions_cholesky_ = factors.astype(dtype)
@@ -559,6 +415,8 @@ class GaussianMixture(FittedGaussianMixture):
         self.lower_bound_ = run.lower_bound if run.lower_bounds else -math.inf
         self.lower_bounds_ = run.lower_bounds
         self.history_ = fit_history(run.lower_bounds, run.after_m)
+        self.restarts_ = summary([Restart(run)] if restarts is None else restarts)
+        self.weights_ = weights.astype(dtype)  # the last: unchanged_on_failure looks at it
 
     def _warn_if_not_converged(self) -> None:
         """Warn in scikit-learn's words, unless no iteration was asked for."""
@@ -569,20 +427,3 @@ class GaussianMixture(FittedGaussianMixture):
                 ConvergenceWarning,
                 stacklevel=3,
             )
-
-
-def _at_once(problems: Problems) -> int:
-    """Side by side while that is no more memory than one large problem takes."""
-    return max(1, _ROWS_AT_ONCE // int(problems.X.shape[1]))
-
-
-@contextmanager
-def _unchanged_on_failure(estimator: BaseEstimator) -> Iterator[None]:
-    """Give an estimator its attributes back if the block raises, also on Ctrl-C."""
-    before = dict(vars(estimator))
-    try:
-        yield
-    except BaseException:
-        vars(estimator).clear()
-        vars(estimator).update(before)
-        raise

@@ -1,0 +1,136 @@
+"""Fits to one array of complete rows; the iterations are the core's."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from elbokit.mixture._convergence import ConvergenceMonitor
+from elbokit.mixture._em import EmRun, run_em
+from elbokit.mixture._estimator_starts import (
+    drawn_starts,
+    last_solution,
+    monitor_of,
+    rows_at_once,
+)
+from elbokit.mixture._initialization import Starts
+from elbokit.mixture._kmeans_race import promising_starts
+from elbokit.mixture._penalty import Penalty
+from elbokit.mixture._problems import Problems
+from elbokit.mixture._restarts import Restart, number_kept, race, with_given_up
+from elbokit.mixture._validation import GivenParameters
+
+if TYPE_CHECKING:
+    from elbokit.mixture.gaussian_mixture import GaussianMixture
+
+__all__ = ["ArrayFit"]
+
+
+class ArrayFit:
+    """The runs of one fit.
+
+    Parameters
+    ----------
+    estimator : GaussianMixture
+        Its parameters, and for a warm start its last solution, are read.
+    problem : Problems
+        A single one.
+    given : GivenParameters
+        The starting parameters that the caller chose.
+    rng : RandomState
+        Source of the draws.
+    penalty : Penalty
+        What M-steps add.
+    """
+
+    def __init__(
+        self,
+        estimator: GaussianMixture,
+        problem: Problems,
+        given: GivenParameters,
+        rng: np.random.RandomState,
+        penalty: Penalty,
+    ) -> None:
+        self._estimator = estimator
+        self._problem = problem
+        self._given = given
+        self._rng = rng
+        self._penalty = penalty
+
+    def restarts(self, warm: bool) -> Iterator[Restart]:
+        """Run EM from every start: all at once, or one by one where each has something to print."""
+        n_init = 1 if warm else self._estimator.n_init
+        if n_init > 1 and self._estimator.drop_restarts is not None:
+            yield from self._race(n_init, self._estimator.drop_restarts)
+        elif n_init > 1 and not self._estimator.verbose:
+            starts = self._starts(self._problem.repeat(n_init))
+            yield from map(Restart, self._run_em(starts))
+        else:
+            for init in range(n_init):
+                yield Restart(self._shown(init, warm))
+
+    def _shown(self, init: int, warm: bool) -> EmRun:
+        """Make one run under the eyes of a monitor."""
+        with monitor_of(self._estimator, warm) as monitor:
+            monitor.begin(init)
+            if warm:
+                starts = last_solution(self._estimator, self._problem.X.shape[2])
+            else:
+                starts = self._starts(self._problem)
+            (run,) = self._run_em(starts, monitor)
+            monitor.finish(run.lower_bound, run.converged)
+            if self._estimator.max_iter > 0:
+                monitor.end()
+        return run
+
+    def _race(self, n_init: int, drop: float) -> list[Restart]:
+        """Run EM from all starts, dropping the worst on the way."""
+        kept = list(range(n_init))
+        if self._estimator.init_params == "kmeans" and any(a is None for a in self._given):
+            kept, self._rng = promising_starts(
+                self._problem,
+                self._estimator.n_components,
+                number_kept(n_init, drop),
+                n_init,
+                rows_at_once(self._problem),
+                self._rng,
+            )
+        restarts = race(
+            lambda part, max_iter, bound: self._run_em(part, max_iter=max_iter, lower_bound=bound),
+            self._starts(self._problem.repeat(len(kept))),
+            drop,
+            self._estimator.covariance_type,
+            tol=self._estimator.tol,
+            max_iter=self._estimator.max_iter,
+            verbose=self._estimator.verbose not in (0, "bar"),
+        )
+        return with_given_up(restarts, kept, n_init)
+
+    def _starts(self, problems: Problems) -> Starts:
+        return drawn_starts(self._estimator, problems, self._given, self._rng, self._penalty)
+
+    def _run_em(
+        self,
+        starts: Starts,
+        monitor: ConvergenceMonitor | None = None,
+        *,
+        max_iter: int | None = None,
+        lower_bound: npt.ArrayLike = -math.inf,
+    ) -> list[EmRun]:
+        """Run EM from each start."""
+        size = len(starts.status)
+        return run_em(
+            self._problem if size == 1 else self._problem.repeat(size),
+            starts,
+            self._estimator.covariance_type,
+            tol=self._estimator.tol,
+            reg_covar=self._penalty.reg_covar,
+            max_iter=self._estimator.max_iter if max_iter is None else max_iter,
+            monitor=monitor,
+            prior=self._penalty.prior,
+            lower_bound=lower_bound,
+        )

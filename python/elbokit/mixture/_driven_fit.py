@@ -1,0 +1,78 @@
+"""Fits whose statistics do not come from one array of complete rows: EM driven step by step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+from elbokit._types import GmmStatistics
+from elbokit.mixture._em_steps import em_steps
+from elbokit.mixture._estimator_starts import last_solution, monitor_of, single
+from elbokit.mixture._interrupts import last_step
+from elbokit.mixture._parameters import GmmParameters
+from elbokit.mixture._penalty import Penalty
+from elbokit.mixture._restarts import Restart
+
+if TYPE_CHECKING:
+    from elbokit.mixture.gaussian_mixture import GaussianMixture
+
+__all__ = ["driven_restarts"]
+
+
+def driven_restarts(
+    estimator: GaussianMixture,
+    statistics_of: Callable[[GmmParameters, bool], GmmStatistics],
+    draw_start: Callable[[], GmmParameters],
+    penalty: Penalty,
+    *,
+    mass: float,
+    n_samples: int,
+    n_features: int,
+    warm: bool,
+) -> Iterator[Restart]:
+    """Run EM from every start, one after the other.
+
+    Parameters
+    ----------
+    estimator : GaussianMixture
+        Its parameters, and for a warm start its last solution, are read.
+    statistics_of : callable
+        See :func:`elbokit.mixture._em_steps.em_steps`.
+    draw_start : callable
+        Gives the parameters before the first E-step of the next run.
+    penalty : Penalty
+        What M-steps add.
+    mass : float
+        Sum of the sample weights.
+    n_samples, n_features : int
+        Size of the data.
+    warm : bool
+        Whether to go on from the last solution.
+
+    Yields
+    ------
+    restart : Restart
+    """
+    for init in range(1 if warm else estimator.n_init):
+        with monitor_of(estimator, warm) as monitor:
+            monitor.begin(init)
+            if warm:
+                start = single(last_solution(estimator, n_features), estimator.covariance_type)
+            else:
+                start = draw_start()
+            steps = em_steps(
+                statistics_of,
+                start,
+                estimator.covariance_type,
+                mass=mass,
+                n_samples=n_samples,
+                tol=estimator.tol,
+                reg_covar=penalty.reg_covar,
+                max_iter=estimator.max_iter,
+                lower_bound=monitor.lower_bound,
+                prior=penalty.prior,
+            )
+            run = last_step(steps, start, monitor)
+            if estimator.max_iter > 0:
+                monitor.end()
+        yield Restart(run)
