@@ -28,7 +28,7 @@ def X():
     return make_blobs(n_samples=90, centers=3, n_features=2, cluster_std=0.6, random_state=0)[0]
 
 
-@parametrize_with_checks([GaussianMixture()])
+@parametrize_with_checks([GaussianMixture(), GaussianMixture(missing="integrate")])
 def test_scikit_learn_conventions(estimator, check):
     check(estimator)
 
@@ -36,9 +36,11 @@ def test_scikit_learn_conventions(estimator, check):
 def test_signature_is_scikit_learns():
     ours = inspect.signature(GaussianMixture).parameters
     theirs = inspect.signature(SklearnMixture).parameters
-    assert [(p.name, p.kind, p.default) for p in ours.values()] == [
+    ours, own = list(ours.values())[: len(theirs)], list(ours.values())[len(theirs) :]
+    assert [(p.name, p.kind, p.default) for p in ours] == [
         (p.name, p.kind, p.default) for p in theirs.values()
     ]
+    assert {p.kind for p in own} <= {inspect.Parameter.KEYWORD_ONLY}
     public = {name for name in dir(SklearnMixture) if not name.startswith("_")}
     assert public <= set(dir(GaussianMixture))
 

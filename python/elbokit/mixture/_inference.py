@@ -9,9 +9,11 @@ import numpy as np
 import numpy.typing as npt
 from sklearn.base import BaseEstimator, DensityMixin
 from sklearn.utils import check_random_state
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.utils.validation import check_is_fitted
 
-from elbokit import ops
+from elbokit.mixture._estep import estep, require_density
+from elbokit.mixture._missing import estep_incomplete
+from elbokit.mixture._missing_fit import has_missing, validate_rows
 from elbokit.mixture._parameters import GmmParameters, covariance_shape, upper_triangular
 from elbokit.mixture._validation import check_sample_weight
 
@@ -26,6 +28,7 @@ class FittedGaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
     n_components: int
     covariance_type: str
     random_state: int | np.random.RandomState | None
+    missing: str
     weights_: Floats
     means_: Floats
     covariances_: Floats
@@ -127,13 +130,7 @@ class FittedGaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
             If the squared distances of a sample to all components overflow float64.
         """
         log_prob, responsibilities = self._estep(X)
-        rows = np.flatnonzero(np.isneginf(log_prob))
-        rows = rows[~(responsibilities[rows].sum(axis=1) > 0.0)]
-        if len(rows):
-            raise ValueError(
-                f"row {rows[0]} of X is so far from every component that all squared distances "
-                "overflow float64, so none of them is the most probable; rescale or drop it"
-            )
+        require_density(log_prob, responsibilities, "X")
         return responsibilities
 
     def sample(self, n_samples: int = 1) -> tuple[Floats, npt.NDArray[np.int64]]:
@@ -240,21 +237,13 @@ class FittedGaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
         Where all distances overflow the density is -inf and the responsibilities do not sum to 1.
         """
         check_is_fitted(self)
-        data = validate_data(self, X, dtype=[np.float64, np.float32], order="C", reset=False)
+        data = validate_rows(self, X, reset=False)
         parameters = self._density_parameters()
         public = (self.weights_, self.means_, self.precisions_cholesky_)
         dtype = np.result_type(data, *(np.asarray(array) for array in public))
         data = data.astype(np.float32 if dtype == np.float32 else np.float64, copy=False)
-        log_prob, responsibilities = ops.gmm_estep(data, *parameters, self.covariance_type)
-        lost = np.flatnonzero(~np.isfinite(log_prob))
-        if len(lost):
-            # X is finite, so distances overflowed: float64 knows more, and infinities of both
-            # signs (NaN) in one distance only say that it is large.
-            rows = ops.gmm_estep(data[lost].astype(np.float64), *parameters, self.covariance_type)
-            with np.errstate(over="ignore"):
-                log_prob[lost] = np.where(np.isnan(rows[0]), -np.inf, rows[0])
-            responsibilities[lost] = rows[1]
-        return log_prob, responsibilities
+        of_rows = estep_incomplete if has_missing(data) else estep
+        return of_rows(data, *parameters, self.covariance_type)
 
     def _density_parameters(self) -> tuple[Floats, Floats, Floats]:
         """Return weights, means and upper triangular factors: what the density needs."""

@@ -19,7 +19,6 @@ from sklearn.utils._param_validation import (
     StrOptions,
     validate_parameter_constraints,
 )
-from sklearn.utils.validation import validate_data
 
 from elbokit._arrays import as_float_array
 from elbokit.mixture._convergence import ConvergenceMonitor
@@ -32,11 +31,13 @@ from elbokit.mixture._initialization import (
     starting_parameters,
     warn_of_few_clusters,
 )
+from elbokit.mixture._missing_fit import has_missing, incomplete_runs, validate_rows
 from elbokit.mixture._parameters import (
     GmmParameters,
     covariance_shape,
     precisions_from_cholesky,
 )
+from elbokit.mixture._partial import PartialMixin
 from elbokit.mixture._problems import Problems
 from elbokit.mixture._validation import (
     GivenParameters,
@@ -52,7 +53,7 @@ __all__ = ["GaussianMixture"]
 _ROWS_AT_ONCE = 1 << 20
 
 
-class GaussianMixture(FittedGaussianMixture):
+class GaussianMixture(PartialMixin, FittedGaussianMixture):
     """Mixture of Gaussians, fitted by expectation-maximisation.
 
     Parameters, attributes, methods and random draws are those of
@@ -92,6 +93,9 @@ class GaussianMixture(FittedGaussianMixture):
         1 prints iterations, 2 adds times and changes of the bound.
     verbose_interval : int, default=10
         Number of iterations between two lines.
+    missing : {'error', 'integrate'}, default='error'
+        What NaN in X means: an error, or a missing entry, which is integrated out exactly in
+        :meth:`fit` and in all methods that take X.
 
     Attributes
     ----------
@@ -149,6 +153,7 @@ class GaussianMixture(FittedGaussianMixture):
         "warm_start": ["boolean"],
         "verbose": ["verbose"],
         "verbose_interval": [Interval(Integral, 1, None, closed="left")],
+        "missing": [StrOptions({"error", "integrate"})],
     }
 
     def __init__(
@@ -168,6 +173,7 @@ class GaussianMixture(FittedGaussianMixture):
         warm_start: bool = False,
         verbose: int = 0,
         verbose_interval: int = 10,
+        missing: str = "error",
     ) -> None:
         self.n_components = n_components
         self.covariance_type = covariance_type
@@ -183,6 +189,7 @@ class GaussianMixture(FittedGaussianMixture):
         self.warm_start = warm_start
         self.verbose = verbose
         self.verbose_interval = verbose_interval
+        self.missing = missing
 
     def fit(
         self, X: npt.ArrayLike, y: object = None, sample_weight: npt.ArrayLike | None = None
@@ -277,8 +284,14 @@ class GaussianMixture(FittedGaussianMixture):
         rows = as_float_array(data, "X")
         problem = Problems(rows[None], None if weight is None else weight[None])
         rng = check_random_state(self.random_state)
+        incomplete = self.missing == "integrate" and has_missing(data)
+        runs = (
+            incomplete_runs(self, problem, given, rng, warm)
+            if incomplete
+            else self._runs(problem, given, rng, warm)
+        )
         best = None
-        for run in self._runs(problem, given, rng, warm):
+        for run in runs:
             if best is None or best.lower_bound == -math.inf or run.lower_bound > best.lower_bound:
                 best = run
         assert best is not None  # n_init >= 1
@@ -292,9 +305,7 @@ class GaussianMixture(FittedGaussianMixture):
                 del self.feature_names_in_
             self.n_features_in_ = X.shape[1]
             return np.asarray(X)
-        return np.asarray(
-            validate_data(self, X, dtype=[np.float64, np.float32], order="C", ensure_min_samples=2)
-        )
+        return validate_rows(self, X, ensure_min_samples=2)
 
     def _runs(
         self, problem: Problems, given: GivenParameters, rng: np.random.RandomState, warm: bool

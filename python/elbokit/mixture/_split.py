@@ -1,0 +1,103 @@
+"""Features in two parts: the marginal of one, and the conditional of the other given it."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from elbokit.mixture._parameters import upper_triangular
+
+__all__ = ["Split", "conditional_covariances", "split"]
+
+Array = npt.NDArray[np.float64]
+Integers = npt.NDArray[np.int64]
+
+
+class Split(NamedTuple):
+    """Factors of marginals and conditionals; n_components is 1 for 'tied', absent for 'spherical'.
+
+    Attributes
+    ----------
+    observed : ndarray
+        Upper triangular factors of the precisions of the marginals ``p(x_o | k)``:
+        (n_splits, ...) in the covariance type's shape.
+    hidden : ndarray
+        The same of the conditionals ``p(x_m | x_o, k)``.
+    regression : ndarray of shape (n_splits, n_components or 1, n_hidden, n_observed) or None
+        ``B`` of the conditional mean ``mu_m + B (x_o - mu_o)``; None where it is zero.
+    """
+
+    observed: Array
+    hidden: Array
+    regression: Array | None
+
+
+def split(factors: Array, covariance_type: str, order: Integers, n_observed: int) -> Split:
+    """Split the features of a mixture into observed and hidden ones, in several ways at once.
+
+    Parameters
+    ----------
+    factors : ndarray
+        Upper triangular factors P of the precisions, ``Sigma^-1 = P P^T``, in the shape of
+        `covariance_type`.
+    covariance_type : {'full', 'tied', 'diag', 'spherical'}
+        Shape of the covariances.
+    order : ndarray of shape (n_splits, n_features)
+        The observed features, then the hidden ones.
+    n_observed : int
+        How many are observed.
+
+    Returns
+    -------
+    split : Split
+        Marginals and conditionals.
+
+    Notes
+    -----
+    With the features in the new order, ``P = [[P_oo, P_om], [0, P_mm]]`` has it all: ``P_oo`` is
+    the factor of ``Sigma_oo^-1``, ``P_mm`` that of the conditional precision, and
+    ``B = -P_mm^-T P_om^T``. Reordering the rows of P and making it triangular again by a QR
+    decomposition never forms a covariance, which would square the condition number.
+    """
+    size, o = len(order), n_observed
+    if covariance_type == "spherical":
+        repeated = np.tile(factors, (size, 1))
+        return Split(repeated, repeated, None)
+    if covariance_type == "diag":
+        ordered = factors[:, order].swapaxes(0, 1)
+        seen, hidden = (np.ascontiguousarray(a) for a in (ordered[..., :o], ordered[..., o:]))
+        return Split(seen, hidden, None)
+    tied = covariance_type == "tied"
+    ordered = factors[order][:, None] if tied else factors[:, order].swapaxes(0, 1)
+    triangle = upper_triangular(ordered, covariance_type)
+    hidden = triangle[..., o:, o:]
+    cross = triangle[..., :o, o:]
+    regression = -np.linalg.solve(hidden.swapaxes(-1, -2), cross.swapaxes(-1, -2))
+    blocks = triangle[..., :o, :o], hidden
+    seen, hidden = (np.ascontiguousarray(block[:, 0] if tied else block) for block in blocks)
+    return Split(seen, hidden, np.asarray(regression, dtype=np.float64))
+
+
+def conditional_covariances(parts: Split, covariance_type: str) -> Array:
+    """Return the covariances of ``p(x_m | x_o, k)``.
+
+    Parameters
+    ----------
+    parts : Split
+        See :func:`split`.
+    covariance_type : {'full', 'tied', 'diag', 'spherical'}
+        Shape of the covariances.
+
+    Returns
+    -------
+    covariances : ndarray
+        Shape of ``parts.hidden``; with a dimension of 1 for the component of 'tied'.
+    """
+    if covariance_type in ("diag", "spherical"):
+        return np.asarray(parts.hidden**-2)
+    hidden = parts.hidden[:, None] if covariance_type == "tied" else parts.hidden
+    inverse: Any = np.linalg.inv(hidden)
+    covariances = inverse.swapaxes(-1, -2) @ inverse
+    return np.asarray((covariances + covariances.swapaxes(-1, -2)) / 2)
