@@ -11,7 +11,7 @@ import numpy.typing as npt
 from elbokit.mixture._estep import estep, require_density
 from elbokit.mixture._missing import estep_incomplete, group_by_pattern, observed_means
 from elbokit.mixture._parameters import GmmParameters
-from elbokit.mixture._split import conditional_covariances, split
+from elbokit.mixture._split import split
 
 __all__ = [
     "ConditionalMixtures",
@@ -193,7 +193,7 @@ def condition(
         for k, mean in enumerate(means[:, given]):
             slope = parts.regression[0, k if covariance_type == "full" else 0]
             centers[:, k] += (X - mean) @ slope.T
-    covariances = conditional_covariances(parts, covariance_type)[0]
+    covariances = parts.covariances[0]
     shared = covariances[0] if covariance_type == "tied" else covariances
     return ConditionalMixtures(responsibilities, centers, shared, parts.hidden[0], rest)
 

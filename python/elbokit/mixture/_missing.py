@@ -19,7 +19,7 @@ from elbokit import _core
 from elbokit._types import GmmStatistics
 from elbokit.mixture._estep import estep
 from elbokit.mixture._parameters import GmmParameters, covariance_shape
-from elbokit.mixture._split import Split, conditional_covariances, split
+from elbokit.mixture._split import Split, split
 
 __all__ = ["PatternGroup", "estep_incomplete", "group_by_pattern", "statistics_of_groups"]
 
@@ -161,11 +161,17 @@ def statistics_of_groups(
     statistics : GmmStatistics
         About the means of `parameters`; not finite where sums overflow.
     """
-    parts = (_statistics(group, parameters, covariance_type, wide) for group in groups)
-    total = next(parts)
-    for part in parts:
-        total = GmmStatistics(*(a + b for a, b in zip(total, part, strict=True)))  # type: ignore[arg-type]
+    total = None
+    with np.errstate(over="ignore", invalid="ignore"):  # the M-step looks at what comes out
+        for group in groups:
+            part = _statistics(group, parameters, covariance_type, wide)
+            total = part if total is None else _added(total, part)
+    assert total is not None  # there are rows
     return total
+
+
+def _added(one: GmmStatistics, other: GmmStatistics) -> GmmStatistics:
+    return GmmStatistics(*(a + b for a, b in zip(one, other, strict=True)))  # type: ignore[arg-type]
 
 
 def _statistics(
@@ -204,7 +210,7 @@ def _observed_statistics(
         covariance_type,
         *sums,
     )
-    if not wide and group.X.dtype == np.float32 and not np.isfinite(sums[3]).all():
+    if not (wide or group.X.dtype == np.float64 or all(np.isfinite(a).all() for a in sums)):
         return _observed_statistics(group, parameters, parts, covariance_type, wide=True)
     return sums
 
@@ -232,7 +238,7 @@ def _lift_second(
     """Return second moments of all features in their order, of each pattern."""
     d, o = group.order.shape[1], group.n_observed
     place = np.argsort(group.order, axis=1)
-    own = conditional_covariances(parts, covariance_type)
+    own = parts.covariances
     if covariance_type == "spherical":
         return np.asarray(second + (d - o) * counts * own)
     if covariance_type == "diag":

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from elbokit.mixture._parameters import upper_triangular
 
-__all__ = ["Split", "conditional_covariances", "split"]
+__all__ = ["Split", "split"]
 
 Array = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
@@ -27,11 +27,14 @@ class Split(NamedTuple):
         The same of the conditionals ``p(x_m | x_o, k)``.
     regression : ndarray of shape (n_splits, n_components or 1, n_hidden, n_observed) or None
         ``B`` of the conditional mean ``mu_m + B (x_o - mu_o)``; None where it is zero.
+    covariances : ndarray
+        Of the conditionals; as `hidden`, but with a dimension of 1 for the component of 'tied'.
     """
 
     observed: Array
     hidden: Array
     regression: Array | None
+    covariances: Array
 
 
 def split(factors: Array, covariance_type: str, order: Integers, n_observed: int) -> Split:
@@ -64,40 +67,18 @@ def split(factors: Array, covariance_type: str, order: Integers, n_observed: int
     size, o = len(order), n_observed
     if covariance_type == "spherical":
         repeated = np.tile(factors, (size, 1))
-        return Split(repeated, repeated, None)
+        return Split(repeated, repeated, None, repeated**-2)
     if covariance_type == "diag":
         ordered = factors[:, order].swapaxes(0, 1)
         seen, hidden = (np.ascontiguousarray(a) for a in (ordered[..., :o], ordered[..., o:]))
-        return Split(seen, hidden, None)
+        return Split(seen, hidden, None, hidden**-2)
     tied = covariance_type == "tied"
     ordered = factors[order][:, None] if tied else factors[:, order].swapaxes(0, 1)
     triangle = upper_triangular(ordered, covariance_type)
     hidden = triangle[..., o:, o:]
     cross = triangle[..., :o, o:]
-    regression = -np.linalg.solve(hidden.swapaxes(-1, -2), cross.swapaxes(-1, -2))
+    inverse = np.linalg.inv(hidden).swapaxes(-1, -2)
+    regression = -inverse @ cross.swapaxes(-1, -2)
     blocks = triangle[..., :o, :o], hidden
     seen, hidden = (np.ascontiguousarray(block[:, 0] if tied else block) for block in blocks)
-    return Split(seen, hidden, np.asarray(regression, dtype=np.float64))
-
-
-def conditional_covariances(parts: Split, covariance_type: str) -> Array:
-    """Return the covariances of ``p(x_m | x_o, k)``.
-
-    Parameters
-    ----------
-    parts : Split
-        See :func:`split`.
-    covariance_type : {'full', 'tied', 'diag', 'spherical'}
-        Shape of the covariances.
-
-    Returns
-    -------
-    covariances : ndarray
-        Shape of ``parts.hidden``; with a dimension of 1 for the component of 'tied'.
-    """
-    if covariance_type in ("diag", "spherical"):
-        return np.asarray(parts.hidden**-2)
-    hidden = parts.hidden[:, None] if covariance_type == "tied" else parts.hidden
-    inverse: Any = np.linalg.inv(hidden)
-    covariances = inverse.swapaxes(-1, -2) @ inverse
-    return np.asarray((covariances + covariances.swapaxes(-1, -2)) / 2)
+    return Split(seen, hidden, regression, inverse @ inverse.swapaxes(-1, -2))
