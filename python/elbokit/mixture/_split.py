@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from elbokit.mixture._parameters import upper_triangular
+from elbokit import _core
 
 __all__ = ["Split", "split"]
 
@@ -59,10 +59,7 @@ def split(factors: Array, covariance_type: str, order: Integers, n_observed: int
 
     Notes
     -----
-    With the features in the new order, ``P = [[P_oo, P_om], [0, P_mm]]`` has it all: ``P_oo`` is
-    the factor of ``Sigma_oo^-1``, ``P_mm`` that of the conditional precision, and
-    ``B = -P_mm^-T P_om^T``. Reordering the rows of P and making it triangular again by a QR
-    decomposition never forms a covariance, which would square the condition number.
+    No covariance is formed: how is told in ``cpp/include/elbokit/gmm_split.h``.
     """
     size, o = len(order), n_observed
     if covariance_type == "spherical":
@@ -73,12 +70,11 @@ def split(factors: Array, covariance_type: str, order: Integers, n_observed: int
         seen, hidden = (np.ascontiguousarray(a) for a in (ordered[..., :o], ordered[..., o:]))
         return Split(seen, hidden, None, hidden**-2)
     tied = covariance_type == "tied"
-    ordered = factors[order][:, None] if tied else factors[:, order].swapaxes(0, 1)
-    triangle = upper_triangular(ordered, covariance_type)
-    hidden = triangle[..., o:, o:]
-    cross = triangle[..., :o, o:]
-    inverse = np.linalg.inv(hidden).swapaxes(-1, -2)
-    regression = -inverse @ cross.swapaxes(-1, -2)
-    blocks = triangle[..., :o, :o], hidden
-    seen, hidden = (np.ascontiguousarray(block[:, 0] if tied else block) for block in blocks)
-    return Split(seen, hidden, regression, inverse @ inverse.swapaxes(-1, -2))
+    matrices = np.ascontiguousarray(factors[None] if tied else factors)
+    batch, m = (size, len(matrices)), order.shape[1] - o
+    shapes = (*batch, o, o), (*batch, m, m), (*batch, m, o), (*batch, m, m)
+    seen, hidden, regression, covariances = (np.empty(shape) for shape in shapes)
+    _core.gmm_split(matrices, np.ascontiguousarray(order), o, seen, hidden, regression, covariances)
+    if tied:
+        seen, hidden = seen[:, 0], hidden[:, 0]
+    return Split(seen, hidden, regression, covariances)
