@@ -269,6 +269,37 @@ def test_integer_weights_are_repeated_rows(covariance_type, init_params) -> None
     assert gm.lower_bound_ == pytest.approx(bound, rel=1e-10)
 
 
+@pytest.mark.parametrize("init_params", ["kmeans", "k-means++", "random", "random_from_data"])
+@types
+def test_start_is_the_plain_one_with_means_filled_in(covariance_type, init_params) -> None:
+    """And the variance that this takes away is given back."""
+    rng = np.random.default_rng(14)
+    X = with_holes(rng, clusters(rng, 80, 3, 2))
+    weight = rng.uniform(0.2, 1.0, 80)
+    options = {
+        "covariance_type": covariance_type,
+        "init_params": init_params,
+        "max_iter": 0,
+        "random_state": 0,
+    }
+    seen = np.ma.masked_invalid(X)
+    mean = np.ma.average(seen, axis=0, weights=weight).data
+    variance = np.ma.average((seen - mean) ** 2, axis=0, weights=weight).data
+    lost = variance * np.average(np.isnan(X), axis=0, weights=weight)
+    if init_params in ("k-means++", "random_from_data"):
+        lost[:] = lost.mean()
+    plain = GaussianMixture(2, **options).fit(np.where(np.isnan(X), mean, X), sample_weight=weight)
+    gm = GaussianMixture(2, missing="integrate", **options).fit(X, sample_weight=weight)
+    assert_allclose(gm.weights_, plain.weights_, rtol=1e-12)
+    assert_allclose(gm.means_, plain.means_, rtol=1e-9, atol=1e-12)
+    wider = oracle.matrices(plain.covariances_, covariance_type, 2, 3) + np.diag(
+        np.full(3, lost.mean()) if covariance_type == "spherical" else lost
+    )
+    ours = oracle.matrices(gm.covariances_, covariance_type, 2, 3)
+    assert_allclose(ours, wider, rtol=1e-9, atol=1e-12)
+    assert gm.n_iter_ == 0
+
+
 @types
 def test_float32_is_near_float64(covariance_type) -> None:
     rng = np.random.default_rng(8)
@@ -338,6 +369,11 @@ def test_restarts_warm_start_and_output(capsys) -> None:
         once = GaussianMixture(3, missing="integrate", random_state=0, max_iter=4, tol=0.0).fit(X)
     assert_allclose(twice, once.lower_bounds_, rtol=1e-10)
 
+    # The bound before the first iteration is known: nothing changes any more.
+    gm.set_params(tol=1e-6, max_iter=1000).fit(X)
+    assert gm.n_iter_ > 1
+    assert gm.fit(X).n_iter_ == 1
+
     capsys.readouterr()
     printed = GaussianMixture(
         2, missing="integrate", random_state=0, verbose=2, verbose_interval=1, tol=1e-2
@@ -353,13 +389,47 @@ def test_overflow_of_float32_is_computed_in_float64() -> None:
     rng = np.random.default_rng(12)
     X = (1e19 * rng.normal(size=(80, 3))).astype(np.float32)
     X[::3, 1] = np.nan
-    start = {"weights_init": [1.0], "means_init": X[1:2], "precisions_init": [1e-38 * np.eye(3)]}
+    start = {
+        "weights_init": [1.0],
+        "means_init": 1e3 * X[1:2],
+        "precisions_init": [1e-38 * np.eye(3)],
+    }
     narrow, wide = (
         GaussianMixture(missing="integrate", **start).fit(data)
         for data in (X, X.astype(np.float64))
     )
     assert narrow.lower_bound_ == pytest.approx(wide.lower_bound_, rel=1e-6)
     assert_allclose(narrow._float64("covariances"), wide.covariances_, rtol=1e-4)
+
+
+@types
+def test_a_row_that_float32_would_lose(covariance_type) -> None:
+    """Its squared distance overflows: that pattern is computed in float64."""
+    rng = np.random.default_rng(15)
+    X = rng.normal(size=(40, 3)).astype(np.float32)
+    X[::3, 1] = X[::4, 2] = np.nan
+    X[3, 0] = 3e19
+    k = 2
+    shape = {"full": (k, 3, 3), "tied": (3, 3), "diag": (k, 3), "spherical": (k,)}
+    unit = np.eye(3) if covariance_type in ("full", "tied") else 1.0
+    gm = GaussianMixture(
+        k,
+        missing="integrate",
+        covariance_type=covariance_type,
+        weights_init=[0.5, 0.5],
+        means_init=[[0.0, 0.0, 0.0], [2.0, 0.0, 0.0]],
+        precisions_init=np.ones(shape[covariance_type]) * unit,
+        max_iter=1,
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        narrow = gm.fit(X).lower_bound_
+        wide = gm.fit(X.astype(np.float64)).lower_bound_
+    assert np.isfinite(narrow)
+    assert narrow == pytest.approx(wide, rel=1e-6)
+    start = gm.set_params(max_iter=0)
+    expected = start.fit(X.astype(np.float64)).predict_proba(X.astype(np.float64))
+    assert_allclose(start.fit(X).predict_proba(X), expected, atol=1e-5)
 
 
 def test_errors_name_row_and_column() -> None:
