@@ -11,7 +11,7 @@ from scipy.stats import multivariate_normal
 from sklearn.exceptions import ConvergenceWarning
 
 import missing_oracle as oracle
-from elbokit import GaussianMixture
+from elbokit import GaussianMixture, _core
 from elbokit._types import GmmStatistics, SingularCovarianceError
 from elbokit.mixture import _missing
 from elbokit.mixture._missing import group_by_pattern, statistics_of_groups
@@ -400,6 +400,23 @@ def test_overflow_of_float32_is_computed_in_float64() -> None:
     )
     assert narrow.lower_bound_ == pytest.approx(wide.lower_bound_, rel=1e-6)
     assert_allclose(narrow._float64("covariances"), wide.covariances_, rtol=1e-4)
+
+
+@types
+def test_threads_do_not_show(covariance_type) -> None:
+    rng = np.random.default_rng(16)
+    X = with_holes(rng, clusters(rng, 3000, 12, 3))
+    p = parameters(rng, 3, 12, covariance_type)
+    groups = group_by_pattern(X, 3, covariance_type)
+    before, results = _core.get_num_threads(), []
+    try:
+        for threads in (1, 3):
+            _core.set_num_threads(threads)
+            results.append(statistics_of_groups(groups, p, covariance_type))
+    finally:
+        _core.set_num_threads(before)
+    for one, several in zip(*results, strict=True):
+        assert_array_equal(one, several)
 
 
 @types
