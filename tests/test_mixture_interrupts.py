@@ -151,7 +151,7 @@ def test_the_unfinished_run_counts_if_it_is_better():
     for unfinished, best in (([], -2.0), ([run(-3.0)], -2.0), ([run(-3.0), run(-1.0)], -1.0)):
         stored: list[EmRun] = []
         with pytest.raises(KeyboardInterrupt):
-            keep_best(runs(unfinished), lambda best, every: stored.append(best))
+            keep_best(runs(unfinished), lambda best, every, to=stored: to.append(best))
         assert [kept.lower_bound for kept in stored] == [best]
         assert stored[0].converged is False
 

@@ -10,6 +10,7 @@ void register_elementary(pybind11::module_& m);
 void register_gaussian_kl(pybind11::module_& m);
 void register_gmm(pybind11::module_& m);
 void register_gmm_fit(pybind11::module_& m);
+void register_gmm_split(pybind11::module_& m);
 void register_kmeans(pybind11::module_& m);
 void register_logsumexp(pybind11::module_& m);
 void register_precision_cholesky(pybind11::module_& m);

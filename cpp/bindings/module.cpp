@@ -8,6 +8,7 @@ PYBIND11_MODULE(_core, m, pybind11::mod_gil_not_used()) {
   register_gaussian_kl(m);
   register_gmm(m);
   register_gmm_fit(m);
+  register_gmm_split(m);
   register_kmeans(m);
   register_logsumexp(m);
   register_precision_cholesky(m);

@@ -166,3 +166,12 @@ def gmm_covariances(
     precisions_cholesky: _Float64,
     covariances: _Float64,
 ) -> None: ...
+def gmm_split(
+    factors: _Float64,
+    order: npt.NDArray[np.int64],
+    n_observed: int,
+    observed: _Float64,
+    hidden: _Float64,
+    regression: _Float64,
+    covariances: _Float64,
+) -> None: ...

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from elbokit.mixture._conditional import ConditionalMixtures
 from elbokit.mixture._fit_mixtures import fit_mixtures
 from elbokit.mixture._history import FitHistory
 from elbokit.mixture._prior import MixturePrior
@@ -12,6 +13,7 @@ from elbokit.mixture.gaussian_mixture import GaussianMixture
 __all__ = [
     "Candidate",
     "ComponentSelection",
+    "ConditionalMixtures",
     "FitHistory",
     "GaussianMixture",
     "MixturePrior",

@@ -19,7 +19,7 @@ from elbokit.mixture._estimator_starts import (
 )
 from elbokit.mixture._initialization import Starts
 from elbokit.mixture._kmeans_race import promising_starts
-from elbokit.mixture._penalty import Penalty
+from elbokit.mixture._penalty import as_penalty
 from elbokit.mixture._problems import Problems
 from elbokit.mixture._restarts import Restart, number_kept, race, with_given_up
 from elbokit.mixture._validation import GivenParameters
@@ -43,8 +43,8 @@ class ArrayFit:
         The starting parameters that the caller chose.
     rng : RandomState
         Source of the draws.
-    penalty : Penalty
-        What M-steps add.
+    unit : float
+        What the weights of the rows were divided by.
     """
 
     def __init__(
@@ -53,13 +53,13 @@ class ArrayFit:
         problem: Problems,
         given: GivenParameters,
         rng: np.random.RandomState,
-        penalty: Penalty,
+        unit: float,
     ) -> None:
         self._estimator = estimator
         self._problem = problem
         self._given = given
         self._rng = rng
-        self._penalty = penalty
+        self._penalty = as_penalty(estimator, problem, unit)
 
     def restarts(self, warm: bool) -> Iterator[Restart]:
         """Run EM from every start: all at once, or one by one where each has something to print."""

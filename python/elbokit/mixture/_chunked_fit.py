@@ -75,15 +75,7 @@ def fit_chunks(
             f"n_samples = {data.n_samples}"
         )
     given = given_to(estimator, sample.X.shape[2])
-    penalty = as_penalty(
-        sample,
-        estimator.covariance_type,
-        estimator.n_components,
-        reg_covar=estimator.reg_covar,
-        relative_reg_covar=estimator.relative_reg_covar,
-        prior=estimator.prior,
-        unit=data.unit,
-    )
+    penalty = as_penalty(estimator, sample, data.unit)
     restarts = driven_restarts(
         estimator,
         data.statistics,

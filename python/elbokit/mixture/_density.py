@@ -15,6 +15,7 @@ from sklearn.utils import assert_all_finite
 
 from elbokit import ops
 from elbokit._gmm_density import density_of_rows
+from elbokit.mixture._validation import refuse_missing
 
 __all__ = ["log_prob_of", "labels_of", "posterior_of", "require_nearest"]
 
@@ -66,7 +67,10 @@ def labels_of(X: Floats, parameters: Parameters, covariance_type: str) -> npt.ND
 
 
 def require_nearest(
-    log_prob: Floats, responsibilities: Floats, rows: npt.NDArray[np.intp] | None = None
+    log_prob: Floats,
+    responsibilities: Floats,
+    rows: npt.NDArray[np.intp] | None = None,
+    name: str = "X",
 ) -> None:
     """Raise ValueError for the first row that no component is nearest to; `rows` numbers them."""
     lost = np.flatnonzero(~(log_prob > -np.inf))
@@ -74,7 +78,7 @@ def require_nearest(
     if len(lost):
         row = lost[0] if rows is None else rows[lost[0]]
         raise ValueError(
-            f"row {row} of X is so far from every component that all squared distances "
+            f"row {row} of {name} is so far from every component that all squared distances "
             "overflow float64, so none of them is the most probable; rescale or drop it"
         )
 
@@ -86,6 +90,7 @@ def _lost(X: Floats, log_prob: Floats) -> Iterator[tuple[npt.NDArray[np.intp], F
         rows = lost[begin : begin + _BLOCK_ROWS]
         block = X[rows].astype(np.float64)
         if not np.isfinite(block).all():
+            refuse_missing(X)
             assert_all_finite(X, estimator_name="GaussianMixture", input_name="X")
         yield rows, block
 

@@ -9,11 +9,13 @@ import numpy as np
 import numpy.typing as npt
 from sklearn.base import BaseEstimator, DensityMixin
 from sklearn.utils import check_random_state
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.utils.validation import check_is_fitted
 
 from elbokit._arrays import as_numpy, returns_like
 from elbokit.mixture._density import labels_of, log_prob_of, posterior_of, require_nearest
 from elbokit.mixture._library import array_of
+from elbokit.mixture._missing import estep_incomplete
+from elbokit.mixture._missing_fit import has_missing, validate_rows
 from elbokit.mixture._parameters import GmmParameters, covariance_shape, upper_triangular
 from elbokit.mixture._validation import (
     check_sample_weight,
@@ -32,6 +34,7 @@ class FittedGaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
     n_components: int
     covariance_type: str
     random_state: int | np.random.RandomState | None
+    missing: str
     weights_: Floats
     means_: Floats
     covariances_: Floats
@@ -111,7 +114,7 @@ class FittedGaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
         ValueError
             If the squared distances of a sample to all components overflow float64.
         """
-        return returns_like(X)(labels_of(*self._as_density_reads(X), self.covariance_type))
+        return returns_like(X)(self._labels(X))
 
     def predict_proba(self, X: npt.ArrayLike) -> Any:
         """Compute the posterior probability of each component for each sample.
@@ -255,14 +258,29 @@ class FittedGaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
 
     def _log_prob(self, X: npt.ArrayLike) -> Floats:
         """Return log p(x) of validated data, as a NumPy array."""
-        return log_prob_of(*self._as_density_reads(X), self.covariance_type)
+        data, parameters = self._as_density_reads(X)
+        if self._has_missing(data):
+            return estep_incomplete(data, *parameters, self.covariance_type)[0]
+        return log_prob_of(data, parameters, self.covariance_type)
 
     def _estep(self, X: npt.ArrayLike) -> tuple[Floats, Floats]:
         """Return log p(x) and the responsibilities of validated data, as NumPy arrays.
 
         Where all distances overflow the density is -inf and the responsibilities do not sum to 1.
         """
-        return posterior_of(*self._as_density_reads(X), self.covariance_type)
+        data, parameters = self._as_density_reads(X)
+        if self._has_missing(data):
+            return estep_incomplete(data, *parameters, self.covariance_type)
+        return posterior_of(data, parameters, self.covariance_type)
+
+    def _labels(self, X: npt.ArrayLike) -> npt.NDArray[Any]:
+        """Return the most probable components, as a NumPy array."""
+        data, parameters = self._as_density_reads(X)
+        if not self._has_missing(data):
+            return labels_of(data, parameters, self.covariance_type)
+        log_prob, responsibilities = estep_incomplete(data, *parameters, self.covariance_type)
+        require_nearest(log_prob, responsibilities)
+        return np.asarray(responsibilities.argmax(axis=1))
 
     def _as_density_reads(self, X: npt.ArrayLike) -> tuple[Floats, tuple[Floats, Floats, Floats]]:
         """Return validated data, float32 where the parameters are too, and the parameters."""
@@ -275,13 +293,16 @@ class FittedGaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
 
     def _validated(self, X: npt.ArrayLike) -> Floats:
         """Return scikit-learn's reading of the data; of plain ones the density tells NaN."""
-        if has_plain_layout(X) and not hasattr(self, "feature_names_in_"):
+        named = hasattr(self, "feature_names_in_")
+        if has_plain_layout(X) and not named and self.missing == "error":
             data: Floats = np.asarray(X)
             if data.shape[1] == getattr(self, "n_features_in_", None):
                 return data
-        return np.asarray(
-            validate_data(self, X, dtype=[np.float64, np.float32], order="C", reset=False)
-        )
+        return validate_rows(self, X, reset=False)
+
+    def _has_missing(self, data: Floats) -> bool:
+        """Tell whether rows have entries that are to be integrated out."""
+        return self.missing == "integrate" and has_missing(data)
 
     def _density_parameters(self) -> tuple[Floats, Floats, Floats]:
         """Return weights, means and upper triangular factors: what the density needs."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -10,8 +10,11 @@ import numpy.typing as npt
 from elbokit._gmm_fit import fit_error
 from elbokit._types import FitStatus
 from elbokit.mixture._initialization import whole_moments
-from elbokit.mixture._prior import CorePrior, MixturePrior, resolve_prior
+from elbokit.mixture._prior import CorePrior, resolve_prior
 from elbokit.mixture._problems import Problems
+
+if TYPE_CHECKING:
+    from elbokit.mixture.gaussian_mixture import GaussianMixture
 
 __all__ = ["Penalty", "as_penalty", "weight_unit"]
 
@@ -34,27 +37,24 @@ class Penalty(NamedTuple):
 
 
 def as_penalty(
+    estimator: GaussianMixture,
     problem: Problems,
-    covariance_type: str,
-    n_components: int,
-    *,
-    reg_covar: float,
-    relative_reg_covar: float,
-    prior: MixturePrior | None,
     unit: float,
+    *,
+    moments: tuple[Array, Array] | None = None,
 ) -> Penalty:
-    """Put the data's moments where the parameters refer to them.
+    """Put the data's moments where the parameters of an estimator refer to them.
 
     Parameters
     ----------
+    estimator : GaussianMixture
+        `reg_covar`, `relative_reg_covar`, `prior` and the mixture's shape are read.
     problem : Problems
         A single one.
-    covariance_type : {'full', 'tied', 'diag', 'spherical'}
-    n_components : int
-    reg_covar, relative_reg_covar : float
-    prior : MixturePrior or None
     unit : float
         What the weights of the rows were divided by: :func:`weight_unit`.
+    moments : tuple of ndarray, default=None
+        Means and variances of the features where the rows do not have them all.
 
     Returns
     -------
@@ -65,9 +65,11 @@ def as_penalty(
     TypeError, ValueError
         If a field of the prior is not as described, or sums overflow.
     """
+    covariance_type, prior = estimator.covariance_type, estimator.prior
+    reg_covar, relative_reg_covar = estimator.reg_covar, estimator.relative_reg_covar
     if prior is None and relative_reg_covar == 0.0:
         return Penalty(reg_covar, None)
-    mean, variance = whole_moments(problem)
+    mean, variance = whole_moments(problem) if moments is None else moments
     if not np.isfinite(variance).all():
         error = fit_error(FitStatus.OVERFLOW, -1, covariance_type, "")
         assert error is not None
@@ -79,7 +81,7 @@ def as_penalty(
         regularisation = reg_covar + relative_reg_covar * spread
     if prior is None:
         return Penalty(regularisation, None)
-    resolved = resolve_prior(prior, covariance_type, n_components, mean, variance)
+    resolved = resolve_prior(prior, covariance_type, estimator.n_components, mean, variance)
     return Penalty(regularisation, resolved.per(unit))
 
 

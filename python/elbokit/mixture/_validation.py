@@ -18,8 +18,10 @@ __all__ = [
     "check_given",
     "check_sample_weight",
     "checked_weight",
+    "column_name",
     "has_plain_layout",
     "is_plain",
+    "refuse_missing",
     "scaled_weight",
 ]
 
@@ -240,3 +242,23 @@ def _check_shape(array: Any, shape: tuple[int, ...], name: str, argument: str) -
             f"The parameter '{name}' should have the shape of {shape}, but got {array.shape} "
             f"({argument})"
         )
+
+
+def refuse_missing(X: npt.NDArray[Any], names: Any = None) -> None:
+    """Raise ValueError for the first NaN of a data matrix; `names` are those of its columns."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        if np.isfinite(X.sum()):  # a sum costs less than a look at each entry
+            return
+    places = np.argwhere(np.isnan(X))
+    if len(places):
+        row, column = places[0].tolist()
+        raise ValueError(
+            f"Input X contains NaN, first in row {row}, {column_name(column, names)}. "
+            "GaussianMixture takes NaN for missing values, and integrates them out, with "
+            "missing='integrate'."
+        )
+
+
+def column_name(column: int, names: Any) -> str:
+    """Return what errors call a feature."""
+    return f"column {column}" if names is None else f"column {column} ({names[column]!r})"

@@ -17,7 +17,6 @@ from sklearn.utils._param_validation import (
     StrOptions,
     validate_parameter_constraints,
 )
-from sklearn.utils.validation import validate_data
 
 from elbokit._arrays import as_float_array, as_numpy
 from elbokit.mixture._array_fit import ArrayFit
@@ -30,8 +29,10 @@ from elbokit.mixture._history import fit_history
 from elbokit.mixture._inference import FittedGaussianMixture
 from elbokit.mixture._interrupts import keep_best, unchanged_on_failure
 from elbokit.mixture._library import library_name
+from elbokit.mixture._missing_fit import has_missing, incomplete_restarts, validate_rows
 from elbokit.mixture._parameters import precisions_from_cholesky, require_representable
-from elbokit.mixture._penalty import as_penalty, weight_unit
+from elbokit.mixture._partial import PartialMixin
+from elbokit.mixture._penalty import weight_unit
 from elbokit.mixture._prior import MixturePrior
 from elbokit.mixture._problems import Problems
 from elbokit.mixture._restarts import Restart, summary
@@ -42,7 +43,7 @@ from elbokit.mixture._validation import IntegerInterval, is_plain
 __all__ = ["GaussianMixture"]
 
 
-class GaussianMixture(StepwiseEM, FittedGaussianMixture):
+class GaussianMixture(StepwiseEM, PartialMixin, FittedGaussianMixture):
     """Mixture of Gaussians, fitted by expectation-maximisation.
 
     Parameters, attributes, methods and random draws are those of
@@ -83,6 +84,9 @@ class GaussianMixture(StepwiseEM, FittedGaussianMixture):
         each run, with the bound and its change (needs tqdm: the extra ``[progress]``).
     verbose_interval : int, default=10
         Number of iterations between two lines.
+    missing : {'error', 'integrate'}, default='error'
+        What NaN in X means: an error, or a missing entry, which is integrated out exactly in
+        :meth:`fit` and in all methods that take X.
     prior : MixturePrior, default=None
         Conjugate prior: parameters are then those at the mode of the posterior, and the bound
         is that of the log-likelihood plus the log-density of the prior. None is none.
@@ -174,6 +178,7 @@ class GaussianMixture(StepwiseEM, FittedGaussianMixture):
         "warm_start": ["boolean"],
         "verbose": ["verbose", StrOptions({"bar"})],
         "verbose_interval": [Interval(Integral, 1, None, closed="left")],
+        "missing": [StrOptions({"error", "integrate"})],
         "prior": [MixturePrior, None],
         "relative_reg_covar": [Interval(Real, 0.0, None, closed="left")],
         "drop_restarts": [
@@ -202,6 +207,7 @@ class GaussianMixture(StepwiseEM, FittedGaussianMixture):
         warm_start: bool = False,
         verbose: int | str = 0,
         verbose_interval: int = 10,
+        missing: str = "error",
         prior: MixturePrior | None = None,
         relative_reg_covar: float = 0.0,
         drop_restarts: float | None = None,
@@ -222,6 +228,7 @@ class GaussianMixture(StepwiseEM, FittedGaussianMixture):
         self.warm_start = warm_start
         self.verbose = verbose
         self.verbose_interval = verbose_interval
+        self.missing = missing
         self.prior = prior
         self.relative_reg_covar = relative_reg_covar
         self.drop_restarts = drop_restarts
@@ -372,16 +379,10 @@ class GaussianMixture(StepwiseEM, FittedGaussianMixture):
         if weight is not None:
             problem = Problems(rows[None], weight[None], copy=np.array([copy]))
         given, rng = given_to(self, data.shape[1]), check_random_state(self.random_state)
-        penalty = as_penalty(
-            problem,
-            self.covariance_type,
-            self.n_components,
-            reg_covar=self.reg_covar,
-            relative_reg_covar=self.relative_reg_covar,
-            prior=self.prior,
-            unit=unit,
-        )
-        restarts = ArrayFit(self, problem, given, rng, penalty).restarts(warm)
+        if self.missing == "integrate" and has_missing(rows):
+            restarts = incomplete_restarts(self, problem, given, rng, unit, warm)
+        else:
+            restarts = ArrayFit(self, problem, given, rng, unit).restarts(warm)
         keep_best(restarts, lambda run, every: self._store(run, data.dtype, every))
 
     def _validate_data(self, X: Any) -> npt.NDArray[Any]:
@@ -392,9 +393,7 @@ class GaussianMixture(StepwiseEM, FittedGaussianMixture):
                 del self.feature_names_in_
             self.n_features_in_ = X.shape[1]
             return np.asarray(X)
-        return np.asarray(
-            validate_data(self, X, dtype=[np.float64, np.float32], order="C", ensure_min_samples=2)
-        )
+        return validate_rows(self, X, ensure_min_samples=2)
 
     def _store(
         self, run: EmRun, dtype: npt.DTypeLike, restarts: Sequence[Restart] | None = None

@@ -1,0 +1,217 @@
+"""The estimator's methods for some of the features: impute, marginal, conditional."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+import numpy.typing as npt
+from sklearn.base import clone
+from sklearn.utils.validation import _get_feature_names, check_array, check_is_fitted, validate_data
+
+from elbokit.mixture._conditional import (
+    ConditionalMixtures,
+    chosen_features,
+    condition,
+    impute,
+    marginalise,
+)
+from elbokit.mixture._em import EmRun
+from elbokit.mixture._missing_fit import has_missing
+from elbokit.mixture._parameters import GmmParameters
+
+if TYPE_CHECKING:
+    from elbokit.mixture.gaussian_mixture import GaussianMixture
+
+__all__ = ["PartialMixin"]
+
+Floats = npt.NDArray[Any]
+Integers = npt.NDArray[np.int64]
+
+
+class PartialMixin:
+    """Methods of a fitted :class:`GaussianMixture` that tell its features apart."""
+
+    def impute(self, X: npt.ArrayLike) -> Floats:
+        """Replace missing entries by their expectation given the observed ones.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Data; NaN is missing, whatever the parameter `missing` is.
+
+        Returns
+        -------
+        X : ndarray of shape (n_samples, n_features), float32 or float64
+            A copy in which NaN is ``E[x_m | x_o] = sum_k p(k | x_o) E[x_m | x_o, k]``. Observed
+            entries are as they were.
+
+        Raises
+        ------
+        NotFittedError
+            If the estimator is not fitted.
+        ValueError
+            If X has an infinity or another number of features, or a row is so far out that no
+            component has a density there.
+
+        Notes
+        -----
+        The expectation has the smallest mean squared error. It is not a typical value: where a
+        row may belong to one of several components it lies between them, and data filled in
+        have too little variance. Draw from :meth:`conditional` for a typical one.
+        """
+        self_ = self._fitted()
+        data = validate_data(
+            self,
+            X,
+            dtype=[np.float64, np.float32],
+            order="C",
+            ensure_all_finite="allow-nan",
+            reset=False,
+        )
+        parameters = self_._density_parameters()
+        return impute(np.asarray(data), *parameters, self_.covariance_type)
+
+    def marginal(self, features: Any) -> GaussianMixture:
+        """Return the mixture of some of the features.
+
+        Parameters
+        ----------
+        features : int, str, array-like of them, or mask of shape (n_features_in_,)
+            Indices, or names if the fit had names; in the order that the result shall have.
+
+        Returns
+        -------
+        marginal : GaussianMixture
+            Fitted, with the parameters of ``p(x_features)``, of the same covariance type. No data
+            were seen: `lower_bound_` is -inf and `n_iter_` 0. `weights_init`, `means_init` and
+            `precisions_init`, which belong to all features, are None.
+
+        Raises
+        ------
+        NotFittedError
+            If the estimator is not fitted.
+        TypeError, ValueError
+            If a feature is unknown or chosen twice, or none is chosen.
+        """
+        self_ = self._fitted()
+        chosen = self._chosen(features, "features")
+        parameters = marginalise(self._all_parameters(), self_.covariance_type, chosen)
+        return self._of_features(parameters, chosen)
+
+    def conditional(
+        self, X_given: npt.ArrayLike, *, given: Any
+    ) -> GaussianMixture | ConditionalMixtures:
+        """Return the mixture of the other features, given the values of some.
+
+        Parameters
+        ----------
+        X_given : array-like of shape (n_given,) or (n_samples, n_given)
+            Values of the given features, in the order of `given`. A number will do for one feature.
+        given : int, str, array-like of them, or mask of shape (n_features_in_,)
+            The features that `X_given` has; indices, or names if the fit had names.
+
+        Returns
+        -------
+        conditional : GaussianMixture or ConditionalMixtures
+            For values in one dimension a fitted mixture of the other features, in their order, of
+            the same covariance type; its weights are the responsibilities by the given values. As
+            from :meth:`marginal` no data were seen. For values in two dimensions, also a single
+            row, a named tuple: ``weights`` of shape (n_samples, n_components), ``means`` of shape
+            (n_samples, n_components, n_rest), ``covariances`` and ``precisions_cholesky`` that
+            all rows share, and ``features``, the indices of the others.
+
+        Raises
+        ------
+        NotFittedError
+            If the estimator is not fitted.
+        TypeError, ValueError
+            If a feature is unknown or chosen twice, none or all are given, `X_given` has another
+            shape, NaN or infinity, or a row is so far out that no component has a density there.
+        """
+        self_ = self._fitted()
+        chosen = self._chosen(given, "given")
+        if len(chosen) == self_.n_features_in_:
+            raise ValueError(f"given has all {len(chosen)} features, expected to leave some")
+        names = _get_feature_names(X_given)
+        fitted_names = getattr(self, "feature_names_in_", None)
+        if names is not None and fitted_names is not None:
+            expected = fitted_names[chosen].tolist()
+            if names.tolist() != expected:
+                raise ValueError(f"X_given has the columns {names.tolist()}, expected {expected}")
+        values = check_array(
+            X_given,
+            dtype=[np.float64, np.float32],
+            ensure_2d=False,
+            ensure_all_finite="allow-nan",
+            ensure_min_samples=0,
+            input_name="X_given",
+        )
+        single = values.ndim < 2
+        rows = values.reshape(1, -1) if single else values
+        if rows.shape[1] != len(chosen) or not len(rows):
+            raise ValueError(
+                f"X_given has shape {values.shape}, expected ({len(chosen)},) or "
+                f"(n_samples, {len(chosen)}), a value for each feature of given"
+            )
+        if has_missing(rows):
+            row, column = np.argwhere(np.isnan(rows))[0].tolist()
+            raise ValueError(
+                f"X_given contains NaN, first in row {row}, column {column}; a feature without a "
+                "value is not given: leave it out of `given`"
+            )
+        mixtures = condition(self._all_parameters(), self_.covariance_type, rows, chosen)
+        if single:
+            weights, means, *shared = mixtures[:4]
+            parameters = GmmParameters(weights[0], means[0], *shared)
+            return self._of_features(parameters, mixtures.features)
+        dtype = np.asarray(self_.means_).dtype
+        return ConditionalMixtures(
+            *(a.astype(dtype) for a in mixtures[:4]),  # type: ignore[misc]
+            features=mixtures.features,
+        )
+
+    def __sklearn_tags__(self) -> Any:
+        """Tell scikit-learn whether NaN is allowed."""
+        tags = super().__sklearn_tags__()  # type: ignore[misc]
+        tags.input_tags.allow_nan = self._fittable().missing == "integrate"
+        return tags
+
+    def _fittable(self) -> GaussianMixture:
+        """Return self as what it is part of."""
+        return cast("GaussianMixture", self)
+
+    def _fitted(self) -> GaussianMixture:
+        """Return self, which must be fitted."""
+        check_is_fitted(self)
+        return self._fittable()
+
+    def _chosen(self, features: Any, name: str) -> Integers:
+        """Return the indices of chosen features."""
+        names = getattr(self, "feature_names_in_", None)
+        return chosen_features(features, name, self._fittable().n_features_in_, names)
+
+    def _all_parameters(self) -> GmmParameters:
+        """Return the fitted parameters in float64."""
+        self_ = self._fittable()
+        weights, means, factors = self_._density_parameters()
+        return GmmParameters(weights, means, self_._float64("covariances"), factors)
+
+    def _of_features(self, parameters: GmmParameters, features: Integers) -> GaussianMixture:
+        """Return a fitted mixture of these features."""
+        self_ = self._fittable()
+        mixture = cast("GaussianMixture", clone(self_))
+        mixture.set_params(
+            n_components=len(parameters.weights),
+            weights_init=None,
+            means_init=None,
+            precisions_init=None,
+        )
+        run = EmRun(parameters, -math.inf, [], converged=bool(self_.converged_))
+        mixture._store(run, np.asarray(self_.means_).dtype)
+        mixture.n_features_in_ = len(features)
+        names = getattr(self, "feature_names_in_", None)
+        if names is not None:
+            mixture.feature_names_in_ = names[features]
+        return mixture
