@@ -103,6 +103,24 @@ def test_means_near_each_other_and_not(
     check(X, (np.full(k, 1 / k), means + 1e4, factor), covariance_type, rng.uniform(0, 3, n))
 
 
+@pytest.mark.parametrize(("dtype", "spread"), [(np.float32, 1e-4), (np.float64, 1e-8)])
+@pytest.mark.parametrize("covariance_type", ["diag", "spherical"])
+def test_rows_closer_to_near_means_than_the_model_expects(
+    cpu_level: str, covariance_type: str, dtype: type, spread: float
+) -> None:
+    """About a shared center their moments would be lost in its rounding."""
+    rng = np.random.default_rng(5)
+    d = 24  # in which components that are near in each feature are far from each other
+    X = np.repeat([np.full(d, -1.0), np.full(d, 1.0)], 300, axis=0).astype(dtype)
+    X += spread * rng.normal(size=X.shape).astype(dtype)
+    means = np.array([X[:300].mean(axis=0), X[300:].mean(axis=0)], np.float64)
+    factor = np.full((2, d) if covariance_type == "diag" else 2, 1.5)
+    mixture = np.array([0.5, 0.5]), means, factor
+    got = ops.gmm_statistics(X, *mixture, covariance_type)
+    exact = reference.gmm_statistics(X, *mixture, covariance_type)
+    np.testing.assert_allclose(got.second_moments, exact.second_moments, rtol=1e-4)
+
+
 @pytest.mark.parametrize("offset", [1e2, 1e4])
 @pytest.mark.parametrize("covariance_type", COVARIANCE_TYPES)
 def test_float32_far_from_the_origin(cpu_level: str, covariance_type: str, offset: float) -> None:

@@ -44,9 +44,9 @@ double diagonal_entry(const GmmParameters& p, std::int64_t k, std::int64_t j) {
 }  // namespace
 
 template <class T>
-void PreparedGmm<T>::assign(const GmmParameters& p) {
+void PreparedGmm<T>::assign(const GmmParameters& p, bool share_center) {
   set_shape(p);
-  place_centers(p);
+  place_centers(p, share_center);
   set_log_constants(p);
   switch (model_.family) {
     case Family::full:
@@ -172,9 +172,9 @@ std::int64_t PreparedGmm<T>::packed_triangle_size() const {
 }
 
 template <class T>
-void PreparedGmm<T>::place_centers(const GmmParameters& p) {
+void PreparedGmm<T>::place_centers(const GmmParameters& p, bool share_center) {
   const std::int64_t d = p.n_features;
-  model_.one_center = model_.family == Family::diag && all_near(p);
+  model_.one_center = share_center && model_.family == Family::diag && all_near(p);
   for (std::int64_t k = 0; k < p.n_components; ++k)
     for (std::int64_t j = 0; j < d; ++j) {
       const double mean = p.means[k * d + j];

@@ -17,7 +17,8 @@ class PreparedGmm {
   PreparedGmm(const PreparedGmm&) = delete;
 
   // Prepares other parameters, in the memory of the last ones where the shape is theirs.
-  void assign(const GmmParameters& parameters);
+  // Components may share a center only if asked to (GmmModel::one_center).
+  void assign(const GmmParameters& parameters, bool share_center = true);
 
   const GmmModel<T>& model() const { return model_; }
 
@@ -31,7 +32,7 @@ class PreparedGmm {
   void place_pivot(const GmmParameters& parameters);
   void set_shape(const GmmParameters& parameters);
   std::int64_t packed_triangle_size() const;
-  void place_centers(const GmmParameters& parameters);
+  void place_centers(const GmmParameters& parameters, bool share_center);
   void set_log_constants(const GmmParameters& parameters);
   void pack_triangle(const GmmParameters& parameters, std::int64_t k, T* out) const;
   void pack_full(const GmmParameters& parameters);

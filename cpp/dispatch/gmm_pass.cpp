@@ -199,11 +199,16 @@ void GmmPass<T>::merge(bool threads) {
   for (std::int64_t c = 1; c < chunks; ++c) sums_[0].log_likelihood += sums_[c].log_likelihood;
 }
 
-// From the merged sums to the statistics. Where too much was dropped, the pass is repeated.
+// From the merged sums to the statistics. Where too much was dropped or cancelled, the pass is
+// repeated.
 template <class T>
 void GmmPass<T>::finish(const GmmRows<T>& rows, const GmmParameters& p, double mass, bool threads,
                         const GmmStatistics& out) {
   if (!kept_enough(p, mass)) add_chunks(rows, 0.0, threads);
+  if (prepared_.model().one_center && !one_center_served()) {
+    prepared_.assign(p, false);
+    add_chunks(rows, 0.0, threads);
+  }
   for_each_task(threads && static_cast<double>(layout_.size()) > dispatch::kWorthThreads, layout_.k,
                 [&](std::int64_t k, int) { recentre(k); });
   write(p, out);
@@ -220,6 +225,24 @@ bool GmmPass<T>::kept_enough(const GmmParameters& p, double mass) const {
 
 // Moves component k's sums from its center to its mean, and mirrors a full second moment. The tied
 // family's second moments were taken about the means.
+// Whether no moment about a mean is lost in the rounding of the one about the shared center: rows
+// may lie much closer to the means than the model expects.
+template <class T>
+bool GmmPass<T>::one_center_served() const {
+  constexpr double least = sizeof(T) == 4 ? 0x1p-6 : 0x1p-20;
+  for (std::int64_t k = 0; k < layout_.k; ++k) {
+    const double count = sums_[0].counts[k];
+    for (std::int64_t j = 0; j < layout_.d; ++j) {
+      const double first = sums_[0].first[k * layout_.d + j];
+      const double second = sums_[0].second[k * layout_.second + j];
+      const double mean = count > 0.0 ? first / count : 0.0;
+      // About the rows' own mean: the least that the update is going to subtract to.
+      if (second - first * mean < least * second) return false;
+    }
+  }
+  return true;
+}
+
 template <class T>
 void GmmPass<T>::recentre(std::int64_t k) const {
   const std::int64_t d = layout_.d;

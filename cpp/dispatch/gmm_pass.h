@@ -68,6 +68,7 @@ class GmmPass {
   void finish(const GmmRows<T>& rows, const GmmParameters& parameters, double mass, bool threads,
               const GmmStatistics& out);
   bool kept_enough(const GmmParameters& parameters, double mass) const;
+  bool one_center_served() const;
   void recentre(std::int64_t k) const;
   void write(const GmmParameters& parameters, const GmmStatistics& out) const;
   void write_tied(double* second) const;
