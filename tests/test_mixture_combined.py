@@ -142,3 +142,18 @@ def test_partial_fit_on_tensors(X: np.ndarray) -> None:
         want.partial_fit(part)
     assert_array_equal(gm.means_, want.means_)
     assert gm.sample(3)[0].dtype == torch.float32
+
+
+def test_tensors_with_missing_values(X: np.ndarray) -> None:
+    torch = pytest.importorskip("torch")
+    gm = GaussianMixture(2, missing="integrate", random_state=0)
+    holes = with_holes(X)
+    tensor = torch.from_numpy(holes)
+    assert_array_equal(gm.fit(tensor).means_, gm.fit(holes).means_)
+    filled = gm.impute(tensor)
+    assert isinstance(filled, torch.Tensor)
+    assert_array_equal(filled.numpy(), gm.impute(holes))
+    assert_array_equal(gm.predict(tensor).numpy(), gm.predict(holes))
+    given = torch.tensor([0.5, -1.0], dtype=torch.float64)
+    one = gm.conditional(given, given=[0, 2])
+    assert_array_equal(one.means_, gm.conditional([0.5, -1.0], given=[0, 2]).means_)

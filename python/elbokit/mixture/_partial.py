@@ -10,6 +10,7 @@ import numpy.typing as npt
 from sklearn.base import clone
 from sklearn.utils.validation import _get_feature_names, check_array, check_is_fitted, validate_data
 
+from elbokit._arrays import as_numpy, returns_like
 from elbokit.mixture._conditional import (
     ConditionalMixtures,
     chosen_features,
@@ -33,7 +34,7 @@ Integers = npt.NDArray[np.int64]
 class PartialMixin:
     """Methods of a fitted :class:`GaussianMixture` that tell its features apart."""
 
-    def impute(self, X: npt.ArrayLike) -> Floats:
+    def impute(self, X: npt.ArrayLike) -> Any:
         """Replace missing entries by their expectation given the observed ones.
 
         Parameters
@@ -45,7 +46,7 @@ class PartialMixin:
         -------
         X : ndarray of shape (n_samples, n_features), float32 or float64
             A copy in which NaN is ``E[x_m | x_o] = sum_k p(k | x_o) E[x_m | x_o, k]``. Observed
-            entries are as they were.
+            entries are as they were. An array of `X`'s library.
 
         Raises
         ------
@@ -64,14 +65,15 @@ class PartialMixin:
         self_ = self._fitted()
         data = validate_data(
             self,
-            X,
+            as_numpy(X, "X"),
             dtype=[np.float64, np.float32],
             order="C",
             ensure_all_finite="allow-nan",
             reset=False,
         )
         parameters = self_._density_parameters()
-        return impute(np.asarray(data), *parameters, self_.covariance_type)
+        filled = impute(np.asarray(data), *parameters, self_.covariance_type)
+        return returns_like(X)(filled)
 
     def marginal(self, features: Any) -> GaussianMixture:
         """Return the mixture of some of the features.
@@ -141,7 +143,7 @@ class PartialMixin:
             if names.tolist() != expected:
                 raise ValueError(f"X_given has the columns {names.tolist()}, expected {expected}")
         values = check_array(
-            X_given,
+            as_numpy(X_given, "X_given"),
             dtype=[np.float64, np.float32],
             ensure_2d=False,
             ensure_all_finite="allow-nan",
