@@ -133,6 +133,15 @@ def test_partial_fit_refuses_what_refers_to_all_data(
     assert not hasattr(gm, "weights_")
 
 
+@pytest.mark.parametrize("missing", ["error", "integrate"])
+def test_partial_fit_takes_complete_rows(X: np.ndarray, missing: str) -> None:
+    holes = with_holes(X)
+    row, column = np.argwhere(np.isnan(holes))[0]
+    gm = GaussianMixture(2, missing=missing)
+    with pytest.raises(ValueError, match=f"row {row}, column {column}. partial_fit takes complete"):
+        gm.partial_fit(holes)
+
+
 def test_partial_fit_on_tensors(X: np.ndarray) -> None:
     torch = pytest.importorskip("torch")
     gm = GaussianMixture(3, random_state=0)

@@ -23,6 +23,7 @@ from elbokit.mixture._penalty import Penalty
 from elbokit.mixture._problems import Problems
 from elbokit.mixture._statistics import StatisticsSum
 from elbokit.mixture._update import empty_below, m_step
+from elbokit.mixture._validation import refuse_missing
 
 if TYPE_CHECKING:
     from elbokit.mixture.gaussian_mixture import GaussianMixture
@@ -171,8 +172,16 @@ def _step(estimator: GaussianMixture, X: Any, sample_weight: Any) -> None:
     fitted = hasattr(estimator, "converged_")
     _refuse_penalties(estimator)
     library = library_name(X)
-    X = as_numpy(X, "X")
-    data = validate_data(estimator, X, dtype=[np.float64, np.float32], order="C", reset=not fitted)
+    data = validate_data(
+        estimator,
+        as_numpy(X, "X"),
+        dtype=[np.float64, np.float32],
+        order="C",
+        ensure_all_finite="allow-nan",  # refused by row and column
+        reset=not fitted,
+    )
+    names = getattr(estimator, "feature_names_in_", None)
+    refuse_missing(data, names, "partial_fit takes complete rows only.")
     weight, copy = weight_and_copy(sample_weight, len(data))
     if weight is not None and not weight.all():
         data, weight = data[weight > 0.0], weight[weight > 0.0]

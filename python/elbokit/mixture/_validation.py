@@ -244,7 +244,13 @@ def _check_shape(array: Any, shape: tuple[int, ...], name: str, argument: str) -
         )
 
 
-def refuse_missing(X: npt.NDArray[Any], names: Any = None) -> None:
+_INTEGRATE = (
+    "GaussianMixture takes NaN for missing values, and integrates them out, with "
+    "missing='integrate'."
+)
+
+
+def refuse_missing(X: npt.NDArray[Any], names: Any = None, advice: str = _INTEGRATE) -> None:
     """Raise ValueError for the first NaN of a data matrix; `names` are those of its columns."""
     with np.errstate(over="ignore", invalid="ignore"):
         if np.isfinite(X.sum()):  # a sum costs less than a look at each entry
@@ -253,9 +259,7 @@ def refuse_missing(X: npt.NDArray[Any], names: Any = None) -> None:
     if len(places):
         row, column = places[0].tolist()
         raise ValueError(
-            f"Input X contains NaN, first in row {row}, {column_name(column, names)}. "
-            "GaussianMixture takes NaN for missing values, and integrates them out, with "
-            "missing='integrate'."
+            f"Input X contains NaN, first in row {row}, {column_name(column, names)}. {advice}"
         )
 
 
