@@ -194,8 +194,8 @@ def test_wrong_values() -> None:
         gm.conditional(X[0], given=[0, 1, 2, 3])
     with pytest.raises(ValueError, match="row 0 of X_given is so far"):
         gm.conditional([1e300, 0.0], given=[0, 1])
-    with pytest.raises(ValueError, match="row 1 of X is so far"):
-        gm.impute([[0.0, 1.0, np.nan, 0.0], [1e300, 0.0, np.nan, 0.0]])
+    with pytest.raises(ValueError, match="row 2 of X is so far"):  # the second that has a NaN
+        gm.impute([[0.0, 1.0, np.nan, 0.0], [0.0] * 4, [1e300, 0.0, np.nan, 0.0]])
     with pytest.raises(ValueError, match="infinity"):
         gm.impute([[0.0, 1.0, np.nan, np.inf]])
     with pytest.raises(ValueError, match="3 features"):

@@ -227,7 +227,7 @@ def impute(X: Rows, weights: Array, means: Array, factors: Array, covariance_typ
         return filled
     data = X[rows]
     log_prob, shares = estep_incomplete(data, weights, means, factors, covariance_type)
-    require_nearest(log_prob, shares)
+    require_nearest(log_prob, shares, rows)
     for at, columns, values in _expectations(data, shares, means, factors, covariance_type):
         filled[rows[at], columns] = values
     return filled
