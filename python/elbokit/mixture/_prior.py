@@ -47,7 +47,7 @@ class MixturePrior:
     Notes
     -----
     The defaults are those of Fraley & Raftery (2007), Bayesian regularization for normal mixture
-    estimation and model-based clustering, Journal of Classification 24, section 4.2, but for the
+    estimation and model-based clustering, Journal of Classification 24, but for the
     covariances between features, which are left out of the scale (it is then never singular), and
     for the degrees of freedom of 'diag' and 'spherical', where the covariances are one-dimensional.
 
