@@ -34,6 +34,7 @@ BUDGET_S = 3.0  # a peer that would need longer for all rounds of a case leaves 
 # They work on every component of every row whatever the data, and take most of the time of the
 # whole benchmark; the short form runs them on overlapping data alone.
 INDIFFERENT = ("pomegranate", "gmmx")
+UNREST = 0.2  # a difference below this part of the short run is measured again
 SETTLE_S = 0.05  # idle threads of the last peer may spin this long
 
 
@@ -71,14 +72,17 @@ class Turns:
         self.rounds = int(min(ROUNDS, max(fewest, BUDGET_S / turn_s)))
 
     def seconds_per_iteration(self) -> float:
+        seconds = 0.0
         for _ in range(3):
             time.sleep(SETTLE_S)
             less, few = self.peer.run(SHORT, self.repeats)
             more, many = self.peer.run(self.long, self.repeats)
             seconds = (statistics.median(more) - statistics.median(less)) / (many - few)
-            if seconds > 0:
+            if seconds > UNREST * statistics.median(less):
                 return seconds
             self.long += self.long - SHORT  # the machine's unrest was more than the difference
+        if seconds > 0:
+            return seconds
         raise PeerError("no time above the noise")
 
 
