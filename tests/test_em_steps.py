@@ -97,3 +97,21 @@ def test_a_singular_covariance_names_its_component() -> None:
     )
     with pytest.raises(SingularCovarianceError, match="component 0"):
         list(steps)
+
+
+def test_exact_sums_are_asked_for_once() -> None:
+    """Also where a covariance would be too small for sums of float32."""
+    rng = np.random.default_rng(0)
+    x = 1e3 * rng.normal(size=400)
+    X = np.column_stack([x, x + 1e-2 * rng.normal(size=400)])
+    first = started(X, 1, "full", rng)._replace(means=np.zeros((1, 2)))
+    asked = []
+    statistics_of = in_two_chunks(X, "full")
+
+    def watched(p: GmmParameters, wide: bool) -> GmmStatistics:
+        asked.append(wide)
+        return statistics_of(p, wide)
+
+    options = {"mass": 400, "n_samples": 400, "tol": 0, "reg_covar": 0, "max_iter": 2}
+    list(em_steps(watched, first, "full", exact=True, **options))
+    assert asked == [True, True]

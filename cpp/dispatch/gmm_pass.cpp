@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <limits>
 #include <numeric>
 
 #include "dispatch/cpu_level.h"
@@ -230,12 +231,17 @@ bool GmmPass<T>::kept_enough(const GmmParameters& p, double mass) const {
 template <class T>
 bool GmmPass<T>::one_center_served() const {
   constexpr double least = sizeof(T) == 4 ? 0x1p-6 : 0x1p-20;
+  constexpr double resolution = 8.0 * static_cast<double>(std::numeric_limits<T>::epsilon());
+  const T* const center = prepared_.model().center;
   for (std::int64_t k = 0; k < layout_.k; ++k) {
     const double count = sums_[0].counts[k];
     for (std::int64_t j = 0; j < layout_.d; ++j) {
       const double first = sums_[0].first[k * layout_.d + j];
       const double second = sums_[0].second[k * layout_.second + j];
       const double mean = count > 0.0 ? first / count : 0.0;
+      // Within a few units in the center's last place, a constant column say, nothing can cancel.
+      const double unit = resolution * static_cast<double>(center[j]);
+      if (second <= count * unit * unit) continue;
       // About the rows' own mean: the least that the update is going to subtract to.
       if (second - first * mean < least * second) return false;
     }

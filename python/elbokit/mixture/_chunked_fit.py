@@ -86,6 +86,7 @@ def fit_chunks(
         mass=data.mass,
         n_samples=data.n_samples,
         n_features=sample.X.shape[2],
+        exact=data.dtype == np.float64,
         warm=warm,
     )
     keep_best(restarts, lambda run, all_runs: estimator._store(run, data.dtype, all_runs))

@@ -28,6 +28,7 @@ def driven_restarts(
     mass: float,
     n_samples: int,
     n_features: int,
+    exact: bool,
     warm: bool,
 ) -> Iterator[Restart]:
     """Run EM from every start, one after the other.
@@ -46,6 +47,8 @@ def driven_restarts(
         Sum of the sample weights.
     n_samples, n_features : int
         Size of the data.
+    exact : bool
+        Whether the rows are float64.
     warm : bool
         Whether to go on from the last solution.
 
@@ -71,6 +74,7 @@ def driven_restarts(
                 max_iter=estimator.max_iter,
                 lower_bound=monitor.lower_bound,
                 prior=penalty.prior,
+                exact=exact,
             )
             run = last_step(steps, start, monitor)
             if estimator.max_iter > 0:

@@ -124,6 +124,7 @@ def incomplete_restarts(
         mass=float(problem.mass()[0]),
         n_samples=len(X),
         n_features=X.shape[1],
+        exact=X.dtype == np.float64,
         warm=warm,
     )
 

@@ -229,7 +229,7 @@ def _blended_step(
     n_samples = len(batch.rows)
     mass = float(n_samples) if batch.weight is None else float(batch.weight.sum())
     threshold = float(empty_below(np.asarray(1.0), np.asarray(n_samples)))
-    for wide in (False, True):
+    for wide in (True,) if batch.rows.dtype == np.float64 else (False, True):
         sums = StatisticsSum(parameters, covariance_type, wide)
         sums.add(batch)
         counts, first, second, log_likelihood = sums.result()
