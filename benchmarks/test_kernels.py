@@ -60,5 +60,6 @@ def test_vae_loss(benchmark: BenchmarkFixture, dtype: type, rows: int, cols: int
     logits, mu, logvar = (normal((rows, n), dtype) for n in (cols, 20, 20))
     target, grad = np.abs(logits) % 1, np.empty_like(logits)
     benchmark(
-        _core.vae_loss, logits, target, mu, logvar, 0.0, 1.0, None, None, None, grad
+        _core.vae_loss, logits, target, None, None, 1.0, mu, logvar, None, None, 0.0, 1.0,
+        None, None, None, grad, None, None, None
     )  # fmt: skip

@@ -52,8 +52,8 @@ def test_bernoulli(
     def spread(a: np.ndarray | None) -> np.ndarray | None:
         return None if a is None else np.broadcast_to(a, shape)
 
-    arguments = (logits, target, spread(weight), spread(pos_weight), 0.25)
-    total = _core.bernoulli_loss(*arguments, elementwise, row_loss, grad)
+    arguments = (logits, target, spread(weight), spread(pos_weight), None, None, 1.0, 0.25)
+    total, _ = _core.bernoulli_loss(*arguments, elementwise, row_loss, grad)
     close(elementwise, exact, dtype)
     close(row_loss, exact.sum(axis=1), dtype)
     np.testing.assert_allclose(total, exact.sum(), rtol=RELATIVE[dtype])
@@ -63,7 +63,7 @@ def test_bernoulli(
     close(grad, 0.25 * slope, dtype, slack=1e-8)
     # Without the rows' sums the elements may be visited in other pieces.
     flat_grad = out(shape, dtype)
-    flat = _core.bernoulli_loss(*arguments, None, None, flat_grad)
+    flat, _ = _core.bernoulli_loss(*arguments, None, None, flat_grad)
     np.testing.assert_allclose(flat, exact.sum(), rtol=RELATIVE[dtype])
     np.testing.assert_array_equal(flat_grad, grad)
 
@@ -74,7 +74,9 @@ def test_bernoulli_of_a_sure_prediction_keeps_its_digits(cpu_level: str, dtype: 
     logits = np.linspace(-30, 30, 61, dtype=dtype)[None]
     target = (logits > 0).astype(dtype)
     elementwise, grad = out(logits.shape, dtype), out(logits.shape, dtype)
-    _core.bernoulli_loss(logits, target, None, None, 1.0, elementwise, None, grad)
+    _core.bernoulli_loss(
+        logits, target, None, None, None, None, 1.0, 1.0, elementwise, None, grad
+    )
     size = np.abs(logits.astype(np.longdouble))
     np.testing.assert_allclose(elementwise, np.log1p(np.exp(-size)), rtol=RELATIVE[dtype])
     exact = np.where(logits > 0, -1, 1) / (1 + np.exp(size))
@@ -86,7 +88,9 @@ def test_bernoulli_extreme_logits(cpu_level: str, dtype: type) -> None:
     logits = np.array([[1e4, -1e4, 1e4, -1e4, 0.0]], dtype)
     target = np.array([[1.0, 0.0, 0.0, 1.0, 0.5]], dtype)
     elementwise, grad = out((1, 5), dtype), out((1, 5), dtype)
-    _core.bernoulli_loss(logits, target, None, None, 1.0, elementwise, None, grad)
+    _core.bernoulli_loss(
+        logits, target, None, None, None, None, 1.0, 1.0, elementwise, None, grad
+    )
     np.testing.assert_allclose(elementwise, [[0, 0, 1e4, 1e4, np.log(2)]], rtol=RELATIVE[dtype])
     np.testing.assert_allclose(grad, [[0, 0, 1, -1, 0]], atol=RELATIVE[dtype])
 
@@ -110,7 +114,9 @@ def test_gaussian_kl(
     exact = reference.gaussian_kl(mu, logvar, prior_mu, prior_logvar)
     charged = np.maximum(exact, free_bits)
     row_kl, row_charged = out(rows, dtype), out(rows, dtype)
-    totals = _core.gaussian_kl(*inputs, free_bits, row_kl, row_charged)
+    totals = _core.gaussian_kl(
+        *inputs, free_bits, None, 1.0, row_kl, row_charged, None, None, None
+    )
     close(row_kl, exact.sum(axis=1), dtype)
     close(row_charged, charged.sum(axis=1), dtype)
     np.testing.assert_allclose(totals, [exact.sum(), charged.sum()], rtol=RELATIVE[dtype])
@@ -154,7 +160,7 @@ def test_gaussian_kl_near_the_prior_keeps_its_gradient(cpu_level: str, dtype: ty
 @pytest.mark.parametrize("logvar", [-200.0, -80.0, 80.0])
 def test_gaussian_kl_extreme_logvar(cpu_level: str, dtype: type, logvar: float) -> None:
     mu, logvar = np.array([[0.5]], dtype), np.array([[logvar]], dtype)
-    total, _ = _core.gaussian_kl(mu, logvar, None, None, 0.0, None, None)
+    total, _ = _core.gaussian_kl(mu, logvar, None, None, 0.0, None, 1.0, *[None] * 5)
     np.testing.assert_allclose(
         total, reference.gaussian_kl(mu, logvar).sum(), rtol=5 * RELATIVE[dtype]
     )
@@ -179,11 +185,14 @@ def test_vae_loss_is_its_two_terms(
     mu, logvar = rng.normal(size=(2, rows, latent)).astype(dtype)
     rec, kl, charged = out(rows, dtype), out(rows, dtype), out(rows, dtype)
     grad = out((rows, cols), dtype)
-    totals = _core.vae_loss(logits, target, mu, logvar, free_bits, 0.5, rec, kl, charged, grad)
+    latent = (mu, logvar, None, None, free_bits)
+    totals = _core.vae_loss(
+        logits, target, None, None, 1.0, *latent, 0.5, rec, kl, charged, grad, None, None, None
+    )[:3]
     alone = [out(rows, dtype) for _ in range(3)]
     alone_grad = out((rows, cols), dtype)
-    _core.bernoulli_loss(logits, target, None, None, 0.5, None, alone[0], alone_grad)
-    _core.gaussian_kl(mu, logvar, None, None, free_bits, alone[1], alone[2])
+    _core.bernoulli_loss(logits, target, *[None] * 4, 1.0, 0.5, None, alone[0], alone_grad)
+    _core.gaussian_kl(*latent, None, 1.0, alone[1], alone[2], None, None, None)
     for got, expected in zip((rec, kl, charged, grad), (*alone, alone_grad), strict=True):
         np.testing.assert_array_equal(got, expected)
     sums = [a.sum(dtype=np.float64) for a in alone]
@@ -207,20 +216,23 @@ def test_same_bits_for_any_number_of_threads(
     for threads in (1, 2, 5, 2):
         _core.set_num_threads(threads)
         grad = out(logits.shape, np.float32)
-        totals = _core.vae_loss(logits, target, mu, logvar, 0.1, 1.0, None, None, None, grad)
-        flat = _core.bernoulli_loss(logits, target, None, None, 1.0, None, None, None)
+        latent = (mu, logvar, None, None, 0.1)
+        totals = _core.vae_loss(
+            logits, target, None, None, 1.0, *latent, 1.0, None, None, None, grad, None, None, None
+        )
+        flat = _core.bernoulli_loss(logits, target, *[None] * 4, 1.0, 1.0, None, None, None)
         results.append((*totals, flat, grad.tobytes()))
     assert all(result == results[0] for result in results)
 
 
 F32 = np.zeros((2, 3), np.float32)
 BAD = [
-    (dict(logits=np.zeros((2, 3), int)), TypeError, "`logits` has dtype int64, expected float32"),
+    (dict(logits=np.zeros((2, 3), int)), TypeError, "`logits` has dtype int64, expected float16, float32"),
     (dict(target=np.zeros((2, 3))), TypeError, "`target` has dtype float64, expected float32"),
     (dict(target=F32[:1]), ValueError, r"`target` has shape \(1, 3\), expected \(2, 3\)"),
-    (dict(logits=np.zeros(3, np.float32)), ValueError, "`logits` has 1 dimensions, expected 2"),
+    (dict(logits=np.zeros((2, 3, 1), np.float32)), ValueError, "`logits` has 3 dimensions"),
     (dict(target=np.zeros((2, 6), np.float32)[:, ::2]), ValueError, "`target` has a column stride"),
-    (dict(row_out=np.zeros(3, np.float32)), ValueError, r"`row_out` has shape \(3,\)"),
+    (dict(row_out=np.zeros(3, np.float32)), ValueError, r"`row_out` has shape \(3, 1\)"),
     (dict(grad_out=np.broadcast_to(F32, (2, 3))), ValueError, "`grad_out` is read-only"),
 ]
 
@@ -230,8 +242,8 @@ def test_the_border_checks_what_crosses_it(
     change: dict, error: type[Exception], message: str
 ) -> None:
     arguments = dict(
-        logits=F32, target=F32, weight=None, pos_weight=None, scale=1.0, elementwise_out=None,
-        row_out=None, grad_out=None,
+        logits=F32, target=F32, weight=None, pos_weight=None, mask=None, row_weight=None,
+        target_scale=1.0, scale=1.0, elementwise_out=None, row_out=None, grad_out=None,
     )  # fmt: skip
     with pytest.raises(error, match=message):
         _core.bernoulli_loss(**arguments | change)

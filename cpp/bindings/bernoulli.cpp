@@ -7,21 +7,26 @@ namespace elbokit::bindings {
 
 namespace {
 
-double bernoulli_loss(const py::array& logits, const py::array& target, const OptionalArray& weight,
-                      const OptionalArray& pos_weight, double scale,
-                      const OptionalArray& elementwise_out, const OptionalArray& row_out,
-                      const OptionalArray& grad_out) {
-  return with_value_type(logits, "logits", [&](auto value) {
+py::tuple bernoulli_loss(const py::object& logits, const py::object& target,
+                         const py::object& weight, const py::object& pos_weight,
+                         const py::object& mask, const py::object& row_weight, double target_scale,
+                         double scale, const py::object& elementwise_out, const py::object& row_out,
+                         const py::object& grad_out) {
+  const View view = view_of(logits, "logits", false);
+  const BernoulliTotals totals = with_computed_type(view, [&](auto value) {
     using T = decltype(value);
-    BernoulliArgs<T> args = bernoulli_args<T>(logits, target, scale);
-    args.weight = matrix<const T>(weight, "weight", args.rows, args.cols);
-    args.pos_weight = matrix<const T>(pos_weight, "pos_weight", args.rows, args.cols);
-    args.elementwise = matrix<T>(elementwise_out, "elementwise_out", args.rows, args.cols);
-    args.row_loss = vector<T>(row_out, "row_out", args.rows);
-    args.grad = matrix<T>(grad_out, "grad_out", args.rows, args.cols);
+    BernoulliArgs<T> args = bernoulli_args<T>(view, logits, target, target_scale, scale);
+    args.weight = operand<T>(weight, "weight", args.rows, args.cols);
+    args.pos_weight = operand<T>(pos_weight, "pos_weight", args.rows, args.cols);
+    args.mask = operand<T>(mask, "mask", args.rows, args.cols);
+    args.row_weight = vector_of<const T>(row_weight, "row_weight", args.rows);
+    args.elementwise = matrix_of<T>(elementwise_out, "elementwise_out", args.rows, args.cols);
+    args.row_loss = vector_of<T>(row_out, "row_out", args.rows);
+    args.grad = result(grad_out, "grad_out", args.rows, args.cols);
     const py::gil_scoped_release release;
     return cpu::bernoulli_loss(args);
   });
+  return py::make_tuple(totals.loss, totals.out_of_range);
 }
 
 }  // namespace
@@ -29,7 +34,8 @@ double bernoulli_loss(const py::array& logits, const py::array& target, const Op
 void register_bernoulli(py::module_& m) {
   using namespace py::literals;
   m.def("bernoulli_loss", &bernoulli_loss, "logits"_a, "target"_a, "weight"_a, "pos_weight"_a,
-        "scale"_a, "elementwise_out"_a, "row_out"_a, "grad_out"_a);
+        "mask"_a, "row_weight"_a, "target_scale"_a, "scale"_a, "elementwise_out"_a, "row_out"_a,
+        "grad_out"_a);
 }
 
 }  // namespace elbokit::bindings

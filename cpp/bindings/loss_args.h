@@ -7,34 +7,58 @@
 
 namespace elbokit::bindings {
 
+// Calls f(T{}) with the type to compute in: that of the operand, or float if it is narrower.
+template <class F>
+auto with_computed_type(const View& view, F&& f) {
+  return view.element == Element::kFloat64 ? f(double{}) : f(float{});
+}
+
 template <class T>
-BernoulliArgs<T> bernoulli_args(const py::array& logits, const py::array& target, double scale) {
-  expect_dimensions(logits, "logits", 2);
+BernoulliArgs<T> bernoulli_args(const View& view, const py::handle& logits,
+                                const py::handle& target, double target_scale, double scale) {
   BernoulliArgs<T> args{};
-  args.rows = logits.shape(0);
-  args.cols = logits.shape(1);
-  args.logits = matrix<const T>(logits, "logits", args.rows, args.cols);
-  args.target = matrix<const T>(target, "target", args.rows, args.cols);
+  args.rows = view.rows;
+  args.cols = view.cols;
+  args.logits = operand<T>(logits, "logits", args.rows, args.cols);
+  args.target = operand<T>(target, "target", args.rows, args.cols);
+  args.target_scale = static_cast<T>(target_scale);
   args.scale = static_cast<T>(scale);
   return args;
 }
 
 // Args: GaussianKlArgs or GaussianKlBackwardArgs.
 template <class T, class Args>
-Args kl_args(const py::array& mu, const py::array& logvar, const OptionalArray& prior_mu,
-             const OptionalArray& prior_logvar, double free_bits) {
-  expect_dimensions(mu, "mu", 2);
-  if (prior_mu.has_value() != prior_logvar.has_value())
+Args kl_args(const View& view, const py::handle& mu, const py::handle& logvar,
+             const py::handle& prior_mu, const py::handle& prior_logvar, double free_bits) {
+  if (prior_mu.is_none() != prior_logvar.is_none())
     throw py::value_error("`prior_mu` and `prior_logvar` go together; one of them is None");
   Args args{};
-  args.rows = mu.shape(0);
-  args.cols = mu.shape(1);
-  args.mu = matrix<const T>(mu, "mu", args.rows, args.cols);
-  args.logvar = matrix<const T>(logvar, "logvar", args.rows, args.cols);
-  args.prior_mu = matrix<const T>(prior_mu, "prior_mu", args.rows, args.cols);
-  args.prior_logvar = matrix<const T>(prior_logvar, "prior_logvar", args.rows, args.cols);
+  args.rows = view.rows;
+  args.cols = view.cols;
+  args.mu = matrix_of<const T>(mu, "mu", args.rows, args.cols);
+  args.logvar = matrix_of<const T>(logvar, "logvar", args.rows, args.cols);
+  args.prior_mu = matrix_of<const T>(prior_mu, "prior_mu", args.rows, args.cols);
+  args.prior_logvar = matrix_of<const T>(prior_logvar, "prior_logvar", args.rows, args.cols);
   args.free_bits = static_cast<T>(free_bits);
   return args;
+}
+
+// What the forward writes.
+template <class T>
+void set_kl_outputs(GaussianKlArgs<T>& args, double scale, const py::handle& kl_out,
+                    const py::handle& charged_out, const py::handle& grad_mu,
+                    const py::handle& grad_logvar, const py::handle& dimensions) {
+  if (grad_mu.is_none() != grad_logvar.is_none())
+    throw py::value_error("`grad_mu` and `grad_logvar` go together; one of them is None");
+  args.row_kl = vector_of<T>(kl_out, "kl_out", args.rows);
+  args.row_charged = vector_of<T>(charged_out, "charged_out", args.rows);
+  args.grad_mu = matrix_of<T>(grad_mu, "grad_mu", args.rows, args.cols);
+  args.grad_logvar = matrix_of<T>(grad_logvar, "grad_logvar", args.rows, args.cols);
+  args.scale = static_cast<T>(scale);
+  const Matrix<double> sums = matrix_of<double>(dimensions, "dimensions", 3, args.cols);
+  if (sums && sums.row_stride != args.cols)
+    throw py::value_error("`dimensions` is not C-contiguous");
+  args.dimensions = sums.data;
 }
 
 }  // namespace elbokit::bindings

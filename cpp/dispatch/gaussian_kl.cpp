@@ -1,6 +1,7 @@
 #include "elbokit/gaussian_kl.h"
 
 #include "dispatch/cpu_level.h"
+#include "dispatch/kl_tasks.h"
 #include "dispatch/row_tasks.h"
 
 namespace elbokit::cpu {
@@ -9,16 +10,11 @@ template <class T>
 KlTotals gaussian_kl(const GaussianKlArgs<T>& args) {
   const auto kernel = ELBOKIT_KERNEL(gaussian_kl<T>);
   const dispatch::RowTasks tasks(args.rows, args.cols);
-  std::vector<KlTotals> totals(tasks.count());
+  dispatch::KlTasks<T> parts(args, tasks.count());
   tasks.run([&](std::int64_t begin, std::int64_t end, std::int64_t task) {
-    totals[task] = kernel(args, begin, end);
+    parts.run(kernel, begin, end, task);
   });
-  KlTotals sum;
-  for (const KlTotals& each : totals) {
-    sum.kl += each.kl;
-    sum.charged += each.charged;
-  }
-  return sum;
+  return parts.merged();
 }
 
 template <class T>

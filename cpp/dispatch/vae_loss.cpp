@@ -1,27 +1,27 @@
 #include "elbokit/vae_loss.h"
 
 #include "dispatch/cpu_level.h"
+#include "dispatch/kl_tasks.h"
 #include "dispatch/loss_outputs.h"
 #include "dispatch/row_tasks.h"
 
 namespace elbokit::cpu {
 
 template <class T>
-VaeLossTotals vae_loss(const BernoulliArgs<T>& bernoulli, const GaussianKlArgs<T>& kl) {
+VaeLossTotals vae_loss(const BernoulliArgs<T>& given, const GaussianKlArgs<T>& kl) {
   const auto reconstruction_kernel = ELBOKIT_KERNEL(bernoulli_loss<T>);
   const auto kl_kernel = ELBOKIT_KERNEL(gaussian_kl<T>);
-  prepare_outputs(bernoulli);
+  const BernoulliArgs<T> bernoulli = with_outputs_ready(given);
   const dispatch::RowTasks tasks(bernoulli.rows, bernoulli.cols + kl.cols);
-  std::vector<VaeLossTotals> totals(tasks.count());
+  std::vector<BernoulliTotals> reconstructions(tasks.count());
+  dispatch::KlTasks<T> divergences(kl, tasks.count());
   tasks.run([&](std::int64_t begin, std::int64_t end, std::int64_t task) {
-    totals[task] = {reconstruction_kernel(bernoulli, begin, end), kl_kernel(kl, begin, end)};
+    reconstructions[task] = reconstruction_kernel(bernoulli, begin, end);
+    divergences.run(kl_kernel, begin, end, task);
   });
   VaeLossTotals sum;
-  for (const VaeLossTotals& each : totals) {
-    sum.reconstruction += each.reconstruction;
-    sum.kl.kl += each.kl.kl;
-    sum.kl.charged += each.kl.charged;
-  }
+  for (const BernoulliTotals& each : reconstructions) sum.reconstruction += each;
+  sum.kl = divergences.merged();
   return sum;
 }
 

@@ -35,6 +35,18 @@ class KlRow {
   RowReader<T> mu_, logvar_, prior_mu_, prior_logvar_;
 };
 
+template <class T>
+void add_to_dimensions(const GaussianKlArgs<T>& args, std::int64_t col, int count, Vec<T> kl,
+                       Vec<T> mu) {
+  for (int i = 0; i < count; ++i) {
+    double* const sums = args.dimensions + col + i;
+    const double m = mu[i];
+    sums[0] += kl[i];
+    sums[args.cols] += m;
+    sums[2 * args.cols] += m * m;
+  }
+}
+
 }  // namespace
 
 template <class T>
@@ -43,13 +55,23 @@ KlTotals gaussian_kl(const GaussianKlArgs<T>& args, std::int64_t begin, std::int
   KlTotals totals;
   for (std::int64_t row = begin; row < end; ++row) {
     const KlRow<T, GaussianKlArgs<T>> term(args, row);
+    const RowReader<T> mu(args.mu, row);
+    const T weight = args.row_weight ? args.row_weight[row] : T(1);
+    const Vec<T> factor = broadcast<T>(args.scale * weight);
     Sum<T> kl, charged;
     for_each_vector<T>(args.cols, [&](std::int64_t col, int count) ELBOKIT_INLINE_LAMBDA {
-      const Vec<T> value = term(col, count).kl;
-      kl.add(first_lanes<T>(value, count));
-      charged.add(first_lanes<T>(select(value < floor, floor, value), count));
+      const GaussianKl<Vec<T>> value = term(col, count);
+      const auto floored = value.kl < floor;
+      kl.add(first_lanes<T>(value.kl, count));
+      charged.add(first_lanes<T>(select(floored, floor, value.kl), count));
+      if (args.grad_mu) {
+        const Vec<T> g = select(floored, Vec<T>{}, factor);
+        write<T>(args.grad_mu.row(row) + col, value.grad_mu() * g, count);
+        write<T>(args.grad_logvar.row(row) + col, value.grad_logvar() * g, count);
+      }
+      if (args.dimensions) add_to_dimensions(args, col, count, value.kl, mu(col, count));
     });
-    const double row_kl = kl.total(), row_charged = charged.total();
+    const double row_kl = kl.total() * weight, row_charged = charged.total() * weight;
     if (args.row_kl) args.row_kl[row] = static_cast<T>(row_kl);
     if (args.row_charged) args.row_charged[row] = static_cast<T>(row_charged);
     totals.kl += row_kl;

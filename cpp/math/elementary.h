@@ -45,6 +45,18 @@ struct Format<float> {
                   0.000199141698f);
   }
 
+  template <class V>  // e^x, |x| <= ln(2) / 2
+  static ELBOKIT_INLINE V exp(V x) {
+    return horner(x, 1.0f, 1.0f, 0.499999934f, 0.166665206f, 0.041668388f, 0.00836871689f,
+                  0.0013814599f);
+  }
+
+  template <class V>  // log(1 + u) / u in x = u - 1/2, 0 <= u <= 1
+  static ELBOKIT_INLINE V log1p(V x) {
+    return horner(x, 0.810930219f, -0.288526665f, 0.132609085f, -0.067711447f, 0.0366338597f,
+                  -0.020228246f, 0.0115864783f, -0.00857446181f, 0.00523268949f);
+  }
+
   template <class V>  // (2^x - 1) / x
   static ELBOKIT_INLINE V exp2(V x) {
     return horner(x, 0.693147206f, 0.240226513f, 0.0555032778f, 0.00961800388f, 0.00134002723f,
@@ -74,6 +86,11 @@ struct Format<double> {
                   0.00138888888888668295, 0.000198412698861587186, 0.000024801587360569571,
                   2.75572441817440845e-6, 2.75572427497864159e-7, 2.51090449506914658e-8,
                   2.09244460453700504e-9);
+  }
+
+  template <class V>  // e^x, |x| <= ln(2) / 2
+  static ELBOKIT_INLINE V exp(V x) {
+    return x * x * expm1(x) + x + 1.0;
   }
 
   template <class V>  // (2^x - 1) / x
@@ -178,6 +195,20 @@ ELBOKIT_INLINE V round_vector(V x) {
 }
 #endif
 
+// e^x for x <= 0, in fewer operations than exp.
+template <class V>
+ELBOKIT_INLINE V exp_nonpositive(V x) {
+#if defined(__AVX512F__)
+  using F = Format<Lane<V>>;
+  if constexpr (sizeof(V) == 64) {
+    x = select(x < F::exp_low, constant<V>(F::exp_low), x);
+    const V n = round_vector(x * Lane<V>(1.4426950408889634074));
+    return scale(F::exp((x - n * F::ln2_high) - n * F::ln2_low), n);
+  }
+#endif
+  return exp(x);
+}
+
 // 2^x for x <= 0, and exactly 0 for x < exp2_zero, -inf among them; that select also discards what
 // the steps before it make of such an x.
 template <class V>
@@ -216,15 +247,29 @@ ELBOKIT_INLINE V log(V x) {
   return e * F::ln2_high + (twice_atanh(f / (f + Lane<V>(2))) + e * F::ln2_low);
 }
 
-// log(1 + u) for u in [0, 1]: log1p(e^-|x|) of the losses. Above sqrt(2) - 1 the argument is
-// halved first, so that one short series serves the whole interval.
+// log(1 + u) for u in [0, 1]: log1p(e^-|x|) of the losses. float takes one polynomial, which costs
+// less than a division; for double the argument is halved above sqrt(2) - 1, so that one short
+// series serves the whole interval.
 template <class V>
 ELBOKIT_INLINE V log1p_unit(V u) {
+  if constexpr (sizeof(Lane<V>) == 4) return u * Format<float>::log1p(u - 0.5f);
   const auto large = u > constant<V>(Lane<V>(0.41421356237309504880));
   const V numerator = select(large, u - Lane<V>(1), u);
   const V denominator = select(large, u + Lane<V>(3), u + Lane<V>(2));
   const V shift = select(large, constant<V>(Lane<V>(0.69314718055994530942)), V{});
   return shift + twice_atanh(numerator / denominator);
+}
+
+template <class V>
+struct Logistic {
+  V sigmoid, softplus;  // 1 / (1 + e^a) and log(1 + e^-a)
+};
+
+// For a >= 0, without overflow, each to a few units in its last place.
+template <class V>
+ELBOKIT_INLINE Logistic<V> logistic(V a) {
+  const V u = exp_nonpositive(-a);
+  return {u / (u + Lane<V>(1)), log1p_unit(u)};
 }
 
 }  // namespace elbokit::ELBOKIT_LEVEL

@@ -110,6 +110,27 @@ ELBOKIT_INLINE void store_partial(T* to, Vec<T> v, int count) {
 #endif
 }
 
+// Writes past the caches, for outputs that exceed them: the lines need not be read first. `to` is
+// aligned to the vector; stream_fence() comes before another thread may read.
+template <class T>
+ELBOKIT_INLINE void stream(T* to, Vec<T> v) {
+#if defined(__AVX512F__)
+  _mm512_stream_ps(reinterpret_cast<float*>(to), bit_cast<__m512>(v));
+#elif defined(__AVX2__)
+  _mm256_stream_ps(reinterpret_cast<float*>(to), bit_cast<__m256>(v));
+#elif defined(__x86_64__)
+  _mm_stream_ps(reinterpret_cast<float*>(to), bit_cast<__m128>(v));
+#else
+  store(to, v);
+#endif
+}
+
+ELBOKIT_INLINE void stream_fence() {
+#if defined(__x86_64__)
+  _mm_sfence();
+#endif
+}
+
 // Keeps a loaded vector in its register. Without it GCC folds the load into every use and
 // reads the same memory once per FMA.
 template <class V>

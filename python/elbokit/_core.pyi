@@ -5,6 +5,7 @@ import numpy as np
 import numpy.typing as npt
 
 _Array = npt.NDArray[np.floating[Any]]
+_Operand = npt.NDArray[Any] | tuple[Any, ...]
 _Float64 = npt.NDArray[np.float64]
 _Prior = tuple[_Float64, float, _Float64, float, _Float64, float]
 
@@ -22,49 +23,65 @@ def elementary(function: str, x: _Array, out: _Array) -> None: ...
 def logsumexp(a: _Array, out: _Array) -> None: ...
 def logsumexp_backward(a: _Array, lse: _Array, grad: _Array, out: _Array) -> None: ...
 def bernoulli_loss(
-    logits: _Array,
-    target: _Array,
-    weight: _Array | None,
-    pos_weight: _Array | None,
+    logits: _Operand,
+    target: _Operand,
+    weight: _Operand | None,
+    pos_weight: _Operand | None,
+    mask: _Operand | None,
+    row_weight: _Operand | None,
+    target_scale: float,
     scale: float,
-    elementwise_out: _Array | None,
-    row_out: _Array | None,
-    grad_out: _Array | None,
-) -> float: ...
+    elementwise_out: _Operand | None,
+    row_out: _Operand | None,
+    grad_out: _Operand | None,
+) -> tuple[float, int]: ...
 def gaussian_kl(
-    mu: _Array,
-    logvar: _Array,
-    prior_mu: _Array | None,
-    prior_logvar: _Array | None,
+    mu: _Operand,
+    logvar: _Operand,
+    prior_mu: _Operand | None,
+    prior_logvar: _Operand | None,
     free_bits: float,
-    row_out: _Array | None,
-    charged_out: _Array | None,
+    row_weight: _Operand | None,
+    scale: float,
+    row_out: _Operand | None,
+    charged_out: _Operand | None,
+    grad_mu: _Operand | None,
+    grad_logvar: _Operand | None,
+    dimensions: _Operand | None,
 ) -> tuple[float, float]: ...
 def gaussian_kl_backward(
-    mu: _Array,
-    logvar: _Array,
-    prior_mu: _Array | None,
-    prior_logvar: _Array | None,
+    mu: _Operand,
+    logvar: _Operand,
+    prior_mu: _Operand | None,
+    prior_logvar: _Operand | None,
     free_bits: float,
-    factor: _Array,
-    charged_factor: _Array,
-    grad_mu: _Array,
-    grad_logvar: _Array,
-    grad_prior_mu: _Array | None,
-    grad_prior_logvar: _Array | None,
+    factor: _Operand,
+    charged_factor: _Operand,
+    grad_mu: _Operand,
+    grad_logvar: _Operand,
+    grad_prior_mu: _Operand | None,
+    grad_prior_logvar: _Operand | None,
 ) -> None: ...
 def vae_loss(
-    logits: _Array,
-    target: _Array,
-    mu: _Array,
-    logvar: _Array,
+    logits: _Operand,
+    target: _Operand,
+    mask: _Operand | None,
+    row_weight: _Operand | None,
+    target_scale: float,
+    mu: _Operand,
+    logvar: _Operand,
+    prior_mu: _Operand | None,
+    prior_logvar: _Operand | None,
     free_bits: float,
     scale: float,
-    reconstruction_out: _Array | None,
-    kl_out: _Array | None,
-    charged_out: _Array | None,
-    grad_logits: _Array | None,
-) -> tuple[float, float, float]: ...
+    reconstruction_out: _Operand | None,
+    kl_out: _Operand | None,
+    charged_out: _Operand | None,
+    grad_logits: _Operand | None,
+    grad_mu: _Operand | None,
+    grad_logvar: _Operand | None,
+    dimensions: _Operand | None,
+) -> tuple[float, float, float, int]: ...
 def precision_cholesky(covariances: _Float64, factors: _Float64) -> int: ...
 def kmeans(
     X: _Array,

@@ -7,23 +7,39 @@
 
 namespace elbokit {
 
-// Inputs are (rows, cols) with col_stride 0 or 1; outputs have col_stride 1. A null output is
-// not computed.
+// All operands are (rows, cols); a null one is 1 everywhere. T, the type computed in, is float for
+// logits narrower than that. A null output is not computed.
 template <class T>
 struct BernoulliArgs {
   std::int64_t rows, cols;
-  Matrix<const T> logits, target;
-  Matrix<const T> weight, pos_weight;  // optional
-  Matrix<T> elementwise;               // optional: the loss of each element
-  Vector<T> row_loss;                  // optional: the loss of each row
-  Matrix<T> grad;                      // optional: d loss / d logits * scale
+  Operand logits, target;
+  T target_scale;  // targets are this times what lies in memory: 1 / 255 for bytes
+  Operand weight, pos_weight;
+  Operand mask;                // an element of mask 0 counts as nothing, whatever its logit
+  Vector<const T> row_weight;  // optional
+  Matrix<T> elementwise;       // optional: the loss of each element; col_stride 1
+  Vector<T> row_loss;          // optional: the loss of each row
+  Result grad;                 // optional: d loss / d logits * scale; may lie over logits
   T scale;
+  bool stream;  // grad exceeds the caches: write past them
 };
 
-#define ELBOKIT_DECLARE(level)                                                          \
-  namespace level {                                                                     \
-  template <class T>                                                                    \
-  double bernoulli_loss(const BernoulliArgs<T>&, std::int64_t begin, std::int64_t end); \
+struct BernoulliTotals {
+  double loss = 0;
+  std::int64_t out_of_range = 0;  // targets below 0 or above 1 that are not masked
+
+  BernoulliTotals& operator+=(const BernoulliTotals& other) {
+    loss += other.loss;
+    out_of_range += other.out_of_range;
+    return *this;
+  }
+  friend BernoulliTotals operator+(BernoulliTotals a, const BernoulliTotals& b) { return a += b; }
+};
+
+#define ELBOKIT_DECLARE(level)                                                                   \
+  namespace level {                                                                              \
+  template <class T>                                                                             \
+  BernoulliTotals bernoulli_loss(const BernoulliArgs<T>&, std::int64_t begin, std::int64_t end); \
   }
 ELBOKIT_FOR_EACH_LEVEL(ELBOKIT_DECLARE)
 #undef ELBOKIT_DECLARE
@@ -31,7 +47,7 @@ ELBOKIT_FOR_EACH_LEVEL(ELBOKIT_DECLARE)
 namespace cpu {
 // The sum of the loss over all elements.
 template <class T>
-double bernoulli_loss(const BernoulliArgs<T>& args);
+BernoulliTotals bernoulli_loss(const BernoulliArgs<T>& args);
 }  // namespace cpu
 
 }  // namespace elbokit

@@ -11,14 +11,18 @@ struct KlTotals {
   double charged = 0;  // the divergence with each dimension of each row floored at free_bits
 };
 
-// Inputs are (rows, cols) with col_stride 0 or 1.
+// Inputs are (rows, cols) with col_stride 0 or 1. row_weight is a factor of all but `dimensions`.
 template <class T>
 struct GaussianKlArgs {
   std::int64_t rows, cols;
   Matrix<const T> mu, logvar;
   Matrix<const T> prior_mu, prior_logvar;  // both or neither: N(0, I)
   T free_bits;
-  Vector<T> row_kl, row_charged;  // optional
+  Vector<const T> row_weight;      // optional
+  Vector<T> row_kl, row_charged;   // optional
+  Matrix<T> grad_mu, grad_logvar;  // optional, both: d charged / d ... * scale; col_stride 1
+  T scale;
+  double* dimensions;  // optional, (3, cols): sums over the rows of kl, mu and mu^2, to add to
 };
 
 // Gradient of sum_rows factor * kl + charged_factor * charged.

@@ -1,4 +1,4 @@
-// A strided two-dimensional view: what crosses the border between Python and the kernels.
+// Strided two-dimensional views: what crosses the border between Python and the kernels.
 #pragma once
 
 #include <cstddef>
@@ -23,6 +23,42 @@ struct Vector {
 
   T& operator[](std::int64_t i) const { return data[i * stride]; }
   explicit operator bool() const { return data != nullptr; }
+};
+
+// How elements lie in memory. bool is kUint8.
+enum class Element : std::uint8_t { kFloat32, kFloat64, kBfloat16, kFloat16, kUint8 };
+
+constexpr std::ptrdiff_t size_of(Element element) {
+  constexpr std::ptrdiff_t sizes[] = {4, 8, 2, 2, 1};
+  return sizes[static_cast<int>(element)];
+}
+
+template <class T>
+inline constexpr Element kElement = sizeof(T) == 4 ? Element::kFloat32 : Element::kFloat64;
+
+// An input whose elements may be narrower than the type that is computed in. col_stride is 0 or 1.
+struct Operand {
+  const void* data = nullptr;
+  Element element = Element::kFloat32;
+  std::ptrdiff_t row_stride = 0;  // in elements, as col_stride
+  std::ptrdiff_t col_stride = 0;
+
+  explicit operator bool() const { return data != nullptr; }
+  const void* at(std::int64_t row, std::int64_t col) const {
+    return static_cast<const char*>(data) + (row * row_stride + col * col_stride) * size_of(element);
+  }
+};
+
+// An output that may be narrower, with contiguous columns.
+struct Result {
+  void* data = nullptr;
+  Element element = Element::kFloat32;
+  std::ptrdiff_t row_stride = 0;  // in elements
+
+  explicit operator bool() const { return data != nullptr; }
+  void* at(std::int64_t row, std::int64_t col) const {
+    return static_cast<char*>(data) + (row * row_stride + col) * size_of(element);
+  }
 };
 
 }  // namespace elbokit

@@ -1,5 +1,5 @@
 // The negative evidence lower bound of a VAE with a Bernoulli decoder and a Gaussian posterior:
-// both terms, and the decoder's gradient, in one parallel pass.
+// both terms and their gradients in one parallel pass.
 #pragma once
 
 #include "elbokit/bernoulli.h"
@@ -8,7 +8,7 @@
 namespace elbokit {
 
 struct VaeLossTotals {
-  double reconstruction = 0;
+  BernoulliTotals reconstruction;
   KlTotals kl;
 };
 

@@ -16,6 +16,7 @@ except ImportError as error:
 from elbokit.torch._bernoulli import binary_cross_entropy_with_logits
 from elbokit.torch._gaussian_kl import gaussian_kl
 from elbokit.torch._logsumexp import logsumexp
+from elbokit.torch._statistics import VAEStatistics
 from elbokit.torch._trainer import VAETrainer
 from elbokit.torch._vae import VAE, VAEOutput
 from elbokit.torch._vae_loss import VAELoss, VAELossOutput, vae_loss
@@ -29,5 +30,6 @@ __all__ = [
     "VAELossOutput",
     "VAE",
     "VAEOutput",
+    "VAEStatistics",
     "VAETrainer",
 ]

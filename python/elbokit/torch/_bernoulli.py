@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from elbokit.torch import _ops  # noqa: F401  (registers the operators)
-from elbokit.torch._autograd import scaled, to_differentiate, with_signature
+from elbokit.torch import _cpu, _ops  # noqa: F401  (registers the operators)
+from elbokit.torch._autograd import direct, eager_twin, scaled, to_differentiate, with_signature
 from elbokit.torch._checks import (
     autocast_low_precision,
     check_broadcast,
@@ -23,35 +23,33 @@ from elbokit.torch._reduction import spread
 __all__ = ["bernoulli_backward", "bernoulli_loss", "binary_cross_entropy_with_logits"]
 
 
-_Grads = tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]
+_N_OPERANDS = 6
+_Grads = tuple[Tensor | None, ...]
 
 
 def bernoulli_backward(
     grad: Tensor | None,
-    input: Tensor,
-    target: Tensor,
-    weight: Tensor | None,
-    pos_weight: Tensor | None,
-    saved: Tensor,
+    operands: Sequence[Tensor | None],
+    target_scale: float,
+    saved: Tensor | None,
     reduction: str,
     needs_input_grad: Sequence[bool],
 ) -> _Grads:
-    """Gradients of the reduced loss in the four operands that the forward pass had.
+    """Gradients of the reduced loss in its operands: input, target and the four weights.
 
-    `saved` is the gradient in `input` that the forward pass computed, reduction included.
+    `saved` is the gradient in the input that the forward pass computed, reduction included.
     """
-    if grad is None:
-        return None, None, None, None
-    needs = list(needs_input_grad[:4])
+    needs = list(needs_input_grad[:_N_OPERANDS])
+    if grad is None or not any(needs):
+        return (None,) * _N_OPERANDS
     d_input = None
-    if needs[0] and not to_differentiate():
+    if needs[0] and saved is not None and not to_differentiate():
         needs[0] = False
-        rows = reduction == "rows"
-        d_input = scaled(saved, spread(grad, input.shape, reduction) if rows else grad)
+        by_row = reduction == "rows"
+        d_input = scaled(saved, spread(grad, saved.shape, reduction) if by_row else grad)
     if not any(needs):
-        return d_input, None, None, None
-    each = spread(grad, input.shape, reduction)
-    by_formula = bernoulli_grads(input, target, weight, pos_weight, each, needs)
+        return d_input, *(None,) * (_N_OPERANDS - 1)
+    by_formula = bernoulli_grads(operands, target_scale, grad, reduction, needs)
     return (by_formula[0] if d_input is None else d_input), *by_formula[1:]
 
 
@@ -67,43 +65,55 @@ class _BernoulliLoss(torch.autograd.Function):
         target: Tensor,
         weight: Tensor | None,
         pos_weight: Tensor | None,
+        mask: Tensor | None,
+        row_weight: Tensor | None,
+        target_scale: float,
         reduction: str,
         need_grad: bool,
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor | None]:
+        operands = input, target, weight, pos_weight, mask, row_weight
         loss, grad = torch.ops.elbokit.bernoulli_loss.default(
-            input, target, weight, pos_weight, reduction, need_grad
+            *operands, target_scale, reduction, need_grad
         )
         return loss, grad
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-        input, target, weight, pos_weight, reduction, _ = inputs
-        ctx.mark_non_differentiable(output[1])
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        *operands, ctx.target_scale, ctx.reduction, need_grad = inputs
+        grad = output[1]
+        if grad is not None:
+            ctx.mark_non_differentiable(grad)
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(input, target, weight, pos_weight, output[1])
-        ctx.reduction = reduction
+        ctx.save_for_backward(*operands, grad if need_grad else None)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor | None, _: None) -> tuple[Tensor | None, ...]:
-        input, target, weight, pos_weight, saved = ctx.saved_tensors
-        operands = input, target, weight, pos_weight, saved
-        grads = bernoulli_backward(grad, *operands, ctx.reduction, ctx.needs_input_grad)
-        return (*grads, None, None)
+        *operands, saved = ctx.saved_tensors
+        grads = bernoulli_backward(
+            grad, operands, ctx.target_scale, saved, ctx.reduction, ctx.needs_input_grad
+        )
+        return *grads, None, None, None
+
+
+_direct_bernoulli_loss = eager_twin(_BernoulliLoss, _cpu.bernoulli_loss)
 
 
 def bernoulli_loss(
     input: Tensor,
     target: Tensor,
-    weight: Tensor | None,
-    pos_weight: Tensor | None,
+    weight: Tensor | None = None,
+    pos_weight: Tensor | None = None,
+    mask: Tensor | None = None,
+    row_weight: Tensor | None = None,
+    *,
+    target_scale: float = 1.0,
     reduction: str,
 ) -> Tensor:
-    """Differentiable loss of checked operands of one dtype, float32 or float64."""
+    """Differentiable loss of checked operands."""
+    operands = input, target, weight, pos_weight, mask, row_weight
     need_grad = input.requires_grad and torch.is_grad_enabled()
-    loss: Tensor
-    loss, _ = _BernoulliLoss.apply(  # type: ignore[no-untyped-call]
-        input, target, weight, pos_weight, reduction, need_grad
-    )
+    apply = _direct_bernoulli_loss if direct(*operands) else _BernoulliLoss.apply
+    loss: Tensor = apply(*operands, target_scale, reduction, need_grad)[0]
     return loss
 
 
@@ -159,16 +169,10 @@ def binary_cross_entropy_with_logits(
     .. [1] D. P. Kingma and M. Welling, "Auto-Encoding Variational Bayes", 2014, appendix C.1,
        arXiv:1312.6114.
     """
-    dtype = check_tensors(input=input, target=target, weight=weight, pos_weight=pos_weight)
+    check_tensors(input=input, target=target, weight=weight, pos_weight=pos_weight)
     check_same_shape("target", target, "input", input)
     check_broadcast("weight", weight, "input", input)
     check_broadcast("pos_weight", pos_weight, "input", input)
     check_reduction(reduction, ("none", "mean", "sum"))
-    loss = bernoulli_loss(
-        input.to(dtype),
-        target.to(dtype),
-        None if weight is None else weight.to(dtype),
-        None if pos_weight is None else pos_weight.to(dtype),
-        reduction,
-    )
+    loss = bernoulli_loss(input, target, weight, pos_weight, reduction=reduction)
     return loss if autocast_low_precision(input) else loss.to(input.dtype)

@@ -21,12 +21,14 @@ __all__ = [
     "check_reduction",
     "check_same_shape",
     "check_tensors",
+    "check_weight",
 ]
 
 # One entry per file of implementations (_cpu.py); "meta" is served by the fake kernels.
 _DEVICES = ("cpu", "meta")
 _LOW_PRECISION = (torch.float16, torch.bfloat16)
 _BINARY = (torch.bool, torch.uint8)
+_MAY_BE_BINARY = ("target", "mask")
 
 
 def check_is_tensor(name: str, value: object) -> None:
@@ -47,8 +49,8 @@ def check_tensors(**arguments: Tensor | None) -> torch.dtype:
     Parameters
     ----------
     **arguments : Tensor or None
-        Operands by name; None means "not given". An operand called ``target`` may be of dtype
-        bool or uint8.
+        Operands by name; None means "not given". Those called ``target`` and ``mask`` may be of
+        dtype bool or uint8.
 
     Returns
     -------
@@ -82,10 +84,12 @@ def check_tensors(**arguments: Tensor | None) -> torch.dtype:
                 f"`{name}` is on device {value.device}, expected {first.device} as `{first_name}`"
             )
         check_layout(name, value)
-        if value.dtype in _BINARY and name == "target":
+        if value.dtype in _BINARY and name in _MAY_BE_BINARY:
             continue
         if not value.dtype.is_floating_point:
-            kinds = "a floating-point dtype" + (", bool or uint8" if name == "target" else "")
+            kinds = "a floating-point dtype" + (
+                ", bool or uint8" if name in _MAY_BE_BINARY else ""
+            )
             raise TypeError(f"`{name}` has dtype {value.dtype}, expected {kinds}")
         computed = torch.float32 if value.dtype in _LOW_PRECISION else value.dtype
         if computed not in (torch.float32, torch.float64):
@@ -129,6 +133,12 @@ def check_broadcast(name: str, tensor: Tensor | None, other_name: str, other: Te
             f"`{name}` has shape {tuple(tensor.shape)}, expected one that broadcasts to "
             f"{tuple(other.shape)}, the shape of `{other_name}`"
         )
+
+
+def check_weight(weight: Tensor | None, n_samples: int) -> None:
+    """Raise ValueError unless `weight`, if given, is one number per sample."""
+    if weight is not None and weight.shape != (n_samples,):
+        raise ValueError(f"`weight` has shape {tuple(weight.shape)}, expected ({n_samples},)")
 
 
 def check_event_dims(name: str, tensor: Tensor) -> None:

@@ -1,15 +1,16 @@
-"""The operators on tensors without data: shapes and dtypes alone, for tracing.
+"""The operators on tensors without data: shapes, strides and dtypes alone, for tracing.
 
-Outputs are contiguous and new, as those of the implementations.
+Outputs are new, and laid out as those of the implementations; None as theirs.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
-from elbokit.torch._reduction import loss_shape, reduced_shape
+from elbokit.torch._reduction import computed_dtype, loss_shape, reduced_shape, storage_order
 
 __all__ = [
     "bernoulli_loss",
@@ -21,17 +22,29 @@ __all__ = [
 ]
 
 
+def _gradient(like: Tensor, order: Sequence[int] | None) -> Tensor:
+    if order is None:
+        return like.new_empty(like.shape)
+    return like.new_empty_strided(like.shape, like.stride())
+
+
 def bernoulli_loss(
     input: Tensor,
     target: Tensor,
     weight: Tensor | None,
     pos_weight: Tensor | None,
+    mask: Tensor | None,
+    row_weight: Tensor | None,
+    target_scale: float,
     reduction: str,
     need_grad: bool,
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor | None]:
     """Shapes of the loss and its gradient."""
-    loss = input.new_empty(loss_shape(input.shape, reduction))
-    return loss, input.new_empty(input.shape if need_grad else (0,))
+    loss = input.new_empty(loss_shape(input.shape, reduction), dtype=computed_dtype(input))
+    order = None
+    if reduction != "none":
+        order = storage_order(input, target, weight, pos_weight, mask)
+    return loss, _gradient(input, order) if need_grad else None
 
 
 def gaussian_kl(
@@ -39,10 +52,16 @@ def gaussian_kl(
     logvar: Tensor,
     prior_mu: Tensor | None,
     prior_logvar: Tensor | None,
+    row_weight: Tensor | None,
+    free_bits: float,
     reduction: str,
-) -> Tensor:
-    """Shape of the KL."""
-    return mu.new_empty(loss_shape(mu.shape, reduction))
+    need_grad: bool,
+) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
+    """Shapes of the KL, its floored form and the latter's gradients."""
+    kl, charged = (mu.new_empty(loss_shape(mu.shape, reduction)) for _ in range(2))
+    if not need_grad:
+        return kl, charged, None, None
+    return kl, charged, mu.new_empty(mu.shape), mu.new_empty(mu.shape)
 
 
 def gaussian_kl_backward(
@@ -52,30 +71,44 @@ def gaussian_kl_backward(
     logvar: Tensor,
     prior_mu: Tensor | None,
     prior_logvar: Tensor | None,
+    row_weight: Tensor | None,
     free_bits: float,
     reduction: str,
     need_prior: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+) -> tuple[Tensor | None, ...]:
     """Shapes of the four gradients."""
-    prior_shape = mu.shape if need_prior else (0,)
-    shapes = (mu.shape, mu.shape, prior_shape, prior_shape)
-    a, b, c, d = (mu.new_empty(shape) for shape in shapes)
-    return a, b, c, d
+    own = mu.new_empty(mu.shape), mu.new_empty(mu.shape)
+    if not need_prior:
+        return *own, None, None
+    return *own, mu.new_empty(mu.shape), mu.new_empty(mu.shape)
 
 
 def vae_loss(
     logits: Tensor,
     target: Tensor,
+    mask: Tensor | None,
+    row_weight: Tensor | None,
     mu: Tensor,
     logvar: Tensor,
+    prior_mu: Tensor | None,
+    prior_logvar: Tensor | None,
+    target_scale: float,
     free_bits: float,
     reduction: str,
-    need_grad: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Shapes of both terms, the charged KL, and the gradient of the first."""
+    need_logits: bool,
+    need_latent: bool,
+    need_statistics: bool,
+) -> tuple[Tensor | None, ...]:
+    """Shapes of the terms, of the gradients and of the by-products."""
     shape = loss_shape(logits.shape, reduction)
-    grad = logits.new_empty(logits.shape if need_grad else (0,))
-    return logits.new_empty(shape), logits.new_empty(shape), logits.new_empty(shape), grad
+    terms = [mu.new_empty(shape) for _ in range(3)]
+    order = storage_order(logits, target, mask)
+    grad = _gradient(logits, order) if need_logits else None
+    latent = [mu.new_empty(mu.shape) if need_latent else None for _ in range(2)]
+    if not need_statistics:
+        return *terms, grad, *latent, None, None
+    statistics = mu.new_empty((3, mu[:1].numel()), dtype=torch.float64)
+    return *terms, grad, *latent, statistics, mu.new_empty((), dtype=torch.int64)
 
 
 def logsumexp(input: Tensor, dim: Sequence[int], keepdim: bool) -> Tensor:

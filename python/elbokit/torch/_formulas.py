@@ -13,37 +13,59 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
+from elbokit.torch._reduction import computed_dtype, spread
+
 __all__ = ["bernoulli_grads", "gaussian_kl_elements", "gaussian_kl_grads", "logsumexp_grad"]
 
 
 def bernoulli_grads(
-    logits: Tensor,
-    target: Tensor,
-    weight: Tensor | None,
-    pos_weight: Tensor | None,
+    operands: Sequence[Tensor | None],
+    target_scale: float,
     grad: Tensor,
+    reduction: str,
     needs: Sequence[bool],
-) -> tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]:
-    """Gradients of ``w ((1 - t) softplus(l) + p t softplus(-l))`` in l, t, w and p.
+) -> tuple[Tensor | None, ...]:
+    """Gradients of ``r m w ((1 - t) softplus(l) + p t softplus(-l))`` in l, t, w, p, m and r.
 
-    `grad` broadcasts to the shape of `logits`; `needs` says which of the four to compute. In this
-    form nothing cancels, however large the logits.
+    For logits l, targets t (`target_scale` times what is given), weights w, positive weights p, the
+    mask m and the rows' weights r; `grad` is that of the reduced loss, `needs` says which of the six
+    to compute. In this form nothing cancels, however large the logits. A mask has no gradient.
     """
-    weighted = grad if weight is None else grad * weight
+    dtype = computed_dtype(operands[0])  # type: ignore[arg-type]
+    logits, target, weight, pos_weight, mask, row_weight = (
+        None if t is None else t.to(dtype) for t in operands
+    )
+    assert logits is not None
+    assert target is not None
+    if target_scale != 1:
+        target = target * target_scale
+    each = spread(grad, logits.shape, reduction)
+    if mask is not None:
+        # Where the mask is 0 nothing that is not finite may come through.
+        ignored = (mask == 0).expand_as(logits)
+        logits, target = logits.masked_fill(ignored, 0.0), target.masked_fill(ignored, 0.0)
+        each = each * ~ignored
+    by_row = None if row_weight is None else row_weight.reshape(-1, *(1,) * (logits.dim() - 1))
+    unweighted = each if by_row is None else each * by_row
+    weighted = unweighted if weight is None else unweighted * weight
     positive = target if pos_weight is None else pos_weight * target
     if_one, if_zero = -logsigmoid(logits), -logsigmoid(-logits)  # the loss for t = 1 and t = 0
-    d_logits = d_target = d_weight = d_pos_weight = None
+    grads: list[Tensor | None] = [None] * 6
     if needs[0]:
         slope = (1 - target) * torch.sigmoid(logits) - positive * torch.sigmoid(-logits)
-        d_logits = weighted * slope
+        grads[0] = weighted * slope
     if needs[1]:
-        d_target = weighted * ((if_one if pos_weight is None else pos_weight * if_one) - if_zero)
+        slope = (if_one if pos_weight is None else pos_weight * if_one) - if_zero
+        grads[1] = weighted * slope * target_scale
+    loss = (1 - target) * if_zero + positive * if_one
     if needs[2] and weight is not None:
-        loss = (1 - target) * if_zero + positive * if_one
-        d_weight = (grad * loss).sum_to_size(weight.shape)
+        grads[2] = (unweighted * loss).sum_to_size(weight.shape)
     if needs[3] and pos_weight is not None:
-        d_pos_weight = (weighted * target * if_one).sum_to_size(pos_weight.shape)
-    return d_logits, d_target, d_weight, d_pos_weight
+        grads[3] = (weighted * target * if_one).sum_to_size(pos_weight.shape)
+    if needs[5] and row_weight is not None:
+        own = each * loss if weight is None else each * weight * loss
+        grads[5] = own.flatten(1).sum(1) if own.dim() > 1 else own
+    return tuple(grads)
 
 
 def gaussian_kl_elements(
@@ -58,34 +80,52 @@ def gaussian_kl_elements(
 
 
 def gaussian_kl_grads(
-    mu: Tensor,
-    logvar: Tensor,
-    prior_mu: Tensor | None,
-    prior_logvar: Tensor | None,
+    operands: Sequence[Tensor | None],
     grad: Tensor | None,
     grad_charged: Tensor | None,
     free_bits: float,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of the KL and of its floored form in mu, logvar, prior_mu and prior_logvar.
+    reduction: str,
+) -> tuple[Tensor | None, ...]:
+    """Gradients of the KL and of its floored form in mu, logvar, the prior's, and row weights.
 
-    `grad` weighs the KL, `grad_charged` the KL with each dimension floored at `free_bits`; each
-    broadcasts to the shape of `mu`. The gradients of the prior are not summed to its shape.
+    `grad` is that of the reduced KL, `grad_charged` that of the KL with each dimension floored at
+    `free_bits`.
     """
+    mu, logvar, prior_mu, prior_logvar, row_weight = operands
+    assert mu is not None
+    assert logvar is not None
     m = 0.0 if prior_mu is None else prior_mu
     s = 0.0 if prior_logvar is None else prior_logvar
-    factor = torch.zeros((), dtype=mu.dtype, device=mu.device) if grad is None else grad
-    if grad_charged is not None:
+    each, each_charged = (
+        None if g is None else spread(g, mu.shape, reduction) for g in (grad, grad_charged)
+    )
+    factor = torch.zeros((), dtype=mu.dtype, device=mu.device) if each is None else each
+    own = d_row_weight = None
+    if row_weight is not None:
+        kl = gaussian_kl_elements(mu, logvar, m, s)
+        own = factor * kl
+    if each_charged is not None:
         if free_bits > 0:
             # A floored dimension is constant: the mask carries no gradient of its own.
             above = gaussian_kl_elements(mu, logvar, m, s).detach() >= free_bits
-            grad_charged = grad_charged * above
-        factor = factor + grad_charged
+            if own is not None:
+                own = own + each_charged * torch.where(above, kl, free_bits)
+            each_charged = each_charged * above
+        elif own is not None:
+            own = own + each_charged * kl
+        factor = factor + each_charged
+    if row_weight is not None and own is not None:
+        d_row_weight = own.flatten(1).sum(1) if own.dim() > 1 else own
+        factor = factor * row_weight.reshape(-1, *(1,) * (mu.dim() - 1))
     inverse = torch.exp(-s) if isinstance(s, Tensor) else 1.0
     d_mu = factor * (mu - m) * inverse
     excess = torch.expm1(logvar - s)  # e^(logvar - s) - 1
     d_logvar = 0.5 * factor * excess
+    if prior_mu is None or prior_logvar is None:
+        return d_mu, d_logvar, None, None, d_row_weight
+    d_prior_mu = (-d_mu).sum_to_size(prior_mu.shape)
     d_prior_logvar = -0.5 * (factor * excess + d_mu * (mu - m))
-    return d_mu, d_logvar, -d_mu, d_prior_logvar
+    return d_mu, d_logvar, d_prior_mu, d_prior_logvar.sum_to_size(prior_logvar.shape), d_row_weight
 
 
 def logsumexp_grad(grad: Tensor, input: Tensor, output: Tensor) -> Tensor:

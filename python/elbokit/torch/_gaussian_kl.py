@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from elbokit.torch import _ops  # noqa: F401  (registers the operators)
-from elbokit.torch._autograd import to_differentiate, with_signature
+from elbokit.torch import _cpu, _ops  # noqa: F401  (registers the operators)
+from elbokit.torch._autograd import direct, eager_twin, scaled, to_differentiate, with_signature
 from elbokit.torch._checks import (
     check_broadcast,
     check_event_dims,
@@ -19,7 +20,17 @@ from elbokit.torch._checks import (
 from elbokit.torch._formulas import gaussian_kl_grads
 from elbokit.torch._reduction import spread
 
-__all__ = ["BATCH_REDUCTIONS", "MEAN_HINT", "gaussian_kl", "kl_grads"]
+__all__ = [
+    "BATCH_REDUCTIONS",
+    "MEAN_HINT",
+    "both_of_prior",
+    "clamped",
+    "gaussian_kl",
+    "gaussian_kl_terms",
+    "kl_grads",
+]
+
+_N_OPERANDS = 5
 
 BATCH_REDUCTIONS = {"none": "rows", "sum": "sum", "batchmean": "batchmean"}
 MEAN_HINT = (
@@ -29,41 +40,45 @@ MEAN_HINT = (
 
 
 def kl_grads(
-    mu: Tensor,
-    logvar: Tensor,
-    prior_mu: Tensor | None,
-    prior_logvar: Tensor | None,
+    operands: Sequence[Tensor | None],
     grad: Tensor | None,
     grad_charged: Tensor | None,
     free_bits: float,
+    saved: Sequence[Tensor | None],
     reduction: str,
-    need_prior: bool,
-) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
-    """Gradients of the reduced KL, and of its floored form, in each operand."""
-    if to_differentiate():
-        each, each_charged = (
-            None if g is None else spread(g, mu.shape, reduction) for g in (grad, grad_charged)
-        )
-        grads = gaussian_kl_grads(mu, logvar, prior_mu, prior_logvar, each, each_charged, free_bits)
-    else:
-        grads = torch.ops.elbokit.gaussian_kl_backward.default(
-            grad,
-            grad_charged,
-            mu,
-            logvar,
-            prior_mu,
-            prior_logvar,
-            free_bits,
-            reduction,
-            need_prior,
-        )
-    if not need_prior or prior_mu is None or prior_logvar is None:
-        return grads[0], grads[1], None, None
-    prior = grads[2].sum_to_size(prior_mu.shape), grads[3].sum_to_size(prior_logvar.shape)
-    return grads[0], grads[1], *prior
+    needs: Sequence[bool],
+) -> tuple[Tensor | None, ...]:
+    """Gradients of the reduced KL and of its floored form, in mu, logvar, the prior and weights.
+
+    `saved` are those of the floored form in mu and logvar that the forward pass computed.
+    """
+    if (grad is None and grad_charged is None) or not any(needs):
+        return (None,) * _N_OPERANDS
+    if to_differentiate() or needs[4]:
+        return gaussian_kl_grads(operands, grad, grad_charged, free_bits, reduction)
+    need_prior = any(needs[2:4])
+    one_grad = grad_charged if grad is None else grad
+    if saved[0] is not None and not need_prior and (grad is None or free_bits == 0):
+        if grad is not None and grad_charged is not None:
+            one_grad = grad + grad_charged
+        assert one_grad is not None
+        if reduction == "rows":
+            one_grad = spread(one_grad, saved[0].shape, reduction)
+        own = [None if s is None else scaled(s, one_grad) for s in saved]
+        return *own, None, None, None
+    backward = _cpu.gaussian_kl_backward
+    if not direct(*operands, one_grad):
+        backward = torch.ops.elbokit.gaussian_kl_backward.default
+    grads = backward(grad, grad_charged, *operands, free_bits, reduction, need_prior)
+    if not need_prior:
+        return grads[0], grads[1], None, None, None
+    prior = (g.sum_to_size(p.shape) for g, p in zip(grads[2:], operands[2:4], strict=True))
+    return grads[0], grads[1], *prior, None
 
 
 class _GaussianKL(torch.autograd.Function):
+    """KL, floored KL, and the latter's gradients that the same pass computed."""
+
     generate_vmap_rule = True
 
     @staticmethod
@@ -73,24 +88,77 @@ class _GaussianKL(torch.autograd.Function):
         logvar: Tensor,
         prior_mu: Tensor | None,
         prior_logvar: Tensor | None,
+        row_weight: Tensor | None,
+        free_bits: float,
         reduction: str,
-    ) -> Tensor:
-        kl: Tensor = torch.ops.elbokit.gaussian_kl.default(
-            mu, logvar, prior_mu, prior_logvar, reduction
+        need_grad: bool,
+    ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
+        outputs: tuple[Tensor, Tensor, Tensor | None, Tensor | None]
+        outputs = torch.ops.elbokit.gaussian_kl.default(
+            mu, logvar, prior_mu, prior_logvar, row_weight, free_bits, reduction, need_grad
         )
-        return kl
+        return outputs
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        ctx.save_for_backward(*inputs[:4])
-        ctx.reduction = inputs[4]
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        *operands, ctx.free_bits, ctx.reduction, need_grad = inputs
+        grads = output[2:]
+        ctx.mark_non_differentiable(*(g for g in grads if g is not None))
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(*operands, *(grads if need_grad else (None, None)))
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        need_prior = any(ctx.needs_input_grad[2:4])
-        mu, logvar, prior_mu, prior_logvar = ctx.saved_tensors
-        operands = mu, logvar, prior_mu, prior_logvar
-        return (*kl_grads(*operands, grad, None, 0.0, ctx.reduction, need_prior), None)
+    def backward(
+        ctx: Any, grad: Tensor | None, grad_charged: Tensor | None, *_: None
+    ) -> tuple[Tensor | None, ...]:
+        *operands, grad_mu, grad_logvar = ctx.saved_tensors
+        saved = grad_mu, grad_logvar
+        options = ctx.free_bits, saved, ctx.reduction, ctx.needs_input_grad[:_N_OPERANDS]
+        return *kl_grads(operands, grad, grad_charged, *options), None, None, None
+
+
+_direct_gaussian_kl = eager_twin(_GaussianKL, _cpu.gaussian_kl)
+
+
+def gaussian_kl_terms(
+    mu: Tensor,
+    logvar: Tensor,
+    prior_mu: Tensor | None = None,
+    prior_logvar: Tensor | None = None,
+    row_weight: Tensor | None = None,
+    *,
+    free_bits: float = 0.0,
+    reduction: str,
+) -> tuple[Tensor, Tensor]:
+    """Differentiable KL, and KL floored at `free_bits`, of checked operands of one dtype."""
+    operands = mu, logvar, prior_mu, prior_logvar, row_weight
+    need_grad = (mu.requires_grad or logvar.requires_grad) and torch.is_grad_enabled()
+    apply = _direct_gaussian_kl if direct(*operands) else _GaussianKL.apply
+    kl, charged, *_ = apply(*operands, free_bits, reduction, need_grad)
+    return kl, charged
+
+
+def both_of_prior(
+    mu: Tensor, prior_mu: Tensor | None, prior_logvar: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """Return the prior's parameters in the dtype of `mu`, 0 for one that is not given."""
+    zero = mu.new_zeros(())
+    return (
+        zero if prior_mu is None else prior_mu.to(mu.dtype),
+        zero if prior_logvar is None else prior_logvar.to(mu.dtype),
+    )
+
+
+def clamped(name: str, logvar: Tensor, limits: tuple[float, float] | None) -> Tensor:
+    """Clamp log-variances to `limits`, the argument `name`; None leaves them as they are."""
+    if limits is None:
+        return logvar
+    if not (isinstance(limits, (tuple, list)) and len(limits) == 2):
+        raise TypeError(f"`{name}` is {limits!r}, expected a pair of numbers")
+    low, high = limits
+    if not low <= high:
+        raise ValueError(f"`{name}` is {limits!r}, expected its first number to be the smaller")
+    return logvar.clamp(low, high)
 
 
 def gaussian_kl(
@@ -147,11 +215,14 @@ def gaussian_kl(
     check_broadcast("prior_mu", prior_mu, "mu", mu)
     check_broadcast("prior_logvar", prior_logvar, "mu", mu)
     check_reduction(reduction, tuple(BATCH_REDUCTIONS), MEAN_HINT if reduction == "mean" else "")
+    mu, logvar = mu.to(dtype), logvar.to(dtype)
     if prior_mu is not None or prior_logvar is not None:
-        zero = mu.new_zeros((), dtype=dtype)
-        prior_mu = zero if prior_mu is None else prior_mu.to(dtype)
-        prior_logvar = zero if prior_logvar is None else prior_logvar.to(dtype)
-    kl: Tensor = _GaussianKL.apply(  # type: ignore[no-untyped-call]
-        mu.to(dtype), logvar.to(dtype), prior_mu, prior_logvar, BATCH_REDUCTIONS[reduction]
+        prior_mu, prior_logvar = both_of_prior(mu, prior_mu, prior_logvar)
+    kl, _ = gaussian_kl_terms(
+        mu,
+        logvar,
+        prior_mu,
+        prior_logvar,
+        reduction=BATCH_REDUCTIONS[reduction],
     )
     return kl

@@ -4,11 +4,13 @@ Each operator is opaque to autograd (the ``autograd.Function`` sits outside, in 
 stem) and to ``torch.compile``, which sees the schema and the fake kernel. No operator returns
 an alias of an input. An output that a call does not ask for is a tensor of shape (0,).
 
-An implementation for another device is another file like ``_cpu.py``, with the same names.
+An implementation for another device is another package like ``_cpu``, with the same names.
 """
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -23,22 +25,43 @@ _LIBRARY = _library.Library("elbokit", "FRAGMENT")
 # `reduction` is one of those of _reduction.py, and the grad of a loss is of the reduced loss;
 # `dim` is sorted and counted from 0.
 _SCHEMAS = (
-    "bernoulli_loss(Tensor input, Tensor target, Tensor? weight, Tensor? pos_weight, "
-    "str reduction, bool need_grad) -> (Tensor loss, Tensor grad)",
+    "bernoulli_loss(Tensor input, Tensor target, Tensor? weight, Tensor? pos_weight, Tensor? mask, "
+    "Tensor? row_weight, float target_scale, str reduction, bool need_grad) "
+    "-> (Tensor loss, Tensor grad)",
     "gaussian_kl(Tensor mu, Tensor logvar, Tensor? prior_mu, Tensor? prior_logvar, "
-    "str reduction) -> Tensor",
+    "Tensor? row_weight, float free_bits, str reduction, bool need_grad) "
+    "-> (Tensor kl, Tensor charged, Tensor grad_mu, Tensor grad_logvar)",
     "gaussian_kl_backward(Tensor? grad, Tensor? grad_charged, Tensor mu, Tensor logvar, "
-    "Tensor? prior_mu, Tensor? prior_logvar, float free_bits, str reduction, bool need_prior) "
+    "Tensor? prior_mu, Tensor? prior_logvar, Tensor? row_weight, float free_bits, str reduction, "
+    "bool need_prior) "
     "-> (Tensor grad_mu, Tensor grad_logvar, Tensor grad_prior_mu, Tensor grad_prior_logvar)",
-    "vae_loss(Tensor logits, Tensor target, Tensor mu, Tensor logvar, float free_bits, "
-    "str reduction, bool need_grad) "
-    "-> (Tensor reconstruction, Tensor kl, Tensor charged, Tensor grad_logits)",
+    "vae_loss(Tensor logits, Tensor target, Tensor? mask, Tensor? row_weight, Tensor mu, "
+    "Tensor logvar, Tensor? prior_mu, Tensor? prior_logvar, float target_scale, float free_bits, "
+    "str reduction, bool need_logits, bool need_latent, bool need_statistics) "
+    "-> (Tensor reconstruction, Tensor kl, Tensor charged, Tensor grad_logits, Tensor grad_mu, "
+    "Tensor grad_logvar, Tensor statistics, Tensor out_of_range)",
     "logsumexp(Tensor input, int[] dim, bool keepdim) -> Tensor",
     "logsumexp_backward(Tensor grad, Tensor input, Tensor output, int[] dim) -> Tensor",
 )
 
+
+def _without_none(implementation: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a tensor of shape (0,) for an output that was not asked for."""
+
+    @functools.wraps(implementation)
+    def operator(*arguments: Any) -> Any:
+        outputs = implementation(*arguments)
+        if isinstance(outputs, torch.Tensor):
+            return outputs
+        like = next(a for a in arguments if isinstance(a, torch.Tensor))
+        return tuple(like.new_empty(0) if o is None else o for o in outputs)
+
+    return operator
+
+
 for _schema in _SCHEMAS:
     _LIBRARY.define(_schema, tags=(torch.Tag.pt2_compliant_tag,))
     _name = _schema.partition("(")[0]
-    _LIBRARY.impl(_name, getattr(_cpu, _name), "CPU")
-    _library.register_fake(f"elbokit::{_name}", getattr(_fake, _name), lib=_LIBRARY)
+    _LIBRARY.impl(_name, _without_none(getattr(_cpu, _name)), "CPU")
+    _fake_kernel = _without_none(getattr(_fake, _name))
+    _library.register_fake(f"elbokit::{_name}", _fake_kernel, lib=_LIBRARY)

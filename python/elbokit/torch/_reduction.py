@@ -5,14 +5,20 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
-__all__ = ["loss_scale", "loss_shape", "reduced_shape", "spread"]
+__all__ = ["computed_dtype", "loss_scale", "loss_shape", "reduced_shape", "spread", "storage_order"]
 
 # What the registered operators understand. "none" keeps every element, "rows" sums the event
 # dimensions (every one but the first) and keeps the batch; the others give a 0-d tensor.
 #
 #   none | rows | sum | mean (over elements) | batchmean (sum over events, mean over the batch)
+
+
+def computed_dtype(tensor: Tensor) -> torch.dtype:
+    """Return the dtype that the kernels compute in: float32 for anything narrower."""
+    return torch.float64 if tensor.dtype == torch.float64 else torch.float32
 
 
 def loss_shape(shape: Sequence[int], reduction: str) -> tuple[int, ...]:
@@ -54,3 +60,19 @@ def reduced_shape(shape: Sequence[int], dim: Sequence[int], keepdim: bool) -> tu
         elif keepdim:
             kept.append(1)
     return tuple(kept)
+
+
+def storage_order(tensor: Tensor, *others: Tensor | None) -> list[int] | None:
+    """Return the order of the dimensions in memory, where that is not the order of the shape.
+
+    None unless every operand has the strides of the first, its samples lie one behind the other,
+    and each is dense: channels-last images, say, whose elements a sum over events may then visit
+    as they lie. A gradient gets the same strides.
+    """
+    if tensor.dim() < 3 or tensor.is_contiguous():
+        return None
+    strides, shape = tensor.stride(), tensor.shape
+    if any(o is not None and (o.stride() != strides or o.shape != shape) for o in others):
+        return None
+    order = [0, *sorted(range(1, tensor.dim()), key=lambda d: -strides[d])]
+    return order if tensor.permute(order).is_contiguous() else None

@@ -387,5 +387,5 @@ class VAE(nn.Module):
         """Log p(x|z) of each row."""
         logits = self.decoder(z)
         check_same_shape("x", x, "the decoder's output", logits)
-        dtype = check_tensors(logits=logits, target=x)
-        return -bernoulli_loss(logits.to(dtype), x.to(dtype), None, None, "rows")
+        check_tensors(logits=logits, target=x)
+        return -bernoulli_loss(logits, x, reduction="rows")

@@ -7,19 +7,31 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from elbokit.torch import _ops  # noqa: F401  (registers the operators)
-from elbokit.torch._autograd import with_signature
+from elbokit.torch import _cpu, _ops  # noqa: F401  (registers the operators)
+from elbokit.torch._autograd import direct, eager_twin, with_signature
 from elbokit.torch._bernoulli import bernoulli_backward
 from elbokit.torch._checks import (
+    check_broadcast,
     check_event_dims,
     check_non_negative,
     check_reduction,
     check_same_shape,
     check_tensors,
+    check_weight,
 )
-from elbokit.torch._gaussian_kl import BATCH_REDUCTIONS, MEAN_HINT, kl_grads
+from elbokit.torch._gaussian_kl import (
+    BATCH_REDUCTIONS,
+    MEAN_HINT,
+    both_of_prior,
+    clamped,
+    kl_grads,
+)
+from elbokit.torch._statistics import VAEStatistics
 
 __all__ = ["VAELoss", "VAELossOutput", "vae_loss"]
+
+_N_OPERANDS = 8  # logits, target, mask, row_weight, mu, logvar, prior_mu, prior_logvar
+_N_OPTIONS = 7  # beta, target_scale, free_bits, reduction; what is needed
 
 
 class VAELossOutput(NamedTuple):
@@ -41,7 +53,7 @@ class VAELossOutput(NamedTuple):
 
 
 class _VAETerms(torch.autograd.Function):
-    """Reconstruction, KL and charged KL; and the gradient of the first in the logits."""
+    """Loss, reconstruction, KL, charged KL; and the gradients that the same pass computed."""
 
     generate_vmap_rule = True
 
@@ -50,57 +62,145 @@ class _VAETerms(torch.autograd.Function):
     def forward(
         logits: Tensor,
         target: Tensor,
+        mask: Tensor | None,
+        row_weight: Tensor | None,
         mu: Tensor,
         logvar: Tensor,
-        free_bits: float,
-        reduction: str,
-        need_grad: bool,
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        reconstruction, kl, charged, grad = torch.ops.elbokit.vae_loss.default(
-            logits, target, mu, logvar, free_bits, reduction, need_grad
-        )
-        return reconstruction, kl, charged, grad
+        prior_mu: Tensor | None,
+        prior_logvar: Tensor | None,
+        beta: float,
+        *options: Any,
+    ) -> tuple[Tensor | None, ...]:
+        operands = logits, target, mask, row_weight, mu, logvar, prior_mu, prior_logvar
+        reconstruction, kl, charged, *rest = torch.ops.elbokit.vae_loss.default(*operands, *options)
+        return reconstruction + beta * charged, reconstruction, kl, charged, *rest
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        reconstruction, kl, charged, grad = output
-        needs = ctx.needs_input_grad
+        operands, (beta, *options) = inputs[:_N_OPERANDS], inputs[_N_OPERANDS:]
+        ctx.beta, ctx.target_scale, ctx.free_bits, ctx.reduction = beta, *options[:3]
+        need_logits, need_latent = options[3:5]
+        loss, reconstruction, kl, charged, *by_products = output
         # A term of no tracked operand has no gradient: one of None would pass for it in silence.
-        constant = [] if any(needs[:2]) else [reconstruction]
-        constant += [] if any(needs[2:4]) else [kl, charged]
-        ctx.mark_non_differentiable(grad, *constant)
+        needs = ctx.needs_input_grad
+        decoder, latent = needs[0] or needs[1] or needs[3], any(needs[3:8])
+        constant = [] if decoder else [reconstruction]
+        constant += [] if latent else [kl, charged]
+        constant += [] if decoder or latent else [loss]
+        ctx.mark_non_differentiable(*constant, *(t for t in by_products if t is not None))
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(*inputs[:4], grad)
-        ctx.free_bits, ctx.reduction = inputs[4:6]
+        saved = [by_products[0] if need_logits else None]
+        saved += by_products[1:3] if need_latent else [None, None]
+        ctx.save_for_backward(*operands, *saved)
 
     @staticmethod
     def backward(
-        ctx: Any, grad: Tensor | None, grad_kl: Tensor | None, grad_charged: Tensor | None, _: None
+        ctx: Any,
+        grad: Tensor | None,
+        grad_reconstruction: Tensor | None,
+        grad_kl: Tensor | None,
+        grad_charged: Tensor | None,
+        *_: None,
     ) -> tuple[Tensor | None, ...]:
-        logits, target, mu, logvar, saved = ctx.saved_tensors
-        reduction, needs = ctx.reduction, ctx.needs_input_grad
-        d_logits, d_target = bernoulli_backward(
-            grad, logits, target, None, None, saved, reduction, (*needs[:2], False, False)
-        )[:2]
-        d_mu: Tensor | None = None
-        d_logvar: Tensor | None = None
-        if any(needs[2:4]) and not (grad_kl is None and grad_charged is None):
-            d_mu, d_logvar = kl_grads(
-                mu, logvar, None, None, grad_kl, grad_charged, ctx.free_bits, reduction, False
-            )[:2]
-        return d_logits, d_target, d_mu, d_logvar, None, None, None
+        saved = ctx.saved_tensors
+        logits, target, mask, row_weight, *latent = saved[:_N_OPERANDS]
+        needs = ctx.needs_input_grad
+        decoder = bernoulli_backward(
+            _sum(grad, grad_reconstruction),
+            (logits, target, None, None, mask, row_weight),
+            ctx.target_scale,
+            saved[_N_OPERANDS],
+            ctx.reduction,
+            (*needs[:2], False, False, False, needs[3]),
+        )
+        charged = _sum(None if grad is None else _times(grad, ctx.beta), grad_charged)
+        encoder = kl_grads(
+            (*latent, row_weight),
+            grad_kl,
+            charged,
+            ctx.free_bits,
+            saved[_N_OPERANDS + 1 :],
+            ctx.reduction,
+            (*needs[4:8], needs[3]),
+        )
+        d_row_weight = _sum(decoder[5], encoder[4])
+        return *decoder[:2], None, d_row_weight, *encoder[:4], *(None,) * _N_OPTIONS
+
+
+def _sum(a: Tensor | None, b: Tensor | None) -> Tensor | None:
+    return b if a is None else a if b is None else a + b
+
+
+def _times(grad: Tensor, factor: float) -> Tensor:
+    return grad if factor == 1 else grad * factor
+
+
+def _direct_forward(*inputs: Any) -> tuple[Tensor | None, ...]:
+    operands, (beta, *options) = inputs[:_N_OPERANDS], inputs[_N_OPERANDS:]
+    reconstruction, kl, charged, *rest = _cpu.vae_loss(*operands, *options)
+    loss = torch.add(reconstruction, charged, alpha=beta)
+    return loss, reconstruction, kl, charged, *rest
+
+
+_direct_vae_terms = eager_twin(_VAETerms, _direct_forward)
 
 
 def check_options(
-    beta: float | Tensor, free_bits: float, reduction: str
+    beta: float | Tensor,
+    free_bits: float,
+    reduction: str,
+    capacity: float | Tensor | None = None,
+    target_scale: float = 1.0,
 ) -> tuple[float | Tensor, float]:
     """Check what is not an operand; return `beta` and `free_bits`, numbers as floats."""
     check_reduction(reduction, tuple(BATCH_REDUCTIONS), MEAN_HINT if reduction == "mean" else "")
+    for name, value in (("beta", beta), ("capacity", capacity)):
+        if isinstance(value, Tensor):
+            if value.dim() > 0:
+                raise ValueError(f"`{name}` has shape {tuple(value.shape)}, expected ()")
+        elif value is not None:
+            check_non_negative(name, value)
+    check_non_negative("target_scale", target_scale)
     if not isinstance(beta, Tensor):
-        beta = check_non_negative("beta", beta)
-    elif beta.dim() > 0:
-        raise ValueError(f"`beta` has shape {tuple(beta.shape)}, expected ()")
+        beta = float(beta)
     return beta, check_non_negative("free_bits", free_bits)
+
+
+def _check_operands(
+    logits: Tensor,
+    target: Tensor,
+    mu: Tensor,
+    logvar: Tensor,
+    prior_mu: Tensor | None,
+    prior_logvar: Tensor | None,
+    weight: Tensor | None,
+    mask: Tensor | None,
+) -> torch.dtype:
+    dtype = check_tensors(
+        logits=logits,
+        target=target,
+        mu=mu,
+        logvar=logvar,
+        prior_mu=prior_mu,
+        prior_logvar=prior_logvar,
+        weight=weight,
+        mask=mask,
+    )
+    check_event_dims("logits", logits)
+    check_event_dims("mu", mu)
+    check_same_shape("target", target, "logits", logits)
+    check_same_shape("logvar", logvar, "mu", mu)
+    check_broadcast("prior_mu", prior_mu, "mu", mu)
+    check_broadcast("prior_logvar", prior_logvar, "mu", mu)
+    check_broadcast("mask", mask, "logits", logits)
+    n_samples = logits.shape[0]
+    if mu.shape[0] != n_samples:
+        raise ValueError(
+            f"`mu` has {mu.shape[0]} samples (shape {tuple(mu.shape)}), "
+            f"expected {n_samples} as `logits` (shape {tuple(logits.shape)})"
+        )
+    check_weight(weight, n_samples)
+    return dtype
 
 
 def vae_loss(
@@ -112,6 +212,14 @@ def vae_loss(
     beta: float | Tensor = 1.0,
     free_bits: float = 0.0,
     reduction: str = "batchmean",
+    capacity: float | Tensor | None = None,
+    prior_mu: Tensor | None = None,
+    prior_logvar: Tensor | None = None,
+    weight: Tensor | None = None,
+    mask: Tensor | None = None,
+    target_scale: float = 1.0,
+    logvar_range: tuple[float, float] | None = None,
+    statistics: VAEStatistics | None = None,
 ) -> VAELossOutput:
     r"""Negative evidence lower bound of a VAE: Bernoulli decoder, :math:`N(0, I)` prior.
 
@@ -124,7 +232,7 @@ def vae_loss(
         Output of the decoder. float64, float32, bfloat16 or float16; low precision is computed in
         float32.
     target : Tensor of the shape of `logits`
-        Data in [0, 1]. A floating-point dtype, bool or uint8.
+        Data in [0, 1], after `target_scale`. A floating-point dtype, bool or uint8.
     mu, logvar : Tensor of shape (n_samples, ...)
         Means and log-variances of the approximate posterior.
     beta : float or Tensor of shape (), default=1.0
@@ -134,6 +242,21 @@ def vae_loss(
         gradient of a dimension below it is 0.
     reduction : {"batchmean", "sum", "none"}
         Average over the batch, sum, or one value per sample.
+    capacity : float or Tensor of shape (), optional
+        KL per sample, in nats, that the loss draws the KL to: it charges ``beta * |kl - capacity|``
+        [4]_ (of the batch's mean or sum as `reduction` says).
+    prior_mu, prior_logvar : Tensor broadcasting to the shape of `mu`, optional
+        Means and log-variances of the prior; each is 0 if not given.
+    weight : Tensor of shape (n_samples,), optional
+        Factor of each sample's terms. The average is still over the number of samples.
+    mask : Tensor broadcasting to the shape of `logits`, optional
+        Where it is 0 (or False), an element does not count, whatever it holds.
+    target_scale : float, default=1.0
+        Factor of the targets: 1 / 255 for images of bytes, which are read as they are.
+    logvar_range : pair of float, optional
+        Limits that `logvar` is clamped to. As of `torch.clamp`, the gradient is 0 outside of them.
+    statistics : VAEStatistics, optional
+        Is told the KL of each dimension, the active units and the targets out of range.
 
     Returns
     -------
@@ -167,29 +290,42 @@ def vae_loss(
     .. [2] I. Higgins et al., "beta-VAE", ICLR 2017.
     .. [3] D. P. Kingma et al., "Improved Variational Inference with Inverse Autoregressive Flow",
        2016, appendix C.8, arXiv:1606.04934.
+    .. [4] C. P. Burgess et al., "Understanding disentangling in beta-VAE", 2018, arXiv:1804.03599.
     """
-    dtype = check_tensors(logits=logits, target=target, mu=mu, logvar=logvar)
-    check_event_dims("logits", logits)
-    check_event_dims("mu", mu)
-    check_same_shape("target", target, "logits", logits)
-    check_same_shape("logvar", logvar, "mu", mu)
-    if mu.shape[0] != logits.shape[0]:
-        raise ValueError(
-            f"`mu` has {mu.shape[0]} samples (shape {tuple(mu.shape)}), "
-            f"expected {logits.shape[0]} as `logits` (shape {tuple(logits.shape)})"
-        )
-    beta, free_bits = check_options(beta, free_bits, reduction)
-    need_grad = logits.requires_grad and torch.is_grad_enabled()
-    reconstruction, kl, charged, _ = _VAETerms.apply(  # type: ignore[no-untyped-call]
-        logits.to(dtype),
-        target.to(dtype),
-        mu.to(dtype),
-        logvar.to(dtype),
-        free_bits,
-        BATCH_REDUCTIONS[reduction],
-        need_grad,
+    dtype = _check_operands(
+        logits, target, mu, logvar, prior_mu, prior_logvar, weight, mask
     )
-    return VAELossOutput(reconstruction + beta * charged, reconstruction, kl)
+    beta, free_bits = check_options(beta, free_bits, reduction, capacity, target_scale)
+    if mu.dtype != dtype or logvar.dtype != dtype:
+        mu, logvar = mu.to(dtype), logvar.to(dtype)
+    logvar = clamped("logvar_range", logvar, logvar_range)
+    if prior_mu is not None or prior_logvar is not None:
+        prior_mu, prior_logvar = both_of_prior(mu, prior_mu, prior_logvar)
+    if weight is not None:
+        weight = weight.to(dtype)
+    by_hand = isinstance(beta, Tensor) or capacity is not None
+    grad_enabled = torch.is_grad_enabled()
+    operands = logits, target, mask, weight, mu, logvar, prior_mu, prior_logvar
+    apply = _direct_vae_terms if direct(*operands) else _VAETerms.apply
+    reduction = BATCH_REDUCTIONS[reduction]
+    loss, reconstruction, kl, charged, _, _, _, sums, out_of_range = apply(
+        *operands,
+        0.0 if by_hand else beta,
+        float(target_scale),
+        free_bits,
+        reduction,
+        grad_enabled and logits.requires_grad,
+        grad_enabled and (mu.requires_grad or logvar.requires_grad),
+        statistics is not None,
+    )
+    if by_hand:
+        if capacity is not None:
+            held = capacity * logits.shape[0] if reduction == "sum" else capacity
+            charged = (charged - held).abs()
+        loss = reconstruction + beta * charged
+    if statistics is not None:
+        statistics.update(sums, out_of_range, logits.shape[0])
+    return VAELossOutput(loss, reconstruction, kl)
 
 
 class VAELoss(nn.Module):

@@ -1,0 +1,41 @@
+// The KL's sums of each task of rows, and their merger in the order of the tasks.
+#pragma once
+
+#include <vector>
+
+#include "elbokit/gaussian_kl.h"
+
+namespace elbokit::dispatch {
+
+template <class T>
+class KlTasks {
+ public:
+  KlTasks(const GaussianKlArgs<T>& args, std::int64_t count)
+      : args_(args), totals_(count), dimensions_(args.dimensions ? 3 * args.cols * count : 0) {}
+
+  template <class Kernel>
+  void run(Kernel kernel, std::int64_t begin, std::int64_t end, std::int64_t task) {
+    GaussianKlArgs<T> own = args_;
+    if (own.dimensions) own.dimensions = dimensions_.data() + 3 * args_.cols * task;
+    totals_[task] = kernel(own, begin, end);
+  }
+
+  KlTotals merged() const {
+    KlTotals sum;
+    for (const KlTotals& each : totals_) {
+      sum.kl += each.kl;
+      sum.charged += each.charged;
+    }
+    const std::int64_t size = 3 * args_.cols;
+    for (std::size_t i = 0; i < dimensions_.size(); ++i)
+      args_.dimensions[i % size] += dimensions_[i];
+    return sum;
+  }
+
+ private:
+  const GaussianKlArgs<T>& args_;
+  std::vector<KlTotals> totals_;
+  std::vector<double> dimensions_;
+};
+
+}  // namespace elbokit::dispatch

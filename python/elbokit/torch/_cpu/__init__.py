@@ -1,0 +1,18 @@
+"""The operators on CPU tensors: collapse to two dimensions, call the compiled kernels.
+
+One file per stem. Outputs are allocated here; one that a call does not ask for is None.
+"""
+
+from elbokit.torch._cpu._bernoulli import bernoulli_loss
+from elbokit.torch._cpu._gaussian_kl import gaussian_kl, gaussian_kl_backward
+from elbokit.torch._cpu._logsumexp import logsumexp, logsumexp_backward
+from elbokit.torch._cpu._vae_loss import vae_loss
+
+__all__ = [
+    "bernoulli_loss",
+    "gaussian_kl",
+    "gaussian_kl_backward",
+    "logsumexp",
+    "logsumexp_backward",
+    "vae_loss",
+]
