@@ -231,7 +231,7 @@ def test_no_gradient_is_computed_unasked() -> None:
     with torch.no_grad():
         assert not binary_cross_entropy_with_logits(logits, target).requires_grad
     loss, grad = torch.ops.elbokit.bernoulli_loss(
-        logits.detach(), target, None, None, "mean", False
+        logits.detach(), target, *[None] * 4, 1.0, "mean", False
     )
     assert loss.shape == ()
     assert grad.shape == (0,)

@@ -22,6 +22,7 @@ py::tuple bernoulli_loss(const py::object& logits, const py::object& target,
     args.row_weight = vector_of<const T>(row_weight, "row_weight", args.rows);
     args.elementwise = matrix_of<T>(elementwise_out, "elementwise_out", args.rows, args.cols);
     args.row_loss = vector_of<T>(row_out, "row_out", args.rows);
+    args.count = true;
     args.grad = result(grad_out, "grad_out", args.rows, args.cols);
     const py::gil_scoped_release release;
     return cpu::bernoulli_loss(args);

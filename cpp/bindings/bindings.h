@@ -6,6 +6,7 @@
 namespace elbokit::bindings {
 
 void register_bernoulli(pybind11::module_& m);
+void register_buffer(pybind11::module_& m);
 void register_elementary(pybind11::module_& m);
 void register_gaussian_kl(pybind11::module_& m);
 void register_gmm(pybind11::module_& m);

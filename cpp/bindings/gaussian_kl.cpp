@@ -17,7 +17,9 @@ py::tuple gaussian_kl(const py::object& mu, const py::object& logvar, const py::
     using T = decltype(value);
     auto args = kl_args<T, GaussianKlArgs<T>>(view, mu, logvar, prior_mu, prior_logvar, free_bits);
     args.row_weight = vector_of<const T>(row_weight, "row_weight", args.rows);
-    set_kl_outputs<T>(args, scale, row_out, charged_out, grad_mu, grad_logvar, dimensions);
+    args.row_kl = vector_of<T>(row_out, "row_out", args.rows);
+    args.row_charged = vector_of<T>(charged_out, "charged_out", args.rows);
+    set_kl_outputs<T>(args, scale, grad_mu, grad_logvar, dimensions);
     const py::gil_scoped_release release;
     return cpu::gaussian_kl(args);
   });

@@ -43,15 +43,12 @@ Args kl_args(const View& view, const py::handle& mu, const py::handle& logvar,
   return args;
 }
 
-// What the forward writes.
+// What the forward writes beside the terms.
 template <class T>
-void set_kl_outputs(GaussianKlArgs<T>& args, double scale, const py::handle& kl_out,
-                    const py::handle& charged_out, const py::handle& grad_mu,
+void set_kl_outputs(GaussianKlArgs<T>& args, double scale, const py::handle& grad_mu,
                     const py::handle& grad_logvar, const py::handle& dimensions) {
   if (grad_mu.is_none() != grad_logvar.is_none())
     throw py::value_error("`grad_mu` and `grad_logvar` go together; one of them is None");
-  args.row_kl = vector_of<T>(kl_out, "kl_out", args.rows);
-  args.row_charged = vector_of<T>(charged_out, "charged_out", args.rows);
   args.grad_mu = matrix_of<T>(grad_mu, "grad_mu", args.rows, args.cols);
   args.grad_logvar = matrix_of<T>(grad_logvar, "grad_logvar", args.rows, args.cols);
   args.scale = static_cast<T>(scale);

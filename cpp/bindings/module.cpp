@@ -4,6 +4,7 @@ PYBIND11_MODULE(_core, m, pybind11::mod_gil_not_used()) {
   using namespace elbokit::bindings;
   m.doc() = "The compiled CPU kernels of elbokit. Their contracts: cpp/include/elbokit.";
   register_bernoulli(m);
+  register_buffer(m);
   register_elementary(m);
   register_gaussian_kl(m);
   register_gmm(m);

@@ -7,34 +7,63 @@ namespace elbokit::bindings {
 
 namespace {
 
-py::tuple vae_loss(const py::object& logits, const py::object& target, const py::object& mask,
-                   const py::object& row_weight, double target_scale, const py::object& mu,
-                   const py::object& logvar, const py::object& prior_mu,
-                   const py::object& prior_logvar, double free_bits, double scale,
-                   const py::object& reconstruction_out, const py::object& kl_out,
-                   const py::object& charged_out, const py::object& grad_logits,
-                   const py::object& grad_mu, const py::object& grad_logvar,
-                   const py::object& dimensions) {
+// Either one number per row, which are there already, or `scale` times the sums. The total is that of
+// the terms, or without `beta` the charged KL alone, for a caller who weighs it.
+template <class T>
+void write_terms(const VaeLossTotals& totals, std::optional<double> beta, double scale,
+                 std::int64_t rows, bool by_row, T* total, T* reconstruction, T* kl) {
+  if (!by_row) {
+    rows = 1;
+    *reconstruction = static_cast<T>(totals.reconstruction.loss * scale);
+    *kl = static_cast<T>(totals.kl.kl * scale);
+    *total = static_cast<T>(totals.kl.charged * scale);
+  }
+  if (beta)
+    for (std::int64_t i = 0; i < rows; ++i)
+      total[i] = reconstruction[i] + static_cast<T>(*beta) * total[i];
+}
+
+std::int64_t vae_loss(const py::object& logits, const py::object& target, const py::object& mask,
+                      const py::object& row_weight, double target_scale, const py::object& mu,
+                      const py::object& logvar, const py::object& prior_mu,
+                      const py::object& prior_logvar, std::optional<double> beta, double free_bits,
+                      double scale, bool by_row, const py::object& total_out,
+                      const py::object& reconstruction_out, const py::object& kl_out,
+                      const py::object& grad_logits, const py::object& grad_mu,
+                      const py::object& grad_logvar, const py::object& dimensions) {
   const View view = view_of(logits, "logits", false);
   const View latent = view_of(mu, "mu", false);
   if (latent.rows != view.rows)
     throw py::value_error("`mu` has " + std::to_string(latent.rows) + " rows, expected " +
                           std::to_string(view.rows) + " as in `logits`");
-  const VaeLossTotals totals = with_computed_type(view, [&](auto value) {
+  return with_computed_type(view, [&](auto value) {
     using T = decltype(value);
     BernoulliArgs<T> bernoulli = bernoulli_args<T>(view, logits, target, target_scale, scale);
     bernoulli.mask = operand<T>(mask, "mask", bernoulli.rows, bernoulli.cols);
     bernoulli.row_weight = vector_of<const T>(row_weight, "row_weight", bernoulli.rows);
-    bernoulli.row_loss = vector_of<T>(reconstruction_out, "reconstruction_out", bernoulli.rows);
+    bernoulli.count = !dimensions.is_none();
     bernoulli.grad = result(grad_logits, "grad_logits", bernoulli.rows, bernoulli.cols);
     auto kl = kl_args<T, GaussianKlArgs<T>>(latent, mu, logvar, prior_mu, prior_logvar, free_bits);
     kl.row_weight = bernoulli.row_weight;
-    set_kl_outputs<T>(kl, scale, kl_out, charged_out, grad_mu, grad_logvar, dimensions);
+    const auto term = [&](const py::object& given, const char* name) {
+      const Matrix<T> out = matrix_of<T>(given, name, by_row ? view.rows : 1, 1);
+      if (out.row_stride != 1) throw py::value_error("`" + std::string(name) + "` is not contiguous");
+      return out.data;
+    };
+    T* const total = term(total_out, "total_out");
+    T* const reconstruction = term(reconstruction_out, "reconstruction_out");
+    T* const divergence = term(kl_out, "kl_out");
+    set_kl_outputs<T>(kl, scale, grad_mu, grad_logvar, dimensions);
+    if (by_row) {
+      bernoulli.row_loss = {reconstruction, 1};
+      kl.row_kl = {divergence, 1};
+      kl.row_charged = {total, 1};
+    }
     const py::gil_scoped_release release;
-    return cpu::vae_loss(bernoulli, kl);
+    const VaeLossTotals totals = cpu::vae_loss(bernoulli, kl);
+    write_terms(totals, beta, scale, view.rows, by_row, total, reconstruction, divergence);
+    return totals.reconstruction.out_of_range;
   });
-  return py::make_tuple(totals.reconstruction.loss, totals.kl.kl, totals.kl.charged,
-                        totals.reconstruction.out_of_range);
 }
 
 }  // namespace
@@ -42,9 +71,9 @@ py::tuple vae_loss(const py::object& logits, const py::object& target, const py:
 void register_vae_loss(py::module_& m) {
   using namespace py::literals;
   m.def("vae_loss", &vae_loss, "logits"_a, "target"_a, "mask"_a, "row_weight"_a, "target_scale"_a,
-        "mu"_a, "logvar"_a, "prior_mu"_a, "prior_logvar"_a, "free_bits"_a, "scale"_a,
-        "reconstruction_out"_a, "kl_out"_a, "charged_out"_a, "grad_logits"_a, "grad_mu"_a,
-        "grad_logvar"_a, "dimensions"_a);
+        "mu"_a, "logvar"_a, "prior_mu"_a, "prior_logvar"_a, "beta"_a, "free_bits"_a, "scale"_a,
+        "by_row"_a, "total_out"_a, "reconstruction_out"_a, "kl_out"_a, "grad_logits"_a,
+         "grad_mu"_a, "grad_logvar"_a, "dimensions"_a);
 }
 
 }  // namespace elbokit::bindings

@@ -13,18 +13,6 @@ ELBOKIT_INLINE Vec<T> read(const T* from, int count) {
   return count == kLanes<T> ? load(from) : load_partial(from, count);
 }
 
-// Least and greatest of what was seen.
-template <class T>
-struct Range {
-  Vec<T> low = broadcast<T>(0), high = broadcast<T>(1);
-
-  ELBOKIT_INLINE void add(Vec<T> v) {
-    low = select(v < low, v, low);
-    high = select(v > high, v, high);
-  }
-  bool exceeds_unit() const { return reduce_max<T>(-low) > 0 || reduce_max<T>(high) > 1; }
-};
-
 template <class T>
 std::int64_t count_out_of_range(const T* target, const T* mask, int n) {
   std::int64_t count = 0;
@@ -67,25 +55,21 @@ class Rows {
   double plain_span(std::int64_t row, std::int64_t col, int n, T weight) {
     const T* const logits = logits_(row, col, n);
     const T* const target = target_(row, col, n);
+    const Vec<T> factor = broadcast<T>(args_.scale * weight);
     Vec<T> loss{};
-    Range<T> range;
     const auto term = [&](int i, int count) ELBOKIT_INLINE_LAMBDA {
-      const Vec<T> t = read(target + i, count);
-      range.add(t);
-      const auto result = bernoulli_term<Vec<T>>(read(logits + i, count), t);
+      const auto result =
+          bernoulli_term<Vec<T>>(read(logits + i, count), read(target + i, count), factor);
       loss += first_lanes<T>(result.loss, count);
       return result.grad;
     };
     if (args_.grad) {
-      const Vec<T> factor = broadcast<T>(args_.scale * weight);
-      grad_.write(row, col, n, [&](int i, int count) ELBOKIT_INLINE_LAMBDA {
-        return term(i, count) * factor;
-      });
+      grad_.write(row, col, n, term);
     } else {
       for_each_vector<T>(n, [&](std::int64_t i, int count)
                                 ELBOKIT_INLINE_LAMBDA { term(static_cast<int>(i), count); });
     }
-    if (range.exceeds_unit()) totals_.out_of_range += count_out_of_range<T>(target, nullptr, n);
+    if (args_.count) totals_.out_of_range += count_out_of_range<T>(target, nullptr, n);
     return reduce_add<T>(loss);
   }
 
@@ -98,16 +82,17 @@ class Rows {
     T* const elementwise = args_.elementwise ? args_.elementwise.row(row) + col : nullptr;
     const Vec<T> factor = broadcast<T>(args_.scale * row_weight);
     Vec<T> loss{};
-    totals_.out_of_range += count_out_of_range<T>(target, mask, n);
+    if (args_.count) totals_.out_of_range += count_out_of_range<T>(target, mask, n);
     const auto term = [&](int i, int count) ELBOKIT_INLINE_LAMBDA {
       const Vec<T> t = read(target + i, count), w = read(weight + i, count);
       const auto counts = read(mask + i, count) != Vec<T>{};
-      const auto raw = bernoulli_term<Vec<T>>(read(logits + i, count), broadcast<T>(1) - t,
-                                              read(pos_weight + i, count) * t);
+      const Vec<T> off = broadcast<T>(1) - t, on = read(pos_weight + i, count) * t;
+      const auto raw =
+          bernoulli_term<Vec<T>>(read(logits + i, count), off, on, off + on, factor);
       const Vec<T> each = first_lanes<T>(select(counts, raw.loss * w, Vec<T>{}), count);
       loss += each;
       if (elementwise) write<T>(elementwise + i, each * broadcast<T>(row_weight), count);
-      return select(counts, raw.grad * w * factor, Vec<T>{});
+      return select(counts, raw.grad * w, Vec<T>{});
     };
     if (args_.grad)
       grad_.write(row, col, n, term);

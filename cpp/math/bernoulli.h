@@ -10,35 +10,27 @@ struct BernoulliTerm {
   V loss, grad;
 };
 
-// Written through e^-|l|, which never overflows, as a sum of terms of one sign, so that nothing
-// cancels. `wrong` is the weight of the class that the logit denies, `weight` that of both.
-template <class V, class Mask>
-ELBOKIT_INLINE BernoulliTerm<V> bernoulli_term(V size, Mask positive, V wrong, V tail, V rest) {
-  const V slope = wrong - tail;
-  return {size * wrong + rest, select(positive, slope, -slope)};
-}
-
 // With logit l, target t in [0, 1], weight p of the positive class, and off = 1 - t, on = p t:
 //   loss = off log(1 + e^l) + on log(1 + e^-l),
 //   d loss / d l = off sigmoid(l) - on sigmoid(-l).
-// PyTorch's binary_cross_entropy_with_logits defines p.
+// p = 1 is -log p(t | l); PyTorch's binary_cross_entropy_with_logits defines p. Written through
+// e^-|l|, which never overflows, as a sum of terms of one sign, so that nothing cancels. `scale` is a
+// factor of the derivative; `both` is off + on.
 template <class V>
-ELBOKIT_INLINE BernoulliTerm<V> bernoulli_term(V logit, V off, V on) {
-  const V size = abs(logit), both = off + on;
-  const auto positive = logit >= V{};
-  const Logistic<V> unit = logistic(size);
-  return bernoulli_term(size, positive, select(positive, off, on), both * unit.sigmoid,
-                        both * unit.softplus);
+ELBOKIT_INLINE BernoulliTerm<V> bernoulli_term(V logit, V off, V on, V both, V scale) {
+  const Bits<V> sign = bit_cast<Bits<V>>(logit) & ~(~Bits<V>{} >> 1);
+  const V size = abs(logit);
+  const V wrong = select(sign == Bits<V>{}, off, on);  // the weight of the class that is denied
+  const Logistic<V> unit = logistic(exp_nonpositive(-size));
+  return {size * wrong + both * unit.log,
+          (wrong - both * unit.share) * bit_cast<V>(bit_cast<Bits<V>>(scale) ^ sign)};
 }
 
-// The same for p = 1: -log p(t | l).
+// The same for p = 1.
 template <class V>
-ELBOKIT_INLINE BernoulliTerm<V> bernoulli_term(V logit, V target) {
-  const V size = abs(logit);
-  const auto positive = logit >= V{};
-  const Logistic<V> unit = logistic(size);
-  return bernoulli_term(size, positive, select(positive, constant<V>(1) - target, target),
-                        unit.sigmoid, unit.softplus);
+ELBOKIT_INLINE BernoulliTerm<V> bernoulli_term(V logit, V target, V scale) {
+  const V one = constant<V>(1);
+  return bernoulli_term(logit, one - target, target, one, scale);
 }
 
 }  // namespace elbokit::ELBOKIT_LEVEL

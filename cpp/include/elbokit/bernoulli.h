@@ -21,12 +21,13 @@ struct BernoulliArgs {
   Vector<T> row_loss;          // optional: the loss of each row
   Result grad;                 // optional: d loss / d logits * scale; may lie over logits
   T scale;
+  bool count;   // whether to count targets out of range
   bool stream;  // grad exceeds the caches: write past them
 };
 
 struct BernoulliTotals {
   double loss = 0;
-  std::int64_t out_of_range = 0;  // targets below 0 or above 1 that are not masked
+  std::int64_t out_of_range = 0;  // targets below 0 or above 1 that are not masked, if asked for
 
   BernoulliTotals& operator+=(const BernoulliTotals& other) {
     loss += other.loss;

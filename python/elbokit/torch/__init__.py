@@ -14,6 +14,7 @@ except ImportError as error:
     ) from error
 
 from elbokit.torch._bernoulli import binary_cross_entropy_with_logits
+from elbokit.torch._cache import cache_limit, empty_cache, set_cache_limit
 from elbokit.torch._gaussian_kl import gaussian_kl
 from elbokit.torch._logsumexp import logsumexp
 from elbokit.torch._statistics import VAEStatistics
@@ -32,4 +33,7 @@ __all__ = [
     "VAEOutput",
     "VAEStatistics",
     "VAETrainer",
+    "cache_limit",
+    "empty_cache",
+    "set_cache_limit",
 ]

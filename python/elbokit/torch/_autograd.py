@@ -9,7 +9,14 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-__all__ = ["direct", "eager_twin", "scaled", "to_differentiate", "with_signature"]
+__all__ = [
+    "direct",
+    "eager_twin",
+    "passes_on",
+    "scaled",
+    "to_differentiate",
+    "with_signature",
+]
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 _PLAIN = (Tensor, torch.nn.Parameter)
@@ -38,22 +45,19 @@ def direct(*tensors: Tensor | None) -> bool:
         or torch._C._get_tracing_state() is not None
     ):
         return False
-    return all(t is None or (type(t) in _PLAIN and t.is_cpu) for t in tensors)
+    for t in tensors:
+        if t is not None and not (type(t) in _PLAIN and t.is_cpu and t.layout is torch.strided):
+            return False
+    return True
 
 
 def eager_twin(function: type[torch.autograd.Function], forward: Callable[..., Any]) -> Any:
-    """Return the ``apply`` of a function like `function` with another forward.
+    """Return the ``apply`` of a function like `function` for operands that are `direct`.
 
-    It has the forward of one step that torch takes without looking at its signature, and cannot
-    be transformed: it is for operands that are `direct`.
+    `forward` takes the context first and saves what the backward needs: the form that torch calls
+    without looking at its signature, and cannot transform.
     """
-
-    def forward_and_save(ctx: Any, *inputs: Any) -> Any:
-        output = forward(*inputs)
-        function.setup_context(ctx, inputs, output)  # type: ignore[arg-type]
-        return output
-
-    body = {"forward": staticmethod(forward_and_save), "backward": function.backward}
+    body = {"forward": staticmethod(forward), "backward": staticmethod(function.backward)}
     twin = type(function.__name__, (torch.autograd.Function,), body)
     # Without the wrapper that looks for transforms.
     return super(torch.autograd.Function, twin).apply  # type: ignore[misc]
@@ -67,21 +71,23 @@ def to_differentiate() -> bool:
     return torch.is_grad_enabled() and not torch.compiler.is_compiling()
 
 
-def scaled(saved: Tensor, grad: Tensor, factor: float = 1.0) -> Tensor:
-    """Return ``saved * grad * factor``, without a pass over `saved` if it stays as it is.
+def passes_on(grad: Tensor) -> bool:
+    """Whether gradients that were saved for an upstream one of 1 may be handed out as they are.
 
-    That a CPU scalar is exactly one can be seen for free; the check would stop a GPU. `saved` is
-    handed out only when the graph dies with this backward, for its next owner may write to it.
+    That a CPU scalar is exactly one can be seen for free; the check would stop a GPU. What is
+    handed out must die with the graph in this backward, for its next owner may write to it.
     """
-    if (
-        factor == 1.0
-        and not torch.compiler.is_compiling()
+    return (
+        not torch.compiler.is_compiling()
         and type(grad) is Tensor
         and grad.dim() == 0
         and grad.is_cpu
         and not torch._C._functorch.peek_interpreter_stack()
         and not torch._C._autograd._get_current_graph_task_keep_graph()
         and grad.item() == 1.0
-    ):
-        return saved
-    return saved * (grad if factor == 1.0 else grad * factor)
+    )
+
+
+def scaled(saved: Tensor, grad: Tensor) -> Tensor:
+    """Return ``saved * grad``, without a pass over `saved` if it `passes_on`."""
+    return saved if passes_on(grad) else saved * grad

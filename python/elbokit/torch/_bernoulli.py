@@ -23,7 +23,6 @@ from elbokit.torch._reduction import spread
 __all__ = ["bernoulli_backward", "bernoulli_loss", "binary_cross_entropy_with_logits"]
 
 
-_N_OPERANDS = 6
 _Grads = tuple[Tensor | None, ...]
 
 
@@ -39,16 +38,16 @@ def bernoulli_backward(
 
     `saved` is the gradient in the input that the forward pass computed, reduction included.
     """
-    needs = list(needs_input_grad[:_N_OPERANDS])
+    needs = list(needs_input_grad[:6])
     if grad is None or not any(needs):
-        return (None,) * _N_OPERANDS
+        return (None,) * 6
     d_input = None
     if needs[0] and saved is not None and not to_differentiate():
         needs[0] = False
         by_row = reduction == "rows"
         d_input = scaled(saved, spread(grad, saved.shape, reduction) if by_row else grad)
     if not any(needs):
-        return d_input, *(None,) * (_N_OPERANDS - 1)
+        return d_input, *(None,) * 5
     by_formula = bernoulli_grads(operands, target_scale, grad, reduction, needs)
     return (by_formula[0] if d_input is None else d_input), *by_formula[1:]
 
@@ -79,15 +78,15 @@ class _BernoulliLoss(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        *operands, ctx.target_scale, ctx.reduction, need_grad = inputs
+        *operands, target_scale, reduction, need_grad = inputs
         grad = output[1]
-        if grad is not None:
-            ctx.mark_non_differentiable(grad)
+        ctx.mark_non_differentiable(grad)
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(*operands, grad if need_grad else None)
+        ctx.target_scale, ctx.reduction = target_scale, reduction
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor | None, _: None) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
         *operands, saved = ctx.saved_tensors
         grads = bernoulli_backward(
             grad, operands, ctx.target_scale, saved, ctx.reduction, ctx.needs_input_grad
@@ -95,7 +94,15 @@ class _BernoulliLoss(torch.autograd.Function):
         return *grads, None, None, None
 
 
-_direct_bernoulli_loss = eager_twin(_BernoulliLoss, _cpu.bernoulli_loss)
+def _forward(ctx: Any, *inputs: Any) -> Tensor:
+    loss, grad = _cpu.bernoulli_loss(*inputs)
+    *operands, ctx.target_scale, ctx.reduction, _ = inputs
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(*operands, grad)
+    return loss
+
+
+_direct_bernoulli_loss = eager_twin(_BernoulliLoss, _forward)
 
 
 def bernoulli_loss(
@@ -113,7 +120,9 @@ def bernoulli_loss(
     operands = input, target, weight, pos_weight, mask, row_weight
     need_grad = input.requires_grad and torch.is_grad_enabled()
     apply = _direct_bernoulli_loss if direct(*operands) else _BernoulliLoss.apply
-    loss: Tensor = apply(*operands, target_scale, reduction, need_grad)[0]
+    # A default is a symbol to a compilation with dynamic shapes; float() makes it a number.
+    outputs = apply(*operands, float(target_scale), reduction, need_grad)
+    loss: Tensor = outputs if isinstance(outputs, Tensor) else outputs[0]
     return loss
 
 

@@ -92,6 +92,7 @@ def vae_loss(
     logvar: Tensor,
     prior_mu: Tensor | None,
     prior_logvar: Tensor | None,
+    beta: float | None,
     target_scale: float,
     free_bits: float,
     reduction: str,

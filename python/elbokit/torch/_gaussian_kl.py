@@ -30,8 +30,6 @@ __all__ = [
     "kl_grads",
 ]
 
-_N_OPERANDS = 5
-
 BATCH_REDUCTIONS = {"none": "rows", "sum": "sum", "batchmean": "batchmean"}
 MEAN_HINT = (
     " ('mean' over elements would weigh the two terms of the bound by their sizes; "
@@ -53,7 +51,7 @@ def kl_grads(
     `saved` are those of the floored form in mu and logvar that the forward pass computed.
     """
     if (grad is None and grad_charged is None) or not any(needs):
-        return (None,) * _N_OPERANDS
+        return (None,) * 5
     if to_differentiate() or needs[4]:
         return gaussian_kl_grads(operands, grad, grad_charged, free_bits, reduction)
     need_prior = any(needs[2:4])
@@ -101,11 +99,12 @@ class _GaussianKL(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        *operands, ctx.free_bits, ctx.reduction, need_grad = inputs
+        *operands, free_bits, reduction, need_grad = inputs
         grads = output[2:]
-        ctx.mark_non_differentiable(*(g for g in grads if g is not None))
+        ctx.mark_non_differentiable(*grads)
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(*operands, *(grads if need_grad else (None, None)))
+        ctx.free_bits, ctx.reduction = free_bits, reduction
 
     @staticmethod
     def backward(
@@ -113,11 +112,19 @@ class _GaussianKL(torch.autograd.Function):
     ) -> tuple[Tensor | None, ...]:
         *operands, grad_mu, grad_logvar = ctx.saved_tensors
         saved = grad_mu, grad_logvar
-        options = ctx.free_bits, saved, ctx.reduction, ctx.needs_input_grad[:_N_OPERANDS]
+        options = ctx.free_bits, saved, ctx.reduction, ctx.needs_input_grad[:5]
         return *kl_grads(operands, grad, grad_charged, *options), None, None, None
 
 
-_direct_gaussian_kl = eager_twin(_GaussianKL, _cpu.gaussian_kl)
+def _forward(ctx: Any, *inputs: Any) -> tuple[Tensor, Tensor]:
+    kl, charged, *grads = _cpu.gaussian_kl(*inputs)
+    *operands, ctx.free_bits, ctx.reduction, _ = inputs
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(*operands, *grads)
+    return kl, charged
+
+
+_direct_gaussian_kl = eager_twin(_GaussianKL, _forward)
 
 
 def gaussian_kl_terms(
@@ -134,7 +141,8 @@ def gaussian_kl_terms(
     operands = mu, logvar, prior_mu, prior_logvar, row_weight
     need_grad = (mu.requires_grad or logvar.requires_grad) and torch.is_grad_enabled()
     apply = _direct_gaussian_kl if direct(*operands) else _GaussianKL.apply
-    kl, charged, *_ = apply(*operands, free_bits, reduction, need_grad)
+    # A default is a symbol to a compilation with dynamic shapes; float() makes it a number.
+    kl, charged, *_ = apply(*operands, float(free_bits), reduction, need_grad)
     return kl, charged
 
 

@@ -36,10 +36,10 @@ _SCHEMAS = (
     "bool need_prior) "
     "-> (Tensor grad_mu, Tensor grad_logvar, Tensor grad_prior_mu, Tensor grad_prior_logvar)",
     "vae_loss(Tensor logits, Tensor target, Tensor? mask, Tensor? row_weight, Tensor mu, "
-    "Tensor logvar, Tensor? prior_mu, Tensor? prior_logvar, float target_scale, float free_bits, "
-    "str reduction, bool need_logits, bool need_latent, bool need_statistics) "
-    "-> (Tensor reconstruction, Tensor kl, Tensor charged, Tensor grad_logits, Tensor grad_mu, "
-    "Tensor grad_logvar, Tensor statistics, Tensor out_of_range)",
+    "Tensor logvar, Tensor? prior_mu, Tensor? prior_logvar, float? beta, float target_scale, "
+    "float free_bits, str reduction, bool need_logits, bool need_latent, bool need_statistics) "
+    "-> (Tensor total, Tensor reconstruction, Tensor kl, Tensor grad_logits, "
+    "Tensor grad_mu, Tensor grad_logvar, Tensor statistics, Tensor out_of_range)",
     "logsumexp(Tensor input, int[] dim, bool keepdim) -> Tensor",
     "logsumexp_backward(Tensor grad, Tensor input, Tensor output, int[] dim) -> Tensor",
 )

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from elbokit.torch import _cpu, _ops  # noqa: F401  (registers the operators)
-from elbokit.torch._autograd import direct, eager_twin, with_signature
+from elbokit.torch._autograd import (
+    direct,
+    eager_twin,
+    passes_on,
+    to_differentiate,
+    with_signature,
+)
 from elbokit.torch._bernoulli import bernoulli_backward
 from elbokit.torch._checks import (
     check_broadcast,
@@ -30,10 +37,6 @@ from elbokit.torch._statistics import VAEStatistics
 
 __all__ = ["VAELoss", "VAELossOutput", "vae_loss"]
 
-_N_OPERANDS = 8  # logits, target, mask, row_weight, mu, logvar, prior_mu, prior_logvar
-_N_OPTIONS = 7  # beta, target_scale, free_bits, reduction; what is needed
-
-
 class VAELossOutput(NamedTuple):
     """The loss and its two terms, each of shape () or (n_samples,).
 
@@ -53,7 +56,10 @@ class VAELossOutput(NamedTuple):
 
 
 class _VAETerms(torch.autograd.Function):
-    """Loss, reconstruction, KL, charged KL; and the gradients that the same pass computed."""
+    """Total, reconstruction, KL; and the gradients that the same pass computed.
+
+    The total is the loss, or without a number `beta` the charged KL alone.
+    """
 
     generate_vmap_rule = True
 
@@ -68,30 +74,33 @@ class _VAETerms(torch.autograd.Function):
         logvar: Tensor,
         prior_mu: Tensor | None,
         prior_logvar: Tensor | None,
-        beta: float,
-        *options: Any,
-    ) -> tuple[Tensor | None, ...]:
+        beta: float | None,
+        target_scale: float,
+        free_bits: float,
+        reduction: str,
+        need_logits: bool,
+        need_latent: bool,
+        need_statistics: bool,
+    ) -> tuple[Tensor, ...]:
         operands = logits, target, mask, row_weight, mu, logvar, prior_mu, prior_logvar
-        reconstruction, kl, charged, *rest = torch.ops.elbokit.vae_loss.default(*operands, *options)
-        return reconstruction + beta * charged, reconstruction, kl, charged, *rest
+        asked = need_logits, need_latent, need_statistics
+        outputs: tuple[Tensor, ...] = torch.ops.elbokit.vae_loss.default(
+            *operands, beta, target_scale, free_bits, reduction, *asked
+        )
+        return outputs
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        operands, (beta, *options) = inputs[:_N_OPERANDS], inputs[_N_OPERANDS:]
-        ctx.beta, ctx.target_scale, ctx.free_bits, ctx.reduction = beta, *options[:3]
-        need_logits, need_latent = options[3:5]
-        loss, reconstruction, kl, charged, *by_products = output
-        # A term of no tracked operand has no gradient: one of None would pass for it in silence.
-        needs = ctx.needs_input_grad
-        decoder, latent = needs[0] or needs[1] or needs[3], any(needs[3:8])
-        constant = [] if decoder else [reconstruction]
-        constant += [] if latent else [kl, charged]
-        constant += [] if decoder or latent else [loss]
-        ctx.mark_non_differentiable(*constant, *(t for t in by_products if t is not None))
+        *operands, beta, target_scale, free_bits, reduction, need_logits, need_latent, _ = inputs
+        *terms, d_logits, d_mu, d_logvar, sums, count = output
+        constant = _constant(ctx.needs_input_grad, beta, terms)
+        ctx.mark_non_differentiable(d_logits, d_mu, d_logvar, sums, count, *constant)
         ctx.set_materialize_grads(False)
-        saved = [by_products[0] if need_logits else None]
-        saved += by_products[1:3] if need_latent else [None, None]
+        saved = [d_logits if need_logits else None]
+        saved += [d_mu, d_logvar] if need_latent else [None, None]
         ctx.save_for_backward(*operands, *saved)
+        ctx.beta, ctx.target_scale = beta, target_scale
+        ctx.free_bits, ctx.reduction = free_bits, reduction
 
     @staticmethod
     def backward(
@@ -99,50 +108,92 @@ class _VAETerms(torch.autograd.Function):
         grad: Tensor | None,
         grad_reconstruction: Tensor | None,
         grad_kl: Tensor | None,
-        grad_charged: Tensor | None,
         *_: None,
     ) -> tuple[Tensor | None, ...]:
         saved = ctx.saved_tensors
-        logits, target, mask, row_weight, *latent = saved[:_N_OPERANDS]
         needs = ctx.needs_input_grad
+        if (
+            grad is not None
+            and grad_reconstruction is None
+            and grad_kl is None
+            and not (needs[1] or needs[3] or needs[6] or needs[7])
+            and ctx.beta == 1
+            and not to_differentiate()
+            and passes_on(grad)
+        ):
+            return saved[8], None, None, None, *saved[9:], *(None,) * 9
+        logits, target, mask, row_weight, *latent = saved[:8]
+        grad_charged = grad
+        if ctx.beta is not None and grad is not None:
+            grad_charged = grad * ctx.beta
+            grad_reconstruction = _sum(grad, grad_reconstruction)
         decoder = bernoulli_backward(
-            _sum(grad, grad_reconstruction),
+            grad_reconstruction,
             (logits, target, None, None, mask, row_weight),
             ctx.target_scale,
-            saved[_N_OPERANDS],
+            saved[8],
             ctx.reduction,
             (*needs[:2], False, False, False, needs[3]),
         )
-        charged = _sum(None if grad is None else _times(grad, ctx.beta), grad_charged)
         encoder = kl_grads(
             (*latent, row_weight),
             grad_kl,
-            charged,
+            grad_charged,
             ctx.free_bits,
-            saved[_N_OPERANDS + 1 :],
+            saved[9:],
             ctx.reduction,
             (*needs[4:8], needs[3]),
         )
         d_row_weight = _sum(decoder[5], encoder[4])
-        return *decoder[:2], None, d_row_weight, *encoder[:4], *(None,) * _N_OPTIONS
+        return *decoder[:2], None, d_row_weight, *encoder[:4], *(None,) * 7
 
 
 def _sum(a: Tensor | None, b: Tensor | None) -> Tensor | None:
     return b if a is None else a if b is None else a + b
 
 
-def _times(grad: Tensor, factor: float) -> Tensor:
-    return grad if factor == 1 else grad * factor
+def _constant(
+    needs: Sequence[bool], beta: float | None, terms: Sequence[Tensor]
+) -> list[Tensor]:
+    """Return the terms of no tracked operand.
+
+    They have no gradient: one of None would pass for it in silence.
+    """
+    decoder, latent = needs[0] or needs[1] or needs[3], any(needs[3:8])
+    total, reconstruction, kl = terms
+    constant = [] if decoder else [reconstruction]
+    constant += [] if latent else [kl]
+    return constant if latent or (decoder and beta is not None) else [total, *constant]
 
 
-def _direct_forward(*inputs: Any) -> tuple[Tensor | None, ...]:
-    operands, (beta, *options) = inputs[:_N_OPERANDS], inputs[_N_OPERANDS:]
-    reconstruction, kl, charged, *rest = _cpu.vae_loss(*operands, *options)
-    loss = torch.add(reconstruction, charged, alpha=beta)
-    return loss, reconstruction, kl, charged, *rest
+def _forward(ctx: Any, *inputs: Any) -> tuple[Tensor | None, ...]:
+    *terms, d_logits, d_mu, d_logvar, sums, count = _cpu.vae_loss(*inputs)
+    *operands, ctx.beta, ctx.target_scale, ctx.free_bits, ctx.reduction, _, _, _ = inputs
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(*operands, d_logits, d_mu, d_logvar)
+    constant = _constant(ctx.needs_input_grad, ctx.beta, terms)
+    if constant or sums is not None:
+        ctx.mark_non_differentiable(*constant, *(t for t in (sums, count) if t is not None))
+    return *terms, sums, count
 
 
-_direct_vae_terms = eager_twin(_VAETerms, _direct_forward)
+_direct_vae_terms = eager_twin(_VAETerms, _forward)
+
+
+def _fit(logits: Tensor, target: Tensor, mu: Tensor, logvar: Tensor) -> bool:
+    """Whether operands that are `direct` pass the checks at a glance."""
+    dtype, shape = logits.dtype, mu.shape
+    return (
+        (dtype == torch.float32 or dtype == torch.float64)
+        and target.dtype == dtype
+        and mu.dtype == dtype
+        and logvar.dtype == dtype
+        and target.shape == logits.shape
+        and logvar.shape == shape
+        and len(shape) > 0
+        and logits.dim() > 0
+        and logits.shape[0] == shape[0]
+    )
 
 
 def check_options(
@@ -292,39 +343,45 @@ def vae_loss(
        2016, appendix C.8, arXiv:1606.04934.
     .. [4] C. P. Burgess et al., "Understanding disentangling in beta-VAE", 2018, arXiv:1804.03599.
     """
-    dtype = _check_operands(
-        logits, target, mu, logvar, prior_mu, prior_logvar, weight, mask
-    )
     beta, free_bits = check_options(beta, free_bits, reduction, capacity, target_scale)
-    if mu.dtype != dtype or logvar.dtype != dtype:
-        mu, logvar = mu.to(dtype), logvar.to(dtype)
-    logvar = clamped("logvar_range", logvar, logvar_range)
-    if prior_mu is not None or prior_logvar is not None:
-        prior_mu, prior_logvar = both_of_prior(mu, prior_mu, prior_logvar)
-    if weight is not None:
-        weight = weight.to(dtype)
+    short = direct(logits, target, mu, logvar)
+    plain = weight is mask is prior_mu is prior_logvar is logvar_range is None
+    if not (short and plain and _fit(logits, target, mu, logvar)):
+        dtype = _check_operands(logits, target, mu, logvar, prior_mu, prior_logvar, weight, mask)
+        logvar = clamped("logvar_range", logvar.to(dtype), logvar_range)
+        mu = mu.to(dtype)
+        if prior_mu is not None or prior_logvar is not None:
+            prior_mu, prior_logvar = both_of_prior(mu, prior_mu, prior_logvar)
+        weight = None if weight is None else weight.to(dtype)
+        short = short and direct(mask, weight, prior_mu, prior_logvar)
     by_hand = isinstance(beta, Tensor) or capacity is not None
     grad_enabled = torch.is_grad_enabled()
-    operands = logits, target, mask, weight, mu, logvar, prior_mu, prior_logvar
-    apply = _direct_vae_terms if direct(*operands) else _VAETerms.apply
-    reduction = BATCH_REDUCTIONS[reduction]
-    loss, reconstruction, kl, charged, _, _, _, sums, out_of_range = apply(
-        *operands,
-        0.0 if by_hand else beta,
+    output = (_direct_vae_terms if short else _VAETerms.apply)(
+        logits,
+        target,
+        mask,
+        weight,
+        mu,
+        logvar,
+        prior_mu,
+        prior_logvar,
+        None if by_hand else beta,
         float(target_scale),
         free_bits,
-        reduction,
+        BATCH_REDUCTIONS[reduction],
         grad_enabled and logits.requires_grad,
         grad_enabled and (mu.requires_grad or logvar.requires_grad),
         statistics is not None,
     )
+    loss, reconstruction, kl = output[:3]
     if by_hand:
+        charged = loss
         if capacity is not None:
             held = capacity * logits.shape[0] if reduction == "sum" else capacity
             charged = (charged - held).abs()
         loss = reconstruction + beta * charged
     if statistics is not None:
-        statistics.update(sums, out_of_range, logits.shape[0])
+        statistics.update(*output[-2:], logits.shape[0])
     return VAELossOutput(loss, reconstruction, kl)
 
 

@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from elbokit import _core
+
 __all__ = ["gradient", "operand", "output", "permuted", "vector"]
 
 Described = tuple[Any, ...]
@@ -24,6 +26,7 @@ _ELEMENTS = {
     torch.uint8: 4,
     torch.bool: 4,
 }
+_POOLED = 1 << 18  # elements from which a gradient comes from the pool
 
 
 def _describe(view: Tensor) -> Described:
@@ -62,11 +65,20 @@ def vector(tensor: Tensor | None) -> Described | None:
     return tensor.data_ptr(), _ELEMENTS[tensor.dtype], tensor.shape[0], 1, stride, 1, tensor
 
 
-def gradient(like: Tensor, order: Sequence[int] | None) -> Tensor:
-    """Return memory for a gradient, with the strides of `like` if `order` says that they serve."""
-    if order is None:
-        return torch.empty(like.shape, dtype=like.dtype)
-    return torch.empty_strided(like.shape, like.stride(), dtype=like.dtype)
+def gradient(like: Tensor, order: Sequence[int] | None = None) -> Tensor:
+    """Return memory for a gradient, with the strides of `like` if `order` says that they serve.
+
+    Large gradients come from the pool (cpp/dispatch/buffer_pool.h) and return to it.
+    """
+    if like.numel() >= _POOLED:
+        size = like.element_size() * like.numel()
+        storage = torch.frombuffer(_core.Buffer(size), dtype=like.dtype).untyped_storage()
+        shape = like.shape
+        strides = torch.empty(shape, device="meta").stride() if order is None else like.stride()
+        return like.new_empty(0).set_(storage, 0, shape, strides)  # type: ignore[call-overload]
+    if order is None and not like.is_contiguous():
+        return like.new_empty(like.shape)
+    return torch.empty_like(like, requires_grad=False)
 
 
 def permuted(order: Sequence[int] | None, *tensors: Tensor | None) -> tuple[Any, ...]:

@@ -9,14 +9,9 @@ from elbokit import _core
 from elbokit.torch._cpu._bernoulli import bernoulli_loss
 from elbokit.torch._cpu._gaussian_kl import gaussian_kl
 from elbokit.torch._cpu._operands import gradient, operand, output, permuted, vector
-from elbokit.torch._reduction import loss_scale, loss_shape, storage_order
+from elbokit.torch._reduction import loss_scale, storage_order
 
 __all__ = ["vae_loss"]
-
-_Outputs = tuple[
-    Tensor, Tensor, Tensor, Tensor | None, Tensor | None, Tensor | None, Tensor | None, Tensor | None
-]
-
 
 def vae_loss(
     logits: Tensor,
@@ -27,19 +22,21 @@ def vae_loss(
     logvar: Tensor,
     prior_mu: Tensor | None,
     prior_logvar: Tensor | None,
+    beta: float | None,
     target_scale: float,
     free_bits: float,
     reduction: str,
     need_logits: bool,
     need_latent: bool,
     need_statistics: bool,
-) -> _Outputs:
-    """Return reconstruction, KL, floored KL; gradients in logits, mu, logvar; by-products.
+) -> tuple[Tensor | None, ...]:
+    """Return total, reconstruction, KL; gradients in logits, mu, logvar; by-products.
 
-    The by-products are the sums over the batch of each dimension's KL, mu and mu^2, of shape
+    The total is the loss, or without `beta` the floored KL alone. The by-products are the sums over the batch of each dimension's KL, mu and mu^2, of shape
     (3, latent), and the number of targets outside [0, 1].
     """
-    shape, latent, rows = logits.shape, mu.shape, logits.shape[0]
+    shape, latent = logits.shape, mu.shape
+    rows = shape[0]
     statistics = count = None
     if need_statistics:
         cols = mu.numel() // rows if rows else 0
@@ -50,21 +47,23 @@ def vae_loss(
         reconstruction, grad = bernoulli_loss(
             logits, target, None, None, mask, row_weight, target_scale, reduction, need_logits
         )
-        terms = gaussian_kl(
+        kl, charged, *grads = gaussian_kl(
             mu, logvar, prior_mu, prior_logvar, row_weight, free_bits, reduction, need_latent
         )
-        return reconstruction, *terms[:2], grad, *terms[2:], statistics, count
+        total = charged if beta is None else reconstruction + beta * charged
+        return total, reconstruction, kl, grad, *grads, statistics, count
     order = storage_order(logits, target, mask)
-    grad = gradient(logits, order) if need_logits else None
-    logits, target, mask, written = permuted(order, logits, target, mask, grad)
-    shape = logits.shape
-    dtype, size, by_row = mu.dtype, loss_shape(shape, reduction), reduction == "rows"
+    written = grad = gradient(logits, order) if need_logits else None
+    if order is not None:
+        logits, target, mask, written = permuted(order, logits, target, mask, grad)
+        shape = logits.shape
     grad_mu = grad_logvar = None
     if need_latent:
-        grad_mu, grad_logvar = torch.empty(latent, dtype=dtype), torch.empty(latent, dtype=dtype)
-    reconstruction, kl, charged = (torch.empty(size, dtype=dtype) for _ in range(3))
-    scale = loss_scale(shape, reduction)
-    totals = _core.vae_loss(
+        grad_mu, grad_logvar = gradient(mu), gradient(logvar)
+    by_row = reduction == "rows"
+    size, n_terms = ((rows,), rows) if by_row else ((), 1)
+    total, reconstruction, kl = mu.new_empty(size), mu.new_empty(size), mu.new_empty(size)
+    out_of_range = _core.vae_loss(
         operand(logits, shape, rows),
         operand(target, shape, rows),
         operand(mask, shape, rows),
@@ -74,20 +73,18 @@ def vae_loss(
         operand(logvar, latent, rows),
         operand(prior_mu, latent, rows),
         operand(prior_logvar, latent, rows),
+        beta,
         free_bits,
-        scale,
-        vector(reconstruction) if by_row else None,
-        vector(kl) if by_row else None,
-        vector(charged) if by_row else None,
+        loss_scale(shape, reduction),
+        by_row,
+        output(total, n_terms),
+        output(reconstruction, n_terms),
+        output(kl, n_terms),
         output(written, rows),
         output(grad_mu, rows),
         output(grad_logvar, rows),
         output(statistics, 3),
     )
-    if not by_row:
-        reconstruction.fill_(totals[0] * scale)
-        kl.fill_(totals[1] * scale)
-        charged.fill_(totals[2] * scale)
     if count is not None:
-        count.fill_(totals[3])
-    return reconstruction, kl, charged, grad, grad_mu, grad_logvar, statistics, count
+        count.fill_(out_of_range)
+    return total, reconstruction, kl, grad, grad_mu, grad_logvar, statistics, count
