@@ -58,8 +58,9 @@ def test_precision_cholesky(benchmark: BenchmarkFixture, d: int) -> None:
 @pytest.mark.parametrize(("rows", "cols"), [(128, 784), (1_024, 784)])
 def test_vae_loss(benchmark: BenchmarkFixture, dtype: type, rows: int, cols: int) -> None:
     logits, mu, logvar = (normal((rows, n), dtype) for n in (cols, 20, 20))
-    target, grad = np.abs(logits) % 1, np.empty_like(logits)
+    target, grads = np.abs(logits) % 1, [np.empty_like(a) for a in (logits, mu, logvar)]
+    terms = [np.empty(1, dtype) for _ in range(3)]
     benchmark(
-        _core.vae_loss, logits, target, None, None, 1.0, mu, logvar, None, None, 0.0, 1.0,
-        None, None, None, grad, None, None, None
+        _core.vae_loss, logits, target, None, None, 1.0, mu, logvar, None, None, 1.0, 0.0, 1.0,
+        False, *terms, *grads, None
     )  # fmt: skip

@@ -74,9 +74,7 @@ def test_bernoulli_of_a_sure_prediction_keeps_its_digits(cpu_level: str, dtype: 
     logits = np.linspace(-30, 30, 61, dtype=dtype)[None]
     target = (logits > 0).astype(dtype)
     elementwise, grad = out(logits.shape, dtype), out(logits.shape, dtype)
-    _core.bernoulli_loss(
-        logits, target, None, None, None, None, 1.0, 1.0, elementwise, None, grad
-    )
+    _core.bernoulli_loss(logits, target, None, None, None, None, 1.0, 1.0, elementwise, None, grad)
     size = np.abs(logits.astype(np.longdouble))
     np.testing.assert_allclose(elementwise, np.log1p(np.exp(-size)), rtol=RELATIVE[dtype])
     exact = np.where(logits > 0, -1, 1) / (1 + np.exp(size))
@@ -88,9 +86,7 @@ def test_bernoulli_extreme_logits(cpu_level: str, dtype: type) -> None:
     logits = np.array([[1e4, -1e4, 1e4, -1e4, 0.0]], dtype)
     target = np.array([[1.0, 0.0, 0.0, 1.0, 0.5]], dtype)
     elementwise, grad = out((1, 5), dtype), out((1, 5), dtype)
-    _core.bernoulli_loss(
-        logits, target, None, None, None, None, 1.0, 1.0, elementwise, None, grad
-    )
+    _core.bernoulli_loss(logits, target, None, None, None, None, 1.0, 1.0, elementwise, None, grad)
     np.testing.assert_allclose(elementwise, [[0, 0, 1e4, 1e4, np.log(2)]], rtol=RELATIVE[dtype])
     np.testing.assert_allclose(grad, [[0, 0, 1, -1, 0]], atol=RELATIVE[dtype])
 
@@ -114,9 +110,7 @@ def test_gaussian_kl(
     exact = reference.gaussian_kl(mu, logvar, prior_mu, prior_logvar)
     charged = np.maximum(exact, free_bits)
     row_kl, row_charged = out(rows, dtype), out(rows, dtype)
-    totals = _core.gaussian_kl(
-        *inputs, free_bits, None, 1.0, row_kl, row_charged, None, None, None
-    )
+    totals = _core.gaussian_kl(*inputs, free_bits, None, 1.0, row_kl, row_charged, None, None, None)
     close(row_kl, exact.sum(axis=1), dtype)
     close(row_charged, charged.sum(axis=1), dtype)
     np.testing.assert_allclose(totals, [exact.sum(), charged.sum()], rtol=RELATIVE[dtype])
@@ -183,20 +177,30 @@ def test_vae_loss_is_its_two_terms(
     logits = rng.normal(size=(rows, cols)).astype(dtype)
     target = rng.uniform(size=(rows, cols)).astype(dtype)
     mu, logvar = rng.normal(size=(2, rows, latent)).astype(dtype)
-    rec, kl, charged = out(rows, dtype), out(rows, dtype), out(rows, dtype)
-    grad = out((rows, cols), dtype)
-    latent = (mu, logvar, None, None, free_bits)
-    totals = _core.vae_loss(
-        logits, target, None, None, 1.0, *latent, 0.5, rec, kl, charged, grad, None, None, None
-    )[:3]
-    alone = [out(rows, dtype) for _ in range(3)]
-    alone_grad = out((rows, cols), dtype)
-    _core.bernoulli_loss(logits, target, *[None] * 4, 1.0, 0.5, None, alone[0], alone_grad)
-    _core.gaussian_kl(*latent, None, 1.0, alone[1], alone[2], None, None, None)
-    for got, expected in zip((rec, kl, charged, grad), (*alone, alone_grad), strict=True):
+    decoder = (logits, target, None, None, 1.0, mu, logvar, None, None)
+    shapes = (rows, cols), (rows, latent), (rows, latent)
+    terms, grads = [out(rows, dtype) for _ in range(3)], [out(shape, dtype) for shape in shapes]
+    _core.vae_loss(*decoder, None, free_bits, 0.5, True, *terms, *grads, None)
+    charged, rec, kl = (term.copy() for term in terms)
+    alone, alone_grads = [out(rows, dtype) for _ in range(3)], [out(s, dtype) for s in shapes]
+    _core.bernoulli_loss(logits, target, *[None] * 4, 1.0, 0.5, None, alone[0], alone_grads[0])
+    prior = (mu, logvar, None, None)
+    _core.gaussian_kl(*prior, free_bits, None, 0.5, *alone[1:], *alone_grads[1:], None)
+    for got, expected in zip((rec, kl, charged, *grads), (*alone, *alone_grads), strict=True):
         np.testing.assert_array_equal(got, expected)
-    sums = [a.sum(dtype=np.float64) for a in alone]
-    np.testing.assert_allclose(totals, sums, rtol=RELATIVE[dtype])
+    factor = np.full(rows, 0.5, dtype)
+    backward = [out((rows, latent), dtype) for _ in range(2)]
+    _core.gaussian_kl_backward(*prior, free_bits, 0 * factor, factor, *backward, None, None)
+    np.testing.assert_array_equal(grads[1:], backward)
+    # Weighed by beta, row by row and summed up.
+    _core.vae_loss(*decoder, 0.7, free_bits, 0.5, True, *terms, None, None, None, None)
+    np.testing.assert_allclose(terms[0], rec + dtype(0.7) * charged, rtol=RELATIVE[dtype])
+    if rows:
+        sums = [out(1, dtype) for _ in range(3)]
+        _core.vae_loss(*decoder, 0.7, free_bits, 0.5, False, *sums, None, None, None, None)
+        exact = [0.5 * a.sum(dtype=np.float64) for a in alone]
+        expected = exact[0] + 0.7 * exact[2], exact[0], exact[1]
+        np.testing.assert_allclose(np.ravel(sums), expected, rtol=2 * RELATIVE[dtype])
 
 
 def test_nothing_is_read_or_written_where_there_is_nothing() -> None:
@@ -216,18 +220,19 @@ def test_same_bits_for_any_number_of_threads(
     for threads in (1, 2, 5, 2):
         _core.set_num_threads(threads)
         grad = out(logits.shape, np.float32)
-        latent = (mu, logvar, None, None, 0.1)
-        totals = _core.vae_loss(
-            logits, target, None, None, 1.0, *latent, 1.0, None, None, None, grad, None, None, None
-        )
+        terms, latent = [out(1, np.float32) for _ in range(3)], [out(mu.shape, np.float32)] * 2
+        sums = np.zeros((3, 64))
+        decoder = (logits, target, None, None, 1.0)
+        options = (1.0, 0.1, 1.0, False)
+        _core.vae_loss(*decoder, mu, logvar, None, None, *options, *terms, grad, *latent, sums)
         flat = _core.bernoulli_loss(logits, target, *[None] * 4, 1.0, 1.0, None, None, None)
-        results.append((*totals, flat, grad.tobytes()))
+        results.append((flat, *(a.tobytes() for a in (*terms, grad, *latent, sums))))
     assert all(result == results[0] for result in results)
 
 
 F32 = np.zeros((2, 3), np.float32)
 BAD = [
-    (dict(logits=np.zeros((2, 3), int)), TypeError, "`logits` has dtype int64, expected float16, float32"),
+    (dict(logits=np.zeros((2, 3), int)), TypeError, "`logits` has dtype int64, expected float16"),
     (dict(target=np.zeros((2, 3))), TypeError, "`target` has dtype float64, expected float32"),
     (dict(target=F32[:1]), ValueError, r"`target` has shape \(1, 3\), expected \(2, 3\)"),
     (dict(logits=np.zeros((2, 3, 1), np.float32)), ValueError, "`logits` has 3 dimensions"),

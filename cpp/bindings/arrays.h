@@ -131,18 +131,16 @@ inline Element element_of(const py::array& a, const char* name) {
 // One dimension counts as one column.
 inline View view_of(const py::handle& given, const char* name, bool writes) {
   if (py::isinstance<py::tuple>(given)) {
-    const auto item = [&](int i) {
-      return PyLong_AsLongLong(PyTuple_GET_ITEM(given.ptr(), i));
-    };
+    const auto item = [&](int i) { return PyLong_AsLongLong(PyTuple_GET_ITEM(given.ptr(), i)); };
     if (PyTuple_GET_SIZE(given.ptr()) != 7)
       throw py::value_error("`" + std::string(name) + "` is not a description of a tensor");
-    return {static_cast<std::uintptr_t>(item(0)), static_cast<Element>(item(1)), item(2), item(3),
-            static_cast<std::ptrdiff_t>(item(4)), static_cast<std::ptrdiff_t>(item(5))};
+    return {
+        static_cast<std::uintptr_t>(item(0)), static_cast<Element>(item(1)),       item(2), item(3),
+        static_cast<std::ptrdiff_t>(item(4)), static_cast<std::ptrdiff_t>(item(5))};
   }
   const auto a = py::cast<py::array>(given);
   if (a.ndim() != 1) expect_dimensions(a, name, 2);
-  if (writes && !a.writeable())
-    throw py::value_error("`" + std::string(name) + "` is read-only");
+  if (writes && !a.writeable()) throw py::value_error("`" + std::string(name) + "` is read-only");
   View view;
   view.element = element_of(a, name);
   const auto size = size_of(view.element);
@@ -200,7 +198,8 @@ void expect_element(const View& view, const char* name) {
                          std::string(py::str(py::dtype::of<std::remove_const_t<T>>())));
 }
 
-// As the functions of the same names for arrays, for either kind of argument. T is const for inputs.
+// As the functions of the same names for arrays, for either kind of argument. T is const for
+// inputs.
 template <class T>
 Matrix<T> matrix_of(const py::handle& given, const char* name, std::int64_t rows,
                     std::int64_t cols) {

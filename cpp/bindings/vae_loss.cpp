@@ -7,8 +7,8 @@ namespace elbokit::bindings {
 
 namespace {
 
-// Either one number per row, which are there already, or `scale` times the sums. The total is that of
-// the terms, or without `beta` the charged KL alone, for a caller who weighs it.
+// Either one number per row, which are there already, or `scale` times the sums. The total is that
+// of the terms, or without `beta` the charged KL alone, for a caller who weighs it.
 template <class T>
 void write_terms(const VaeLossTotals& totals, std::optional<double> beta, double scale,
                  std::int64_t rows, bool by_row, T* total, T* reconstruction, T* kl) {
@@ -47,7 +47,8 @@ std::int64_t vae_loss(const py::object& logits, const py::object& target, const 
     kl.row_weight = bernoulli.row_weight;
     const auto term = [&](const py::object& given, const char* name) {
       const Matrix<T> out = matrix_of<T>(given, name, by_row ? view.rows : 1, 1);
-      if (out.row_stride != 1) throw py::value_error("`" + std::string(name) + "` is not contiguous");
+      if (out.row_stride != 1)
+        throw py::value_error("`" + std::string(name) + "` is not contiguous");
       return out.data;
     };
     T* const total = term(total_out, "total_out");
@@ -72,8 +73,8 @@ void register_vae_loss(py::module_& m) {
   using namespace py::literals;
   m.def("vae_loss", &vae_loss, "logits"_a, "target"_a, "mask"_a, "row_weight"_a, "target_scale"_a,
         "mu"_a, "logvar"_a, "prior_mu"_a, "prior_logvar"_a, "beta"_a, "free_bits"_a, "scale"_a,
-        "by_row"_a, "total_out"_a, "reconstruction_out"_a, "kl_out"_a, "grad_logits"_a,
-         "grad_mu"_a, "grad_logvar"_a, "dimensions"_a);
+        "by_row"_a, "total_out"_a, "reconstruction_out"_a, "kl_out"_a, "grad_logits"_a, "grad_mu"_a,
+        "grad_logvar"_a, "dimensions"_a);
 }
 
 }  // namespace elbokit::bindings

@@ -16,8 +16,7 @@ ELBOKIT_INLINE Vec<T> read(const T* from, int count) {
 template <class T>
 std::int64_t count_out_of_range(const T* target, const T* mask, int n) {
   std::int64_t count = 0;
-  for (int i = 0; i < n; ++i)
-    count += (target[i] < 0 || target[i] > 1) && !(mask && mask[i] == 0);
+  for (int i = 0; i < n; ++i) count += (target[i] < 0 || target[i] > 1) && !(mask && mask[i] == 0);
   return count;
 }
 
@@ -87,8 +86,7 @@ class Rows {
       const Vec<T> t = read(target + i, count), w = read(weight + i, count);
       const auto counts = read(mask + i, count) != Vec<T>{};
       const Vec<T> off = broadcast<T>(1) - t, on = read(pos_weight + i, count) * t;
-      const auto raw =
-          bernoulli_term<Vec<T>>(read(logits + i, count), off, on, off + on, factor);
+      const auto raw = bernoulli_term<Vec<T>>(read(logits + i, count), off, on, off + on, factor);
       const Vec<T> each = first_lanes<T>(select(counts, raw.loss * w, Vec<T>{}), count);
       loss += each;
       if (elementwise) write<T>(elementwise + i, each * broadcast<T>(row_weight), count);

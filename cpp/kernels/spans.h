@@ -49,7 +49,9 @@ template <class T>
 class SpanReader {
  public:
   explicit SpanReader(const Operand& operand, T factor = 1)
-      : operand_(operand), factor_(factor), constant_(!operand || operand.col_stride == 0),
+      : operand_(operand),
+        factor_(factor),
+        constant_(!operand || operand.col_stride == 0),
         direct_(!constant_ && operand.element == kElement<T> && factor == 1) {
     if (!operand) fill(1);
   }
@@ -99,7 +101,8 @@ class SpanWriter {
     T* const to = direct_ ? static_cast<T*>(result_.at(row, col)) : buffer_;
     int i = 0;
     if (stream_ && reinterpret_cast<std::uintptr_t>(to) % kVectorBytes == 0)
-      for (; i + kLanes<T> <= n; i += kLanes<T>) elbokit::ELBOKIT_LEVEL::stream(to + i, f(i, kLanes<T>));
+      for (; i + kLanes<T> <= n; i += kLanes<T>)
+        elbokit::ELBOKIT_LEVEL::stream(to + i, f(i, kLanes<T>));
     else
       for (; i + kLanes<T> <= n; i += kLanes<T>) store(to + i, f(i, kLanes<T>));
     if (i < n) store_partial(to + i, f(i, n - i), n - i);

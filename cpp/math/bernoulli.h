@@ -14,8 +14,8 @@ struct BernoulliTerm {
 //   loss = off log(1 + e^l) + on log(1 + e^-l),
 //   d loss / d l = off sigmoid(l) - on sigmoid(-l).
 // p = 1 is -log p(t | l); PyTorch's binary_cross_entropy_with_logits defines p. Written through
-// e^-|l|, which never overflows, as a sum of terms of one sign, so that nothing cancels. `scale` is a
-// factor of the derivative; `both` is off + on.
+// e^-|l|, which never overflows, as a sum of terms of one sign, so that nothing cancels. `scale` is
+// a factor of the derivative; `both` is off + on.
 template <class V>
 ELBOKIT_INLINE BernoulliTerm<V> bernoulli_term(V logit, V off, V on, V both, V scale) {
   const Bits<V> sign = bit_cast<Bits<V>>(logit) & ~(~Bits<V>{} >> 1);

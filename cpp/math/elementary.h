@@ -252,8 +252,8 @@ struct Logistic {
   V share, log;  // u / (1 + u) and log(1 + u)
 };
 
-// For u in [0, 1]. float has a polynomial that makes use of the quotient; for double the argument is
-// halved above sqrt(2) - 1, so that one short series serves the whole interval.
+// For u in [0, 1]. float has a polynomial that makes use of the quotient; for double the argument
+// is halved above sqrt(2) - 1, so that one short series serves the whole interval.
 template <class V>
 ELBOKIT_INLINE Logistic<V> logistic(V u) {
   const V share = u / (u + Lane<V>(1));

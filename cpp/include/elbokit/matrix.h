@@ -45,7 +45,8 @@ struct Operand {
 
   explicit operator bool() const { return data != nullptr; }
   const void* at(std::int64_t row, std::int64_t col) const {
-    return static_cast<const char*>(data) + (row * row_stride + col * col_stride) * size_of(element);
+    return static_cast<const char*>(data) +
+           (row * row_stride + col * col_stride) * size_of(element);
   }
 };
 

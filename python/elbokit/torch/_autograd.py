@@ -12,6 +12,7 @@ from torch import Tensor
 __all__ = [
     "direct",
     "eager_twin",
+    "is_batched",
     "passes_on",
     "scaled",
     "to_differentiate",
@@ -45,10 +46,9 @@ def direct(*tensors: Tensor | None) -> bool:
         or torch._C._get_tracing_state() is not None
     ):
         return False
-    for t in tensors:
-        if t is not None and not (type(t) in _PLAIN and t.is_cpu and t.layout is torch.strided):
-            return False
-    return True
+    return all(
+        t is None or (type(t) in _PLAIN and t.is_cpu and t.layout is torch.strided) for t in tensors
+    )
 
 
 def eager_twin(function: type[torch.autograd.Function], forward: Callable[..., Any]) -> Any:
@@ -71,6 +71,11 @@ def to_differentiate() -> bool:
     return torch.is_grad_enabled() and not torch.compiler.is_compiling()
 
 
+def is_batched(grad: Tensor) -> bool:
+    """Whether `grad` stands for several, as of ``torch.autograd.grad(is_grads_batched=True)``."""
+    return bool(torch._C._functorch.is_legacy_batchedtensor(grad))
+
+
 def passes_on(grad: Tensor) -> bool:
     """Whether gradients that were saved for an upstream one of 1 may be handed out as they are.
 
@@ -83,6 +88,7 @@ def passes_on(grad: Tensor) -> bool:
         and grad.dim() == 0
         and grad.is_cpu
         and not torch._C._functorch.peek_interpreter_stack()
+        and not is_batched(grad)
         and not torch._C._autograd._get_current_graph_task_keep_graph()
         and grad.item() == 1.0
     )

@@ -87,9 +87,7 @@ def check_tensors(**arguments: Tensor | None) -> torch.dtype:
         if value.dtype in _BINARY and name in _MAY_BE_BINARY:
             continue
         if not value.dtype.is_floating_point:
-            kinds = "a floating-point dtype" + (
-                ", bool or uint8" if name in _MAY_BE_BINARY else ""
-            )
+            kinds = "a floating-point dtype" + (", bool or uint8" if name in _MAY_BE_BINARY else "")
             raise TypeError(f"`{name}` has dtype {value.dtype}, expected {kinds}")
         computed = torch.float32 if value.dtype in _LOW_PRECISION else value.dtype
         if computed not in (torch.float32, torch.float64):

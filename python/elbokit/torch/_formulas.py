@@ -27,9 +27,10 @@ def bernoulli_grads(
 ) -> tuple[Tensor | None, ...]:
     """Gradients of ``r m w ((1 - t) softplus(l) + p t softplus(-l))`` in l, t, w, p, m and r.
 
-    For logits l, targets t (`target_scale` times what is given), weights w, positive weights p, the
-    mask m and the rows' weights r; `grad` is that of the reduced loss, `needs` says which of the six
-    to compute. In this form nothing cancels, however large the logits. A mask has no gradient.
+    For logits l, targets t (`target_scale` times what is given), weights w, positive weights p,
+    the mask m and the rows' weights r; `grad` is that of the reduced loss, `needs` says which of
+    the six to compute. In this form nothing cancels, however large the logits. A mask has no
+    gradient.
     """
     dtype = computed_dtype(operands[0])  # type: ignore[arg-type]
     logits, target, weight, pos_weight, mask, row_weight = (

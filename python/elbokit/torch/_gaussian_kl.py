@@ -9,7 +9,14 @@ import torch
 from torch import Tensor
 
 from elbokit.torch import _cpu, _ops  # noqa: F401  (registers the operators)
-from elbokit.torch._autograd import direct, eager_twin, scaled, to_differentiate, with_signature
+from elbokit.torch._autograd import (
+    direct,
+    eager_twin,
+    is_batched,
+    scaled,
+    to_differentiate,
+    with_signature,
+)
 from elbokit.torch._checks import (
     check_broadcast,
     check_event_dims,
@@ -65,7 +72,7 @@ def kl_grads(
         own = [None if s is None else scaled(s, one_grad) for s in saved]
         return *own, None, None, None
     backward = _cpu.gaussian_kl_backward
-    if not direct(*operands, one_grad):
+    if not direct(*operands, one_grad) or is_batched(one_grad):
         backward = torch.ops.elbokit.gaussian_kl_backward.default
     grads = backward(grad, grad_charged, *operands, free_bits, reduction, need_prior)
     if not need_prior:

@@ -11,8 +11,8 @@ __all__ = ["VAEStatistics"]
 class VAEStatistics:
     """What `vae_loss` can count while it computes the loss, added up over batches.
 
-    Give the same object to every call of an epoch: ``vae_loss(..., statistics=statistics)``. Nothing
-    here waits for the device until a value is read.
+    Give the same object to every call of an epoch: ``vae_loss(..., statistics=statistics)``.
+    Nothing here waits for the device until a value is read.
 
     Attributes
     ----------

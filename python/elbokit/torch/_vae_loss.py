@@ -37,6 +37,7 @@ from elbokit.torch._statistics import VAEStatistics
 
 __all__ = ["VAELoss", "VAELossOutput", "vae_loss"]
 
+
 class VAELossOutput(NamedTuple):
     """The loss and its two terms, each of shape () or (n_samples,).
 
@@ -152,9 +153,7 @@ def _sum(a: Tensor | None, b: Tensor | None) -> Tensor | None:
     return b if a is None else a if b is None else a + b
 
 
-def _constant(
-    needs: Sequence[bool], beta: float | None, terms: Sequence[Tensor]
-) -> list[Tensor]:
+def _constant(needs: Sequence[bool], beta: float | None, terms: Sequence[Tensor]) -> list[Tensor]:
     """Return the terms of no tracked operand.
 
     They have no gradient: one of None would pass for it in silence.

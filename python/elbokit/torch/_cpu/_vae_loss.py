@@ -13,6 +13,7 @@ from elbokit.torch._reduction import loss_scale, storage_order
 
 __all__ = ["vae_loss"]
 
+
 def vae_loss(
     logits: Tensor,
     target: Tensor,
@@ -32,8 +33,9 @@ def vae_loss(
 ) -> tuple[Tensor | None, ...]:
     """Return total, reconstruction, KL; gradients in logits, mu, logvar; by-products.
 
-    The total is the loss, or without `beta` the floored KL alone. The by-products are the sums over the batch of each dimension's KL, mu and mu^2, of shape
-    (3, latent), and the number of targets outside [0, 1].
+    The total is the loss, or without `beta` the floored KL alone. The by-products are the sums over
+    the batch of each dimension's KL, mu and mu^2, of shape (3, latent), and the number of targets
+    outside [0, 1].
     """
     shape, latent = logits.shape, mu.shape
     rows = shape[0]
