@@ -71,13 +71,15 @@ def kl_grads(
             one_grad = spread(one_grad, saved[0].shape, reduction)
         own = [None if s is None else scaled(s, one_grad) for s in saved]
         return *own, None, None, None
-    backward = _cpu.gaussian_kl_backward
+    assert one_grad is not None
+    backward: Any = _cpu.gaussian_kl_backward
     if not direct(*operands, one_grad) or is_batched(one_grad):
         backward = torch.ops.elbokit.gaussian_kl_backward.default
     grads = backward(grad, grad_charged, *operands, free_bits, reduction, need_prior)
     if not need_prior:
         return grads[0], grads[1], None, None, None
-    prior = (g.sum_to_size(p.shape) for g, p in zip(grads[2:], operands[2:4], strict=True))
+    pairs = zip(grads[2:], operands[2:4], strict=True)
+    prior = (g.sum_to_size(p.shape) for g, p in pairs if p is not None)
     return grads[0], grads[1], *prior, None
 
 
@@ -123,7 +125,7 @@ class _GaussianKL(torch.autograd.Function):
         return *kl_grads(operands, grad, grad_charged, *options), None, None, None
 
 
-def _forward(ctx: Any, *inputs: Any) -> tuple[Tensor, Tensor]:
+def _forward(ctx: Any, *inputs: Any) -> tuple[Tensor | None, ...]:
     kl, charged, *grads = _cpu.gaussian_kl(*inputs)
     *operands, ctx.free_bits, ctx.reduction, _ = inputs
     ctx.set_materialize_grads(False)

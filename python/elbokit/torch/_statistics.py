@@ -82,7 +82,8 @@ class VAEStatistics:
            section 4.2, arXiv:1509.00519.
         """
         _, mean, square = self._means()
-        return (square - mean.square() > threshold).sum()
+        active: Tensor = square - mean.square() > threshold
+        return active.sum()
 
     def _means(self) -> Tensor:
         if self._sums is None or self.n_samples == 0:

@@ -153,7 +153,9 @@ def _sum(a: Tensor | None, b: Tensor | None) -> Tensor | None:
     return b if a is None else a if b is None else a + b
 
 
-def _constant(needs: Sequence[bool], beta: float | None, terms: Sequence[Tensor]) -> list[Tensor]:
+def _constant(
+    needs: Sequence[bool], beta: float | None, terms: Sequence[Tensor | None]
+) -> list[Tensor | None]:
     """Return the terms of no tracked operand.
 
     They have no gradient: one of None would pass for it in silence.
@@ -344,7 +346,7 @@ def vae_loss(
     """
     beta, free_bits = check_options(beta, free_bits, reduction, capacity, target_scale)
     short = direct(logits, target, mu, logvar)
-    plain = weight is mask is prior_mu is prior_logvar is logvar_range is None
+    plain = all(x is None for x in (weight, mask, prior_mu, prior_logvar, logvar_range))
     if not (short and plain and _fit(logits, target, mu, logvar)):
         dtype = _check_operands(logits, target, mu, logvar, prior_mu, prior_logvar, weight, mask)
         logvar = clamped("logvar_range", logvar.to(dtype), logvar_range)
@@ -380,7 +382,7 @@ def vae_loss(
             charged = (charged - held).abs()
         loss = reconstruction + beta * charged
     if statistics is not None:
-        statistics.update(*output[-2:], logits.shape[0])
+        statistics.update(output[-2], output[-1], logits.shape[0])
     return VAELossOutput(loss, reconstruction, kl)
 
 

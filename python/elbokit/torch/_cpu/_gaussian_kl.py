@@ -21,7 +21,7 @@ def gaussian_kl(
     free_bits: float,
     reduction: str,
     need_grad: bool,
-) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
+) -> tuple[Tensor | None, ...]:
     """Return the KL, the KL floored at `free_bits`, and the latter's gradients in mu, logvar."""
     shape, scale = mu.shape, loss_scale(mu.shape, reduction)
     size = loss_shape(shape, reduction)
@@ -79,7 +79,7 @@ def gaussian_kl_backward(
     if mu.numel():
         rows = shape[0]
         scale = loss_scale(shape, reduction)
-        outputs = [output(g, rows) for g in grads] + [None] * (4 - len(grads))
+        prior = [output(g, rows) for g in grads[2:]] or (None, None)
         _core.gaussian_kl_backward(
             operand(mu, shape, rows),
             operand(logvar, shape, rows),
@@ -88,6 +88,8 @@ def gaussian_kl_backward(
             free_bits,
             vector(_row_factor(grad, row_weight, scale, rows, mu.dtype)),
             vector(_row_factor(grad_charged, row_weight, scale, rows, mu.dtype)),
-            *outputs,
+            output(grads[0], rows),
+            output(grads[1], rows),
+            *prior,
         )
     return grads[0], grads[1], *(grads[2:] if need_prior else (None, None))

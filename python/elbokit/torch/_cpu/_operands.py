@@ -6,7 +6,7 @@ The last item of the tuple is the tensor that owns the memory, which lives as lo
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, overload
 
 import torch
 from torch import Tensor
@@ -35,6 +35,10 @@ def _describe(view: Tensor) -> Described:
     return view.data_ptr(), _ELEMENTS[view.dtype], rows, cols, *strides, view
 
 
+@overload
+def operand(tensor: Tensor, shape: Sequence[int], rows: int) -> Described: ...
+@overload
+def operand(tensor: Tensor | None, shape: Sequence[int], rows: int) -> Described | None: ...
 def operand(tensor: Tensor | None, shape: Sequence[int], rows: int) -> Described | None:
     """Describe `tensor`, broadcast to `shape`, as (rows, cols); copy only what has no such view."""
     if tensor is None:
@@ -49,6 +53,10 @@ def operand(tensor: Tensor | None, shape: Sequence[int], rows: int) -> Described
     return _describe(view if view.stride(1) in (0, 1) else view.contiguous())
 
 
+@overload
+def output(tensor: Tensor, rows: int) -> Described: ...
+@overload
+def output(tensor: Tensor | None, rows: int) -> Described | None: ...
 def output(tensor: Tensor | None, rows: int) -> Described | None:
     """Describe a contiguous tensor as (rows, cols)."""
     if tensor is None:
@@ -57,6 +65,10 @@ def output(tensor: Tensor | None, rows: int) -> Described | None:
     return tensor.data_ptr(), _ELEMENTS[tensor.dtype], rows, cols, cols, 1, tensor
 
 
+@overload
+def vector(tensor: Tensor) -> Described: ...
+@overload
+def vector(tensor: Tensor | None) -> Described | None: ...
 def vector(tensor: Tensor | None) -> Described | None:
     """Describe a tensor of shape (n,) as a column."""
     if tensor is None:
@@ -75,7 +87,7 @@ def gradient(like: Tensor, order: Sequence[int] | None = None) -> Tensor:
         storage = torch.frombuffer(_core.Buffer(size), dtype=like.dtype).untyped_storage()
         shape = like.shape
         strides = torch.empty(shape, device="meta").stride() if order is None else like.stride()
-        return like.new_empty(0).set_(storage, 0, shape, strides)  # type: ignore[call-overload]
+        return like.new_empty(0).set_(storage, 0, shape, strides)
     if order is None and not like.is_contiguous():
         return like.new_empty(like.shape)
     return torch.empty_like(like, requires_grad=False)

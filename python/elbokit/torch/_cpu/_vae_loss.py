@@ -52,6 +52,7 @@ def vae_loss(
         kl, charged, *grads = gaussian_kl(
             mu, logvar, prior_mu, prior_logvar, row_weight, free_bits, reduction, need_latent
         )
+        assert charged is not None
         total = charged if beta is None else reconstruction + beta * charged
         return total, reconstruction, kl, grad, *grads, statistics, count
     order = storage_order(logits, target, mask)
