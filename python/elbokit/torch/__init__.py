@@ -16,6 +16,7 @@ except ImportError as error:
 from elbokit.torch._bernoulli import binary_cross_entropy_with_logits
 from elbokit.torch._cache import cache_limit, empty_cache, set_cache_limit
 from elbokit.torch._gaussian_kl import gaussian_kl
+from elbokit.torch._linear_bernoulli import LinearBernoulliLoss, linear_bernoulli_loss
 from elbokit.torch._logsumexp import logsumexp
 from elbokit.torch._statistics import VAEStatistics
 from elbokit.torch._trainer import VAETrainer
@@ -25,6 +26,8 @@ from elbokit.torch._vae_loss import VAELoss, VAELossOutput, vae_loss
 __all__ = [
     "binary_cross_entropy_with_logits",
     "gaussian_kl",
+    "linear_bernoulli_loss",
+    "LinearBernoulliLoss",
     "logsumexp",
     "vae_loss",
     "VAELoss",

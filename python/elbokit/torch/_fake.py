@@ -16,6 +16,8 @@ __all__ = [
     "bernoulli_loss",
     "gaussian_kl",
     "gaussian_kl_backward",
+    "linear_bernoulli_loss",
+    "linear_bernoulli_loss_backward",
     "logsumexp",
     "logsumexp_backward",
     "vae_loss",
@@ -110,6 +112,50 @@ def vae_loss(
         return *terms, grad, *latent, None, None
     statistics = mu.new_empty((3, mu[:1].numel()), dtype=torch.float64)
     return *terms, grad, *latent, statistics, mu.new_empty((), dtype=torch.int64)
+
+
+def linear_bernoulli_loss(
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    target: Tensor,
+    product: torch.dtype,
+    chunk_size: int | None,
+    reduction: str,
+    need_hidden: bool,
+    need_weight: bool,
+    need_bias: bool,
+) -> tuple[Tensor | None, ...]:
+    """Shapes of the loss and of the gradients in the layer and its input."""
+    loss = hidden.new_empty(loss_shape(target.shape, reduction), dtype=computed_dtype(hidden))
+    needs = need_hidden, need_weight, need_bias
+    return loss, *_layer_gradients(hidden, weight, bias, needs)
+
+
+def linear_bernoulli_loss_backward(
+    grad: Tensor,
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    target: Tensor,
+    product: torch.dtype,
+    chunk_size: int | None,
+    need_hidden: bool,
+    need_weight: bool,
+    need_bias: bool,
+) -> tuple[Tensor | None, ...]:
+    """Shapes of the gradients."""
+    return _layer_gradients(hidden, weight, bias, (need_hidden, need_weight, need_bias))
+
+
+def _layer_gradients(
+    hidden: Tensor, weight: Tensor, bias: Tensor | None, needs: tuple[bool, bool, bool]
+) -> tuple[Tensor | None, ...]:
+    operands = hidden, weight, bias
+    return tuple(
+        t.new_empty(t.shape) if t is not None and need else None
+        for t, need in zip(operands, needs, strict=True)
+    )
 
 
 def logsumexp(input: Tensor, dim: Sequence[int], keepdim: bool) -> Tensor:

@@ -40,6 +40,14 @@ _SCHEMAS = (
     "float free_bits, str reduction, bool need_logits, bool need_latent, bool need_statistics) "
     "-> (Tensor total, Tensor reconstruction, Tensor kl, Tensor grad_logits, "
     "Tensor grad_mu, Tensor grad_logvar, Tensor statistics, Tensor out_of_range)",
+    "linear_bernoulli_loss(Tensor hidden, Tensor weight, Tensor? bias, Tensor target, "
+    "ScalarType product, SymInt? chunk_size, str reduction, bool need_hidden, bool need_weight, "
+    "bool need_bias) "
+    "-> (Tensor loss, Tensor grad_hidden, Tensor grad_weight, Tensor grad_bias)",
+    "linear_bernoulli_loss_backward(Tensor grad, Tensor hidden, Tensor weight, Tensor? bias, "
+    "Tensor target, ScalarType product, SymInt? chunk_size, bool need_hidden, bool need_weight, "
+    "bool need_bias) "
+    "-> (Tensor grad_hidden, Tensor grad_weight, Tensor grad_bias)",
     "logsumexp(Tensor input, int[] dim, bool keepdim) -> Tensor",
     "logsumexp_backward(Tensor grad, Tensor input, Tensor output, int[] dim) -> Tensor",
 )

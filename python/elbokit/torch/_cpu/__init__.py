@@ -5,6 +5,10 @@ One file per stem. Outputs are allocated here; one that a call does not ask for 
 
 from elbokit.torch._cpu._bernoulli import bernoulli_loss
 from elbokit.torch._cpu._gaussian_kl import gaussian_kl, gaussian_kl_backward
+from elbokit.torch._cpu._linear_bernoulli import (
+    linear_bernoulli_loss,
+    linear_bernoulli_loss_backward,
+)
 from elbokit.torch._cpu._logsumexp import logsumexp, logsumexp_backward
 from elbokit.torch._cpu._vae_loss import vae_loss
 
@@ -12,6 +16,8 @@ __all__ = [
     "bernoulli_loss",
     "gaussian_kl",
     "gaussian_kl_backward",
+    "linear_bernoulli_loss",
+    "linear_bernoulli_loss_backward",
     "logsumexp",
     "logsumexp_backward",
     "vae_loss",
