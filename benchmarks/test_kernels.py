@@ -64,3 +64,33 @@ def test_vae_loss(benchmark: BenchmarkFixture, dtype: type, rows: int, cols: int
         _core.vae_loss, logits, target, None, None, 1.0, mu, logvar, None, None, 1.0, 0.0, 1.0,
         False, *terms, *grads, None
     )  # fmt: skip
+
+
+@pytest.mark.parametrize("noise", ["none", "number", "features", "elements"])
+def test_gaussian_loss(benchmark: BenchmarkFixture, dtype: type, noise: str) -> None:
+    mean = normal((1_024, 784), dtype)
+    grad, of_columns = np.empty_like(mean), np.zeros((1, 784))
+    shapes = {"number": (1, 1), "features": (1, 784), "elements": mean.shape}
+    logvar = None
+    if noise != "none":
+        logvar = np.broadcast_to(normal(shapes[noise], dtype), mean.shape)
+    by_element = np.empty_like(mean) if noise == "elements" else None
+    benchmark(
+        _core.gaussian_loss, mean, mean, logvar, None, None, -np.inf, np.inf, 1.0, 1.0, None,
+        grad, by_element, None, of_columns if noise == "features" else None
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("rows", "classes", "inner"),
+    [(65_536, 10, 1), (4_096, 256, 1), (64, 10_000, 1), (64, 256, 64), (64, 10, 4_096)],
+)
+def test_categorical_loss(
+    benchmark: BenchmarkFixture, dtype: type, rows: int, classes: int, inner: int
+) -> None:
+    logits = normal((rows, classes * inner), dtype)
+    target = np.random.default_rng(0).integers(classes, size=rows * inner)
+    benchmark(
+        _core.categorical_loss, logits, target, None, None, rows, classes, 1.0, None,
+        np.empty_like(logits)
+    )  # fmt: skip

@@ -17,8 +17,11 @@ __global__ void kernel(const T* x, const T* t, T* out) {
   const auto bernoulli = device::bernoulli_term<T>(x[i], 1 - t[i], t[i]);
   const auto kl = device::gaussian_kl_term<T>(x[i], t[i], device::exp(-t[i]));
   const T lse = device::logsumexp_close(device::logsumexp_shift(x[i]), t[i]);
+  const auto gaussian = device::gaussian_term<T>(x[i] - t[i], device::gaussian_noise<T>(t[i]));
+  const auto categorical = device::categorical_term<T>(x[i], t[i], T(1));
   const T y = device::whiten(x[i], t[i], T(2), T(1));
   out[i] = bernoulli.loss + bernoulli.grad + kl.kl + kl.grad_prior_logvar() + lse + y +
+           gaussian.loss + gaussian.grad_mean + categorical.loss + categorical.share +
            device::log_density(x[i], device::exp2_nonpositive(-y));
 }
 template __global__ void kernel(const float*, const float*, float*);

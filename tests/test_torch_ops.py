@@ -61,7 +61,34 @@ def samples() -> Iterator[tuple[str, tuple[Any, ...]]]:
         yield "logsumexp_backward", (y.exp(), x, y, dims)
 
 
-@pytest.mark.parametrize(("name", "arguments"), list(samples()))
+def decoder_samples() -> Iterator[tuple[str, tuple[Any, ...]]]:
+    mean, target, logvar = (draw(3, 4, 2, seed=i) for i in range(3))
+    weight, mask = draw(3, seed=3).exp(), draw(4, 2, seed=4) > 0
+    for reduction in ("rows", "sum", "batchmean"):
+        options = (-1.0, 1.0, 1.0, reduction, True, True)
+        yield "gaussian_loss", (mean, target, logvar, None, None, *options)
+        yield "gaussian_loss", (mean, target, logvar[:, :1, :1], mask, weight, *options)
+    for noise in (logvar[0], logvar[:1, :, :1], logvar[:, 0:1], logvar[0, 0, 0]):
+        yield "gaussian_loss", (mean, target, noise, None, weight, *options)
+    yield "gaussian_loss", (mean.float(), target.float(), None, mask, None, *options)
+    yield (
+        "gaussian_loss",
+        (mean[:0], target[:0], logvar[0], None, None, *options[:3], "sum", True, True),
+    )
+    yield "gaussian_loss", (mean, target, logvar, None, None, *options[:4], False, False)
+    images = [draw(2, 3, 4, 5, seed=i).to(memory_format=torch.channels_last) for i in range(3)]
+    yield "gaussian_loss", (*images, None, None, *options)
+    yield "gaussian_loss", (*images[:2], logvar[:1, :1, :1, None], None, None, *options)
+    classes = torch.tensor([[0, 3], [1, 2], [3, 3]])
+    for reduction in ("rows", "sum", "batchmean"):
+        yield "categorical_loss", (mean, classes, mask[:2, :1].t(), weight, reduction, True)
+    yield "categorical_loss", (mean[..., 0].float(), classes[:, 0], None, None, "sum", False)
+    yield "categorical_loss", (mean[:0], classes[:0], None, None, "sum", True)
+    yield "categorical_loss", (images[0], classes[:2, 0, None, None].expand(2, 4, 5) % 3, None,
+                               None, "batchmean", True)  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "arguments"), [*samples(), *decoder_samples()])
 def test_opcheck(name: str, arguments: tuple[Any, ...]) -> None:
     # Batch sizes that tracing may make symbolic must not be specialised, nor inputs returned.
     operator = getattr(torch.ops.elbokit, name).default
@@ -93,6 +120,29 @@ def everything(
     mean = losses.binary_cross_entropy_with_logits(logits, target, pos_weight=weight)
     pooled = losses.logsumexp(mu * logvar, (0, 1)) + losses.logsumexp(logits, 1).sum()
     terms = out.loss * out.kl, (rows.loss * kl).sum(), each.square().sum(), mean, pooled
+    return torch.stack(terms).sum() + decoders(logits, target, mu, logvar, weight, prior_mu)
+
+
+def decoders(
+    logits: torch.Tensor,
+    target: torch.Tensor,
+    mu: torch.Tensor,
+    logvar: torch.Tensor,
+    weight: torch.Tensor,
+    prior_mu: torch.Tensor,
+) -> torch.Tensor:
+    """Call every decoder's loss, and in it each kind of noise."""
+    bits = losses.bernoulli_loss(logits - 1, target, weight=mu[:, 0].exp(), reduction="none")
+    shared = losses.gaussian_loss(logits, target, weight, mask=target > 0.1)
+    rows = losses.gaussian_loss(logits, 2 * target, weight.sum(), reduction="none")
+    own = losses.gaussian_loss(mu, logvar * 2, mu * logvar, logvar_range=(-1.0, 1.0))
+    features = losses.gaussian_loss(mu, logvar, prior_mu, reduction="none", weight=mu[:, 1])
+    classes = (7 * target[:, 0]).long().clamp(0, 6)
+    words = losses.categorical_loss(logits, classes, weight=logvar[:, 0], reduction="none")
+    planes = losses.categorical_loss(
+        logits[:, :, None] * mu[:, None], classes[:, None].expand(-1, 3)
+    )
+    terms = (bits * rows).sum(), shared, own, (features * words).sum(), planes
     return torch.stack(terms).sum()
 
 

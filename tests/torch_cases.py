@@ -52,6 +52,19 @@ def true_bernoulli_slope(logits: torch.Tensor, target: torch.Tensor) -> torch.Te
     return (1 - t) * torch.sigmoid(logit) - t * torch.sigmoid(-logit)
 
 
+def true_gaussian(
+    mean: torch.Tensor, target: torch.Tensor, logvar: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Elementwise loss of the same (already rounded) operands, in float64."""
+    v = 0.0 if logvar is None else numpy64(logvar)
+    return torch.from_numpy(reference.gaussian_loss(numpy64(mean), numpy64(target), v))
+
+
+def true_categorical(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """Loss of each position of the same (already rounded) logits, in float64."""
+    return torch.from_numpy(reference.categorical_loss(numpy64(logits), target.numpy()))
+
+
 def true_kl(
     mu: torch.Tensor,
     logvar: torch.Tensor,

@@ -7,8 +7,10 @@ namespace elbokit::bindings {
 
 void register_bernoulli(pybind11::module_& m);
 void register_buffer(pybind11::module_& m);
+void register_categorical(pybind11::module_& m);
 void register_elementary(pybind11::module_& m);
 void register_gaussian_kl(pybind11::module_& m);
+void register_gaussian_loss(pybind11::module_& m);
 void register_gmm(pybind11::module_& m);
 void register_gmm_fit(pybind11::module_& m);
 void register_gmm_split(pybind11::module_& m);

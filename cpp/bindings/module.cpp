@@ -5,8 +5,10 @@ PYBIND11_MODULE(_core, m, pybind11::mod_gil_not_used()) {
   m.doc() = "The compiled CPU kernels of elbokit. Their contracts: cpp/include/elbokit.";
   register_bernoulli(m);
   register_buffer(m);
+  register_categorical(m);
   register_elementary(m);
   register_gaussian_kl(m);
+  register_gaussian_loss(m);
   register_gmm(m);
   register_gmm_fit(m);
   register_gmm_split(m);

@@ -9,19 +9,21 @@ namespace elbokit::cpu {
 // Outputs beyond this are written past the caches: they would only drive out what is read next.
 inline constexpr std::size_t kStreamed = std::size_t{8} << 20;
 
+// Whether to write `result`, which overlaps nothing that is read, past the caches.
+inline bool ready_to_stream(const Result& result, std::int64_t rows) {
+  if (!result) return false;
+  const auto size = static_cast<std::size_t>(rows * result.row_stride * size_of(result.element));
+  dispatch::advise_huge_pages(result.data, size);
+  return size > kStreamed;
+}
+
 template <class T>
 BernoulliArgs<T> with_outputs_ready(BernoulliArgs<T> args) {
-  const auto bytes = [&](std::ptrdiff_t row_stride, std::ptrdiff_t size) {
-    return static_cast<std::size_t>(args.rows * row_stride * size);
-  };
   if (args.elementwise)
-    dispatch::advise_huge_pages(args.elementwise.data,
-                                bytes(args.elementwise.row_stride, sizeof(T)));
-  if (args.grad) {
-    const std::size_t size = bytes(args.grad.row_stride, size_of(args.grad.element));
-    dispatch::advise_huge_pages(args.grad.data, size);
-    args.stream = size > kStreamed && args.grad.data != args.logits.data;
-  }
+    dispatch::advise_huge_pages(
+        args.elementwise.data,
+        static_cast<std::size_t>(args.rows * args.elementwise.row_stride) * sizeof(T));
+  args.stream = ready_to_stream(args.grad, args.rows) && args.grad.data != args.logits.data;
   return args;
 }
 

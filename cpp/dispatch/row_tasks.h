@@ -3,6 +3,7 @@
 #pragma once
 
 #include <algorithm>
+#include <limits>
 #include <type_traits>
 #include <vector>
 
@@ -14,10 +15,13 @@ inline constexpr std::int64_t kTaskElements = 1 << 15;  // enough to outweigh wa
 
 class RowTasks {
  public:
-  RowTasks(std::int64_t rows, std::int64_t elements_per_row)
+  // At most `most` tasks: for those that each hold sums of their own.
+  RowTasks(std::int64_t rows, std::int64_t elements_per_row,
+           std::int64_t most = std::numeric_limits<std::int64_t>::max())
       : rows_(rows),
-        per_task_(
-            std::max<std::int64_t>(1, kTaskElements / std::max<std::int64_t>(1, elements_per_row))),
+        per_task_(std::max(
+            std::max<std::int64_t>(1, kTaskElements / std::max<std::int64_t>(1, elements_per_row)),
+            rows / most + (rows % most != 0))),
         count_((rows + per_task_ - 1) / per_task_) {}
 
   std::int64_t count() const { return count_; }

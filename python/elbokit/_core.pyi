@@ -43,6 +43,17 @@ def bernoulli_loss(
     row_out: _Operand | None,
     grad_out: _Operand | None,
 ) -> tuple[float, int]: ...
+def categorical_loss(
+    logits: _Operand,
+    target: npt.NDArray[np.int64],
+    mask: npt.NDArray[np.uint8] | None,
+    weight: _Operand | None,
+    n_samples: int,
+    n_classes: int,
+    scale: float,
+    sample_out: _Operand | None,
+    grad_out: _Operand | None,
+) -> tuple[float, int]: ...
 def gaussian_kl(
     mu: _Operand,
     logvar: _Operand,
@@ -70,6 +81,22 @@ def gaussian_kl_backward(
     grad_prior_mu: _Operand | None,
     grad_prior_logvar: _Operand | None,
 ) -> None: ...
+def gaussian_loss(
+    mean: _Operand,
+    target: _Operand,
+    logvar: _Operand | None,
+    mask: _Operand | None,
+    row_weight: _Operand | None,
+    low: float,
+    high: float,
+    target_scale: float,
+    scale: float,
+    row_out: _Operand | None,
+    grad_mean: _Operand | None,
+    grad_logvar: _Operand | None,
+    row_grad_logvar: _Operand | None,
+    col_grad_logvar: _Operand | None,
+) -> tuple[float, float]: ...
 def vae_loss(
     logits: _Operand,
     target: _Operand,

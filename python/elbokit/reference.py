@@ -16,7 +16,9 @@ from elbokit._types import FitStatus, GmmFit, GmmStatistics
 __all__ = [
     "VaeLoss",
     "bernoulli_loss",
+    "categorical_loss",
     "gaussian_kl",
+    "gaussian_loss",
     "gmm_estep",
     "gmm_fit",
     "gmm_log_density",
@@ -347,6 +349,53 @@ def bernoulli_loss(
     zero_term = (1.0 - t) * (np.maximum(logit, 0.0) + tail)
     one_term = one_factor * t * (np.maximum(-logit, 0.0) + tail)
     return np.asarray(factor * (zero_term + one_term))
+
+
+def gaussian_loss(mean: npt.ArrayLike, target: npt.ArrayLike, logvar: npt.ArrayLike = 0.0) -> Array:
+    """Negative log-likelihood of a Gaussian, element by element.
+
+    Parameters
+    ----------
+    mean, target, logvar : array-like
+        Means, observed values and log-variances, broadcast together.
+
+    Returns
+    -------
+    loss : ndarray
+        ``(log(2 pi) + logvar + (mean - target)^2 exp(-logvar)) / 2``.
+
+    Notes
+    -----
+    Bishop, Pattern Recognition and Machine Learning, 2006, eq. 1.46.
+    """
+    mean, target, logvar = _as_float64(mean, target, logvar)
+    difference = mean - target
+    return np.asarray(0.5 * (np.log(2.0 * np.pi) + logvar + difference**2 * np.exp(-logvar)))
+
+
+def categorical_loss(logits: npt.ArrayLike, target: npt.ArrayLike) -> Array:
+    """Negative log-likelihood of a categorical distribution given by logits (cross-entropy).
+
+    Parameters
+    ----------
+    logits : array-like of shape (n_samples, n_classes, ...)
+        Log-probabilities up to a constant of each position.
+    target : array-like of int of shape (n_samples, ...)
+        The class of each position.
+
+    Returns
+    -------
+    loss : ndarray of shape (n_samples, ...)
+        ``logsumexp(logits) - logits[target]``.
+
+    Notes
+    -----
+    Taken as the log-sum-exp of the differences from the target's logit, of which one is exactly
+    zero: where that is the largest, the result keeps its digits.
+    """
+    (logits,) = _as_float64(logits)
+    chosen = np.expand_dims(np.asarray(target), 1)
+    return logsumexp(logits - np.take_along_axis(logits, chosen, axis=1), axis=1)
 
 
 def gaussian_kl(

@@ -14,8 +14,11 @@ except ImportError as error:
     ) from error
 
 from elbokit.torch._bernoulli import binary_cross_entropy_with_logits
+from elbokit.torch._bernoulli_loss import bernoulli_loss
 from elbokit.torch._cache import cache_limit, empty_cache, set_cache_limit
+from elbokit.torch._categorical import categorical_loss
 from elbokit.torch._gaussian_kl import gaussian_kl
+from elbokit.torch._gaussian_loss import gaussian_loss
 from elbokit.torch._linear_bernoulli import LinearBernoulliLoss, linear_bernoulli_loss
 from elbokit.torch._logsumexp import logsumexp
 from elbokit.torch._statistics import VAEStatistics
@@ -24,8 +27,11 @@ from elbokit.torch._vae import VAE, VAEOutput
 from elbokit.torch._vae_loss import VAELoss, VAELossOutput, vae_loss
 
 __all__ = [
+    "bernoulli_loss",
     "binary_cross_entropy_with_logits",
+    "categorical_loss",
     "gaussian_kl",
+    "gaussian_loss",
     "linear_bernoulli_loss",
     "LinearBernoulliLoss",
     "logsumexp",

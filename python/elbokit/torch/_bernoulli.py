@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from elbokit.torch import _cpu, _ops  # noqa: F401  (registers the operators)
-from elbokit.torch._autograd import direct, eager_twin, scaled, to_differentiate, with_signature
+from elbokit.torch._autograd import direct, direct_apply, scaled, to_differentiate, with_signature
 from elbokit.torch._checks import (
     autocast_low_precision,
     check_broadcast,
@@ -102,7 +102,7 @@ def _forward(ctx: Any, *inputs: Any) -> Tensor:
     return loss
 
 
-_direct_bernoulli_loss = eager_twin(_BernoulliLoss, _forward)
+_direct_bernoulli_loss = direct_apply(_BernoulliLoss, _forward)
 
 
 def bernoulli_loss(

@@ -16,6 +16,7 @@ __all__ = [
     "check_int",
     "check_is_tensor",
     "check_layout",
+    "check_limits",
     "check_non_negative",
     "check_positive_int",
     "check_reduction",
@@ -160,6 +161,18 @@ def check_non_negative(name: str, value: object) -> float:
     if not 0 <= number < math.inf:  # also false for NaN; math.isfinite would break a traced graph
         raise ValueError(f"`{name}` is {value}, expected a finite number >= 0")
     return number
+
+
+def check_limits(name: str, limits: object) -> tuple[float, float]:
+    """Return `limits` as two floats, -inf and inf if it is None."""
+    if limits is None:
+        return -math.inf, math.inf
+    if not (isinstance(limits, (tuple, list)) and len(limits) == 2):
+        raise TypeError(f"`{name}` is {limits!r}, expected a pair of numbers")
+    low, high = limits
+    if not low <= high:
+        raise ValueError(f"`{name}` is {limits!r}, expected its first number to be the smaller")
+    return float(low), float(high)
 
 
 def check_int(name: str, value: object) -> int:

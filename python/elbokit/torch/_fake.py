@@ -10,12 +10,21 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from elbokit.torch._reduction import computed_dtype, loss_shape, reduced_shape, storage_order
+from elbokit.torch._reduction import (
+    classes_last,
+    computed_dtype,
+    gaussian_order,
+    loss_shape,
+    reduced_shape,
+    storage_order,
+)
 
 __all__ = [
     "bernoulli_loss",
+    "categorical_loss",
     "gaussian_kl",
     "gaussian_kl_backward",
+    "gaussian_loss",
     "linear_bernoulli_loss",
     "linear_bernoulli_loss_backward",
     "logsumexp",
@@ -47,6 +56,23 @@ def bernoulli_loss(
     if reduction != "none":
         order = storage_order(input, target, weight, pos_weight, mask)
     return loss, _gradient(input, order) if need_grad else None
+
+
+def categorical_loss(
+    logits: Tensor,
+    target: Tensor,
+    mask: Tensor | None,
+    weight: Tensor | None,
+    reduction: str,
+    need_grad: bool,
+) -> tuple[Tensor, Tensor | None]:
+    """Shapes of the loss and its gradient."""
+    loss = logits.new_empty(loss_shape(logits.shape, reduction), dtype=computed_dtype(logits))
+    if not need_grad:
+        return loss, None
+    if classes_last(logits):
+        return loss, logits.new_empty_strided(logits.shape, logits.stride())
+    return loss, logits.new_empty(logits.shape)
 
 
 def gaussian_kl(
@@ -83,6 +109,28 @@ def gaussian_kl_backward(
     if not need_prior:
         return *own, None, None
     return *own, mu.new_empty(mu.shape), mu.new_empty(mu.shape)
+
+
+def gaussian_loss(
+    mean: Tensor,
+    target: Tensor,
+    logvar: Tensor | None,
+    mask: Tensor | None,
+    row_weight: Tensor | None,
+    low: float,
+    high: float,
+    target_scale: float,
+    reduction: str,
+    need_mean: bool,
+    need_logvar: bool,
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """Shapes of the loss and its gradients."""
+    loss = mean.new_empty(loss_shape(mean.shape, reduction), dtype=computed_dtype(mean))
+    order = gaussian_order(mean, target, logvar, mask)
+    grad_mean = _gradient(mean, order) if need_mean else None
+    if logvar is None or not need_logvar:
+        return loss, grad_mean, None
+    return loss, grad_mean, _gradient(logvar, order if logvar.shape == mean.shape else None)
 
 
 def vae_loss(

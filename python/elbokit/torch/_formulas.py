@@ -7,6 +7,7 @@ The same formulas as the kernels' (``cpp/math``), in the same notation.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -15,7 +16,14 @@ from torch.nn.functional import logsigmoid
 
 from elbokit.torch._reduction import computed_dtype, spread
 
-__all__ = ["bernoulli_grads", "gaussian_kl_elements", "gaussian_kl_grads", "logsumexp_grad"]
+__all__ = [
+    "bernoulli_grads",
+    "categorical_grads",
+    "gaussian_kl_elements",
+    "gaussian_kl_grads",
+    "gaussian_loss_grads",
+    "logsumexp_grad",
+]
 
 
 def bernoulli_grads(
@@ -66,6 +74,91 @@ def bernoulli_grads(
     if needs[5] and row_weight is not None:
         own = each * loss if weight is None else each * weight * loss
         grads[5] = own.flatten(1).sum(1) if own.dim() > 1 else own
+    return tuple(grads)
+
+
+def _by_sample(weight: Tensor, like: Tensor) -> Tensor:
+    """Weights of samples, to be multiplied with elements."""
+    return weight.reshape(-1, *(1,) * (like.dim() - 1))
+
+
+def _sum_events(elements: Tensor) -> Tensor:
+    return elements.flatten(1).sum(1) if elements.dim() > 1 else elements
+
+
+def gaussian_loss_grads(
+    operands: Sequence[Tensor | None],
+    low: float,
+    high: float,
+    target_scale: float,
+    grad: Tensor,
+    reduction: str,
+    needs: Sequence[bool],
+) -> tuple[Tensor | None, ...]:
+    """Gradients of ``r m (log(2 pi) + v + (mean - t)^2 e^-v) / 2`` in mean, t, v, m and r.
+
+    For log-variances v clamped to [low, high] (0 if None), targets t (`target_scale` times what is
+    given), the mask m and the samples' weights r; otherwise as `bernoulli_grads`.
+    """
+    dtype = computed_dtype(operands[0])  # type: ignore[arg-type]
+    mean, target, logvar, mask, row_weight = (None if x is None else x.to(dtype) for x in operands)
+    assert mean is not None
+    assert target is not None
+    difference = mean - target if target_scale == 1 else mean - target * target_scale
+    each = spread(grad, mean.shape, reduction)
+    noise = difference.new_zeros(()) if logvar is None else logvar
+    if mask is not None:
+        ignored = (mask == 0).expand_as(difference)
+        difference = difference.masked_fill(ignored, 0.0)
+        noise = noise.expand_as(difference).masked_fill(ignored, 0.0)
+        each = each * ~ignored
+    clamped = noise.clamp(low, high)
+    inverse = torch.exp(-0.5 * clamped)
+    z = difference * inverse
+    weighted = each if row_weight is None else each * _by_sample(row_weight, mean)
+    grads: list[Tensor | None] = [None] * 5
+    slope = weighted * z * inverse
+    if needs[0]:
+        grads[0] = slope
+    if needs[1]:
+        grads[1] = -target_scale * slope
+    if needs[2] and logvar is not None:
+        inside = (noise >= low) & (noise <= high)
+        grads[2] = (weighted * (0.5 - 0.5 * z * z) * inside).sum_to_size(logvar.shape)
+    if needs[4] and row_weight is not None:
+        loss = 0.5 * (z * z + clamped + math.log(2 * math.pi))
+        grads[4] = _sum_events(each * loss)
+    return tuple(grads)
+
+
+def categorical_grads(
+    operands: Sequence[Tensor | None], grad: Tensor, reduction: str, needs: Sequence[bool]
+) -> tuple[Tensor | None, ...]:
+    """Gradients of ``r m (logsumexp(logits) - logits[target])`` in logits, target, m and r.
+
+    For the mask m and the samples' weights r; otherwise as `bernoulli_grads`.
+    """
+    given, target, mask, row_weight = operands
+    assert given is not None
+    assert target is not None
+    logits = given.to(computed_dtype(given))
+    each = spread(grad, target.shape, reduction)
+    if mask is not None:
+        ignored = (mask == 0).expand_as(target)
+        logits = logits.masked_fill(ignored.unsqueeze(1), 0.0)
+        target = target.masked_fill(ignored, 0)
+        each = each * ~ignored
+    grads: list[Tensor | None] = [None] * 4
+    chosen = target.unsqueeze(1)
+    if needs[0]:
+        weighted = each if row_weight is None else each * _by_sample(row_weight, target)
+        classes = torch.arange(logits.shape[1], device=logits.device)
+        own = chosen == classes.reshape(-1, *(1,) * (target.dim() - 1))
+        slope = torch.softmax(logits, 1) - own.to(logits.dtype)
+        grads[0] = slope * weighted.expand(target.shape).unsqueeze(1)
+    if needs[3] and row_weight is not None:
+        loss = -torch.log_softmax(logits, 1).gather(1, chosen).squeeze(1)
+        grads[3] = _sum_events(each * loss)
     return tuple(grads)
 
 

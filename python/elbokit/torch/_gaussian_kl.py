@@ -11,7 +11,7 @@ from torch import Tensor
 from elbokit.torch import _cpu, _ops  # noqa: F401  (registers the operators)
 from elbokit.torch._autograd import (
     direct,
-    eager_twin,
+    direct_apply,
     is_batched,
     scaled,
     to_differentiate,
@@ -20,6 +20,7 @@ from elbokit.torch._autograd import (
 from elbokit.torch._checks import (
     check_broadcast,
     check_event_dims,
+    check_limits,
     check_reduction,
     check_same_shape,
     check_tensors,
@@ -133,7 +134,7 @@ def _forward(ctx: Any, *inputs: Any) -> tuple[Tensor | None, ...]:
     return kl, charged
 
 
-_direct_gaussian_kl = eager_twin(_GaussianKL, _forward)
+_direct_gaussian_kl = direct_apply(_GaussianKL, _forward)
 
 
 def gaussian_kl_terms(
@@ -170,12 +171,7 @@ def clamped(name: str, logvar: Tensor, limits: tuple[float, float] | None) -> Te
     """Clamp log-variances to `limits`, the argument `name`; None leaves them as they are."""
     if limits is None:
         return logvar
-    if not (isinstance(limits, (tuple, list)) and len(limits) == 2):
-        raise TypeError(f"`{name}` is {limits!r}, expected a pair of numbers")
-    low, high = limits
-    if not low <= high:
-        raise ValueError(f"`{name}` is {limits!r}, expected its first number to be the smaller")
-    return logvar.clamp(low, high)
+    return logvar.clamp(*check_limits(name, limits))
 
 
 def gaussian_kl(

@@ -28,6 +28,11 @@ _SCHEMAS = (
     "bernoulli_loss(Tensor input, Tensor target, Tensor? weight, Tensor? pos_weight, Tensor? mask, "
     "Tensor? row_weight, float target_scale, str reduction, bool need_grad) "
     "-> (Tensor loss, Tensor grad)",
+    "categorical_loss(Tensor logits, Tensor target, Tensor? mask, Tensor? weight, str reduction, "
+    "bool need_grad) -> (Tensor loss, Tensor grad)",
+    "gaussian_loss(Tensor mean, Tensor target, Tensor? logvar, Tensor? mask, Tensor? row_weight, "
+    "float low, float high, float target_scale, str reduction, bool need_mean, bool need_logvar) "
+    "-> (Tensor loss, Tensor grad_mean, Tensor grad_logvar)",
     "gaussian_kl(Tensor mu, Tensor logvar, Tensor? prior_mu, Tensor? prior_logvar, "
     "Tensor? row_weight, float free_bits, str reduction, bool need_grad) "
     "-> (Tensor kl, Tensor charged, Tensor grad_mu, Tensor grad_logvar)",

@@ -8,7 +8,16 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-__all__ = ["computed_dtype", "loss_scale", "loss_shape", "reduced_shape", "spread", "storage_order"]
+__all__ = [
+    "classes_last",
+    "computed_dtype",
+    "gaussian_order",
+    "loss_scale",
+    "loss_shape",
+    "reduced_shape",
+    "spread",
+    "storage_order",
+]
 
 # What the registered operators understand. "none" keeps every element, "rows" sums the event
 # dimensions (every one but the first) and keeps the batch; the others give a 0-d tensor.
@@ -76,3 +85,17 @@ def storage_order(tensor: Tensor, *others: Tensor | None) -> list[int] | None:
         return None
     order = [0, *sorted(range(1, tensor.dim()), key=lambda d: -strides[d])]
     return order if tensor.permute(order).is_contiguous() else None
+
+
+def gaussian_order(
+    mean: Tensor, target: Tensor, logvar: Tensor | None, mask: Tensor | None
+) -> list[int] | None:
+    """Return the `storage_order` of a Gaussian decoder's operands; one number fits any."""
+    if logvar is not None and logvar.numel() == 1:
+        logvar = None
+    return storage_order(mean, target, logvar, mask)
+
+
+def classes_last(logits: Tensor) -> bool:
+    """Whether logits (n_samples, n_classes, ...) lie in memory with the classes last."""
+    return storage_order(logits) == [0, *range(2, logits.dim()), 1]

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from elbokit.torch import _cpu, _ops  # noqa: F401  (registers the operators)
 from elbokit.torch._autograd import (
     direct,
-    eager_twin,
+    direct_apply,
     passes_on,
     to_differentiate,
     with_signature,
@@ -178,7 +178,7 @@ def _forward(ctx: Any, *inputs: Any) -> tuple[Tensor | None, ...]:
     return *terms, sums, count
 
 
-_direct_vae_terms = eager_twin(_VAETerms, _forward)
+_direct_vae_terms = direct_apply(_VAETerms, _forward)
 
 
 def _fit(logits: Tensor, target: Tensor, mu: Tensor, logvar: Tensor) -> bool:

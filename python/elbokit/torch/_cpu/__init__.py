@@ -4,7 +4,9 @@ One file per stem. Outputs are allocated here; one that a call does not ask for 
 """
 
 from elbokit.torch._cpu._bernoulli import bernoulli_loss
+from elbokit.torch._cpu._categorical import categorical_loss
 from elbokit.torch._cpu._gaussian_kl import gaussian_kl, gaussian_kl_backward
+from elbokit.torch._cpu._gaussian_loss import gaussian_loss
 from elbokit.torch._cpu._linear_bernoulli import (
     linear_bernoulli_loss,
     linear_bernoulli_loss_backward,
@@ -14,8 +16,10 @@ from elbokit.torch._cpu._vae_loss import vae_loss
 
 __all__ = [
     "bernoulli_loss",
+    "categorical_loss",
     "gaussian_kl",
     "gaussian_kl_backward",
+    "gaussian_loss",
     "linear_bernoulli_loss",
     "linear_bernoulli_loss_backward",
     "logsumexp",

@@ -1,0 +1,100 @@
+"""Gaussian negative log-likelihood, and its gradients in the mean and the log-variance."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from elbokit import _core
+from elbokit.torch._cpu._operands import gradient, operand, output, permuted, vector
+from elbokit.torch._reduction import computed_dtype, gaussian_order, loss_scale, loss_shape
+
+__all__ = ["gaussian_loss"]
+
+
+def _cells(logvar: Tensor, mean: Tensor) -> str:
+    """Say what of `mean` seen as (rows, columns) `logvar` tells apart: as few sums as it needs."""
+    if logvar.numel() == 1:
+        return "none"
+    rows = mean.shape[0]
+    if logvar.dim() < mean.dim() or logvar.shape[0] < rows:
+        return "columns"
+    return "rows" if logvar.numel() == rows else "elements"
+
+
+def gaussian_loss(
+    mean: Tensor,
+    target: Tensor,
+    logvar: Tensor | None,
+    mask: Tensor | None,
+    row_weight: Tensor | None,
+    low: float,
+    high: float,
+    target_scale: float,
+    reduction: str,
+    need_mean: bool,
+    need_logvar: bool,
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """Return the loss and its gradients in `mean` and `logvar`, each of its operand's shape."""
+    dtype, given = computed_dtype(mean), mean.shape
+    loss = torch.empty(loss_shape(given, reduction), dtype=dtype)
+    scale = loss_scale(given, reduction)
+    order = gaussian_order(mean, target, logvar, mask)
+    grad_mean = gradient(mean, order) if need_mean else None
+    wanted = logvar if need_logvar else None
+    if mean.numel() == 0:
+        zeros = None if wanted is None else torch.zeros(wanted.shape, dtype=wanted.dtype)
+        return loss.fill_(0.0 * scale), grad_mean, zeros
+    rows = given[0]
+    of_elements = of_rows = of_columns = None
+    cells = "" if wanted is None else _cells(wanted, mean)
+    if cells == "elements" and wanted is not None:
+        whole = wanted.shape == given
+        of_elements = gradient(wanted, order) if whole else torch.empty(given, dtype=dtype)
+    elif cells == "rows":
+        of_rows = torch.empty(rows, dtype=dtype)
+    elif cells == "columns":
+        of_columns = torch.zeros((1, mean.numel() // rows), dtype=torch.float64)
+    if logvar is not None and logvar.numel() == 1:
+        logvar = logvar.reshape((1,) * len(given))
+    mean, target, logvar, mask, written, written_logvar = permuted(
+        order, mean, target, logvar, mask, grad_mean, of_elements
+    )
+    shape = mean.shape
+    total, slope = _core.gaussian_loss(
+        operand(mean, shape, rows),
+        operand(target, shape, rows),
+        operand(logvar, shape, rows),
+        operand(mask, shape, rows),
+        vector(row_weight),
+        low,
+        high,
+        target_scale,
+        scale,
+        vector(loss) if reduction == "rows" else None,
+        output(written, rows),
+        output(written_logvar, rows),
+        vector(of_rows),
+        output(of_columns, 1),
+    )
+    if reduction != "rows":
+        loss.fill_(total * scale)
+    if wanted is None:
+        return loss, grad_mean, None
+    if of_elements is not None:
+        slopes = of_elements
+    elif of_rows is not None:
+        slopes = of_rows.view(wanted.shape)
+    elif of_columns is not None:
+        slopes = of_columns.view(given[1:])
+    else:
+        slopes = torch.full(wanted.shape, slope, dtype=dtype)
+    return loss, grad_mean, _summed(slopes, wanted)
+
+
+def _summed(slopes: Tensor, like: Tensor) -> Tensor:
+    """Sum over what is left of broadcasting."""
+    if slopes.shape != like.shape:
+        shape = like.shape[like.dim() - slopes.dim() :] if like.dim() > slopes.dim() else like.shape
+        slopes = slopes.sum_to_size(shape).reshape(like.shape)
+    return slopes.to(like.dtype)
