@@ -155,3 +155,59 @@ def test_gradients_of_any_order(reduction: str, prior: str) -> None:
     assert gradcheck(function, operands)
     assert gradgradcheck(function, operands)
     assert_differentiable_backward_agrees(function(*operands), operands)
+
+
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+@pytest.mark.parametrize("prior", [False, True])
+def test_free_bits_weights_and_limits(cpu_level: str, prior: bool, reduction: str) -> None:
+    """Each dimension of each sample has the floor; its gradient is 0 below it."""
+    mu, logvar = draw(5, 17, grad=True), (3 * draw(5, 17, seed=1)).requires_grad_()
+    weight = draw(5, seed=2, grad=True)
+    priors = [draw(17, seed=3 + i, grad=True) for i in range(2)] if prior else []
+    kl = gaussian_kl(
+        mu, logvar, *priors, reduction=reduction, free_bits=0.7, weight=weight, logvar_range=(-2, 3)
+    )
+    each = true_kl(mu, logvar.clamp(-2, 3), *priors)
+    floored = each.detach() < 0.7
+    assert 0 < floored.sum() < floored.numel()
+    expected = reduce(weight[:, None] * torch.where(floored, 0.7, each), reduction)
+    torch.testing.assert_close(kl, expected)
+    operands = mu, logvar, weight, *priors
+    upstream = torch.rand_like(kl)
+    grads = torch.autograd.grad(kl, operands, upstream, retain_graph=True)
+    torch.testing.assert_close(grads, torch.autograd.grad(expected, operands, upstream))
+    assert not grads[0][floored].any()
+    # Without the weights' gradient, and with the means' alone, by other ways.
+    torch.testing.assert_close(torch.autograd.grad(kl, (mu, logvar), upstream), grads[:2])
+    kl = gaussian_kl(
+        mu,
+        logvar.detach().clamp(-2, 3),
+        *priors,
+        reduction=reduction,
+        free_bits=0.7,
+        weight=weight.detach(),
+    )
+    torch.testing.assert_close(torch.autograd.grad(kl, mu, upstream)[0], grads[0])
+
+
+def test_gradients_of_any_order_with_options() -> None:
+    operands = draw(3, 4, grad=True), draw(3, 4, seed=1, grad=True), draw(3, seed=2, grad=True)
+
+    def function(*x: torch.Tensor) -> torch.Tensor:
+        return gaussian_kl(*x[:2], reduction="sum", free_bits=0.2, weight=x[2])
+
+    assert gradcheck(function, operands)
+    assert gradgradcheck(function, operands)
+    assert_differentiable_backward_agrees(function(*operands), operands)
+
+
+def test_option_errors() -> None:
+    mu = draw(5, 3)
+    with pytest.raises(ValueError, match="`free_bits` is -1"):
+        gaussian_kl(mu, mu, free_bits=-1)
+    with pytest.raises(ValueError, match=r"`weight` has shape \(5, 1\), expected \(5,\)"):
+        gaussian_kl(mu, mu, weight=mu[:, :1])
+    with pytest.raises(TypeError, match=r"`weight` has dtype torch\.float32"):
+        gaussian_kl(mu, mu, weight=mu[:, 0].float())
+    with pytest.raises(ValueError, match=r"`logvar_range` is \(1, -1\)"):
+        gaussian_kl(mu, mu, logvar_range=(1, -1))

@@ -54,6 +54,15 @@ def samples() -> Iterator[tuple[str, tuple[Any, ...]]]:
     yield "vae_loss", (*given, *narrow, None, 1 / 255, 0.5, "rows", False, False, True)
     yield "vae_loss", (*last, None, None, *(x[:2] for x in latent[:2]), None, None, 2.0, 1.0, 0.5,
                        "rows", *asked)  # fmt: skip
+    scale = draw(3, 5, 5).tril(-1) + torch.eye(5, dtype=torch.float64)
+    yield "gaussian_kl_full", (mu, scale, m[:, 0], "rows", True)
+    yield "gaussian_kl_full", (mu.float(), scale.float(), None, "batchmean", False)
+    z = draw(4, 3, 5, seed=5)
+    several = logits.expand(4, 3, 4, 2).contiguous()
+    for bound, mask, reduction in (("iwae", None, "rows"), ("elbo", target > 0.5, "batchmean")):
+        given = several, target, mask, m[:, 0], mu, logvar, z, 1.0, bound, reduction
+        yield "multi_sample_loss", (*given, True, True)
+        yield "multi_sample_loss", (*given, False, bound == "elbo")
     yield "logsumexp", (x, (1,), False)
     yield "logsumexp", (x, (0, 2), True)
     for dims in ((1,), (0, 2)):
@@ -118,8 +127,18 @@ def everything(
     kl = losses.gaussian_kl(mu, logvar, prior_mu, reduction="none")
     each = losses.binary_cross_entropy_with_logits(logits, target, weight, reduction="none")
     mean = losses.binary_cross_entropy_with_logits(logits, target, pos_weight=weight)
+    free = losses.gaussian_kl(mu, logvar, free_bits=0.1, weight=mu[:, 0], logvar_range=(-1, 1))
+    deviation, rest = (0.5 * logvar).exp(), (mu[:, :, None] * logvar[:, None]).tril(-1)
+    scale = torch.eye(3, dtype=mu.dtype) * deviation[:, None] + rest
+    full = losses.gaussian_kl_full(mu, scale, prior_mu, scale[0].exp(), weight=mu[:, 1])
+    z = torch.stack([mu, mu + logvar, logvar])
+    several = torch.stack([logits, 2 * logits, -logits])
+    own = {"reduction": "none", "weight": logvar[:, 0], "mask": weight > 1}
+    iwae = losses.multi_sample_loss(several, target, mu, logvar, z, **own).sum()
+    elbo = losses.multi_sample_loss(several, target, mu, logvar, z, bound="elbo")
+    bound = losses.importance_bound(several[..., 0]) + iwae + elbo + full + free
     pooled = losses.logsumexp(mu * logvar, (0, 1)) + losses.logsumexp(logits, 1).sum()
-    terms = out.loss * out.kl, (rows.loss * kl).sum(), each.square().sum(), mean, pooled
+    terms = out.loss * out.kl, (rows.loss * kl).sum(), each.square().sum(), mean, pooled, bound
     return torch.stack(terms).sum() + decoders(logits, target, mu, logvar, weight, prior_mu)
 
 

@@ -9,11 +9,6 @@ namespace elbokit::ELBOKIT_LEVEL {
 namespace {
 
 template <class T>
-ELBOKIT_INLINE Vec<T> read(const T* from, int count) {
-  return count == kLanes<T> ? load(from) : load_partial(from, count);
-}
-
-template <class T>
 std::int64_t count_out_of_range(const T* target, const T* mask, int n) {
   std::int64_t count = 0;
   for (int i = 0; i < n; ++i) count += (target[i] < 0 || target[i] > 1) && !(mask && mask[i] == 0);
@@ -37,10 +32,9 @@ class Rows {
     for (std::int64_t row = begin; row < end; ++row) {
       const T weight = args_.row_weight ? args_.row_weight[row] : T(1);
       double loss = 0;
-      for (std::int64_t col = 0; col < args_.cols; col += kSpan) {
-        const int n = static_cast<int>(args_.cols - col < kSpan ? args_.cols - col : kSpan);
+      for_each_span(args_.cols, [&](std::int64_t col, int n) {
         loss += plain ? plain_span(row, col, n, weight) : weighted_span(row, col, n, weight);
-      }
+      });
       loss *= weight;
       if (args_.row_loss) args_.row_loss[row] = static_cast<T>(loss);
       totals_.loss += loss;

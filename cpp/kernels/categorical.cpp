@@ -24,7 +24,7 @@ ELBOKIT_INLINE Vec<T> lane_numbers() {
 
 // The lanes past `count` are -inf.
 template <class T>
-ELBOKIT_INLINE Vec<T> read(const T* from, int count) {
+ELBOKIT_INLINE Vec<T> read_or_lowest(const T* from, int count) {
   if (count == kLanes<T>) return load(from);
   const auto given = lane_numbers<T>() < broadcast<T>(static_cast<T>(count));
   return select(given, load_partial(from, count), broadcast<T>(kLowest<T>));
@@ -93,7 +93,7 @@ class CategoricalRows {
     Vec<T> largest = broadcast<T>(kLowest<T>);
     for_each_span(row, [&](const T* l, std::int64_t, int n) ELBOKIT_INLINE_LAMBDA {
       for_each_vector<T>(n, [&](std::int64_t i, int count) ELBOKIT_INLINE_LAMBDA {
-        largest = max(largest, read(l + i, count));
+        largest = max(largest, read_or_lowest(l + i, count));
       });
     });
     const Vec<T> shift = logsumexp_shift(broadcast<T>(reduce_max<T>(largest)));
@@ -101,7 +101,7 @@ class CategoricalRows {
     for_each_span(row, [&](const T* l, std::int64_t first, int n) ELBOKIT_INLINE_LAMBDA {
       Vec<T> sum{};
       for_each_vector<T>(n, [&](std::int64_t i, int count) ELBOKIT_INLINE_LAMBDA {
-        const Vec<T> e = exp_nonpositive(read(l + i, count) - shift);
+        const Vec<T> e = exp_nonpositive(read_or_lowest(l + i, count) - shift);
         store(powers_ + i, e);
         sum += select(is_class<T>(first + i, t), Vec<T>{}, e);
       });
@@ -115,7 +115,8 @@ class CategoricalRows {
       const bool kept = args_.classes <= kSpan;  // powers_ holds the whole row
       for_each_span(row, [&](const T* l, std::int64_t first, int n) ELBOKIT_INLINE_LAMBDA {
         grad_.write(row, first, n, [&](int i, int count) ELBOKIT_INLINE_LAMBDA {
-          const Vec<T> e = kept ? load(powers_ + i) : exp_nonpositive(read(l + i, count) - shift);
+          const Vec<T> e =
+              kept ? load(powers_ + i) : exp_nonpositive(read_or_lowest(l + i, count) - shift);
           return select(is_class<T>(first + i, t), own, e * factor);
         });
       });
@@ -141,8 +142,9 @@ class CategoricalRows {
     for (std::int64_t k = 0; k < args_.classes; ++k) {
       const T* const l = logits_(row, k * args_.inner + at, n);
       const Vec<T> number = broadcast<T>(static_cast<T>(k));
-      for_each_vector<T>(n, [&](std::int64_t i, int count)
-                                ELBOKIT_INLINE_LAMBDA { f(read(l + i, count), number, i); });
+      for_each_vector<T>(n, [&](std::int64_t i, int count) ELBOKIT_INLINE_LAMBDA {
+        f(read_or_lowest(l + i, count), number, i);
+      });
       if (k % kRun == kRun - 1) widen_sums(n);
     }
   }
@@ -197,7 +199,7 @@ class CategoricalRows {
       const T* const l = logits_(row, col, n);
       const Vec<T> number = broadcast<T>(static_cast<T>(k));
       grad_.write(row, col, n, [&](int i, int count) ELBOKIT_INLINE_LAMBDA {
-        const Vec<T> e = exp_nonpositive(read(l + i, count) - load(shift_ + i));
+        const Vec<T> e = exp_nonpositive(read_or_lowest(l + i, count) - load(shift_ + i));
         const Vec<T> slope =
             select(load(target_ + i) == number, load(share_ + i), e * load(inverse_ + i));
         return select(load(counts_ + i) != Vec<T>{}, slope, Vec<T>{});

@@ -69,9 +69,6 @@ class GaussianRows {
     const T* const target = target_(row, col, n);
     const T* const logvar = args_.logvar ? logvar_(row, col, n) : nullptr;
     const T* const mask = kMasked ? mask_(row, col, n) : nullptr;
-    const auto read = [](const T* from, int count) ELBOKIT_INLINE_LAMBDA {
-      return count == kLanes<T> ? load(from) : load_partial(from, count);
-    };
     const ClampedNoise<T> shared =
         noise_of(kConstant && logvar ? broadcast<T>(logvar[0]) : Vec<T>{});
     const Vec<T> factor = broadcast<T>(args_.scale * weight);

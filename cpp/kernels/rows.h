@@ -6,6 +6,12 @@
 
 namespace elbokit::ELBOKIT_LEVEL {
 
+// The first `count` lanes; nothing past them is read.
+template <class T>
+ELBOKIT_INLINE Vec<T> read(const T* from, int count) {
+  return count == kLanes<T> ? load(from) : load_partial(from, count);
+}
+
 // One row of an operand with col_stride 0 or 1.
 template <class T>
 struct RowReader {
@@ -17,7 +23,7 @@ struct RowReader {
 
   ELBOKIT_INLINE Vec<T> operator()(std::int64_t col, int count) const {
     if (repeated) return broadcast<T>(*data);
-    return count == kLanes<T> ? load(data + col) : load_partial(data + col, count);
+    return read(data + col, count);
   }
 };
 

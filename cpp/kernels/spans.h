@@ -9,6 +9,13 @@ namespace elbokit::ELBOKIT_LEVEL {
 
 inline constexpr int kSpan = 512;
 
+// Calls f(col, n) for each span of a row.
+template <class F>
+ELBOKIT_INLINE void for_each_span(std::int64_t cols, F&& f) {
+  for (std::int64_t col = 0; col < cols; col += kSpan)
+    f(col, static_cast<int>(cols - col < kSpan ? cols - col : kSpan));
+}
+
 // to[i] = convert(from[i]) for n elements, whole vectors at a time: `to` has room for kSpan.
 template <class U, class F>
 ELBOKIT_INLINE void widen_span(const void* data, int n, float* to, F convert) {

@@ -81,6 +81,32 @@ def gaussian_kl_backward(
     grad_prior_mu: _Operand | None,
     grad_prior_logvar: _Operand | None,
 ) -> None: ...
+def gaussian_kl_full(
+    mu: _Operand,
+    scale_tril: _Operand,
+    row_weight: _Operand | None,
+    scale: float,
+    row_out: _Operand | None,
+    grad_mu: _Operand | None,
+    grad_scale_tril: _Operand | None,
+) -> tuple[float, int]: ...
+def multi_sample(
+    logits: _Operand,
+    target: _Operand,
+    mask: _Operand | None,
+    row_weight: _Operand | None,
+    target_scale: float,
+    mu: _Operand,
+    logvar: _Operand,
+    z: _Operand,
+    importance: bool,
+    scale: float,
+    row_out: _Operand | None,
+    grad_logits: _Operand | None,
+    grad_mu: _Operand | None,
+    grad_logvar: _Operand | None,
+    grad_z: _Operand | None,
+) -> float: ...
 def gaussian_loss(
     mean: _Operand,
     target: _Operand,

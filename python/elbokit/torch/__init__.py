@@ -18,9 +18,12 @@ from elbokit.torch._bernoulli_loss import bernoulli_loss
 from elbokit.torch._cache import cache_limit, empty_cache, set_cache_limit
 from elbokit.torch._categorical import categorical_loss
 from elbokit.torch._gaussian_kl import gaussian_kl
+from elbokit.torch._gaussian_kl_full import gaussian_kl_full
 from elbokit.torch._gaussian_loss import gaussian_loss
+from elbokit.torch._importance import importance_log_likelihood
 from elbokit.torch._linear_bernoulli import LinearBernoulliLoss, linear_bernoulli_loss
 from elbokit.torch._logsumexp import logsumexp
+from elbokit.torch._multi_sample import importance_bound, multi_sample_loss
 from elbokit.torch._statistics import VAEStatistics
 from elbokit.torch._trainer import VAETrainer
 from elbokit.torch._vae import VAE, VAEOutput
@@ -31,10 +34,14 @@ __all__ = [
     "binary_cross_entropy_with_logits",
     "categorical_loss",
     "gaussian_kl",
+    "gaussian_kl_full",
+    "importance_bound",
+    "importance_log_likelihood",
     "gaussian_loss",
     "linear_bernoulli_loss",
     "LinearBernoulliLoss",
     "logsumexp",
+    "multi_sample_loss",
     "vae_loss",
     "VAELoss",
     "VAELossOutput",

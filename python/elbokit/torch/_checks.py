@@ -124,8 +124,12 @@ def check_broadcast(name: str, tensor: Tensor | None, other_name: str, other: Te
     if tensor is None:
         return
     missing = other.dim() - tensor.dim()
-    fits = missing >= 0 and all(
-        size in (1, full) for size, full in zip(tensor.shape, other.shape[missing:], strict=True)
+    fits = (
+        missing >= 0
+        and all(
+            size == 1 or size == full  # not `in`, which misjudges traced sizes
+            for size, full in zip(tensor.shape, other.shape[missing:], strict=True)
+        )
     )
     if not fits:
         raise ValueError(

@@ -24,11 +24,13 @@ __all__ = [
     "categorical_loss",
     "gaussian_kl",
     "gaussian_kl_backward",
+    "gaussian_kl_full",
     "gaussian_loss",
     "linear_bernoulli_loss",
     "linear_bernoulli_loss_backward",
     "logsumexp",
     "logsumexp_backward",
+    "multi_sample_loss",
     "vae_loss",
 ]
 
@@ -109,6 +111,37 @@ def gaussian_kl_backward(
     if not need_prior:
         return *own, None, None
     return *own, mu.new_empty(mu.shape), mu.new_empty(mu.shape)
+
+
+def gaussian_kl_full(
+    mu: Tensor, scale_tril: Tensor, row_weight: Tensor | None, reduction: str, need_grad: bool
+) -> tuple[Tensor | None, ...]:
+    """Shapes of the KL and its two gradients."""
+    kl = mu.new_empty(loss_shape(mu.shape, reduction))
+    if not need_grad:
+        return kl, None, None
+    return kl, mu.new_empty(mu.shape), mu.new_empty(scale_tril.shape)
+
+
+def multi_sample_loss(
+    logits: Tensor,
+    target: Tensor,
+    mask: Tensor | None,
+    row_weight: Tensor | None,
+    mu: Tensor,
+    logvar: Tensor,
+    z: Tensor,
+    target_scale: float,
+    bound: str,
+    reduction: str,
+    need_logits: bool,
+    need_latent: bool,
+) -> tuple[Tensor | None, ...]:
+    """Shapes of the loss and of its four gradients."""
+    loss = mu.new_empty(loss_shape(mu.shape, reduction))
+    grad = logits.new_empty(logits.shape) if need_logits else None
+    latent = [t.new_empty(t.shape) if need_latent else None for t in (mu, logvar, z)]
+    return loss, grad, *latent
 
 
 def gaussian_loss(

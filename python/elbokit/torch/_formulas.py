@@ -20,9 +20,11 @@ __all__ = [
     "bernoulli_grads",
     "categorical_grads",
     "gaussian_kl_elements",
+    "gaussian_kl_full_grads",
     "gaussian_kl_grads",
     "gaussian_loss_grads",
     "logsumexp_grad",
+    "multi_sample_grads",
 ]
 
 
@@ -82,8 +84,9 @@ def _by_sample(weight: Tensor, like: Tensor) -> Tensor:
     return weight.reshape(-1, *(1,) * (like.dim() - 1))
 
 
-def _sum_events(elements: Tensor) -> Tensor:
-    return elements.flatten(1).sum(1) if elements.dim() > 1 else elements
+def _sum_events(elements: Tensor, first: int = 1) -> Tensor:
+    """Sum the dimensions from `first` on."""
+    return elements.flatten(first).sum(first) if elements.dim() > first else elements
 
 
 def gaussian_loss_grads(
@@ -229,3 +232,85 @@ def logsumexp_grad(grad: Tensor, input: Tensor, output: Tensor) -> Tensor:
     """
     finite = torch.where(output == -torch.inf, 0.0, output)
     return grad * torch.exp(input - finite)
+
+
+def gaussian_kl_full_grads(
+    mu: Tensor, scale_tril: Tensor, row_weight: Tensor | None, grad: Tensor, reduction: str
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Gradients of ``r (|mu|^2 + |L|^2 - k - 2 sum log L_ii) / 2`` in mu, L and r."""
+    lower = scale_tril.tril()
+    # Not by diagonal(), which torch.compile answers with a warning of torch's own.
+    on_diagonal = torch.eye(mu.shape[1], dtype=torch.bool, device=mu.device)
+    diagonal = torch.where(on_diagonal, scale_tril, 0.0).sum(-1)
+    d_row_weight = None
+    each = spread(grad, mu.shape, reduction)
+    if row_weight is not None:
+        squares = mu.square().sum(1) + lower.square().sum((1, 2)) - mu.shape[1]
+        d_row_weight = each.reshape(-1) * (0.5 * squares - diagonal.log().sum(1))
+        each = each * row_weight[:, None]
+    inverse = torch.where(on_diagonal, 1 / diagonal[..., None], 0.0)
+    return each * mu, each[..., None] * (lower - inverse), d_row_weight
+
+
+def multi_sample_grads(
+    operands: Sequence[Tensor | None],
+    target_scale: float,
+    bound: str,
+    grad: Tensor,
+    reduction: str,
+) -> tuple[Tensor | None, ...]:
+    """Gradients of the negative bound in logits, target, mask, row weights, mu, logvar and z.
+
+    `grad` is that of the reduced loss. In the log-weights the gradient is their softmax (iwae)
+    or the same for all samples (elbo). A mask has no gradient.
+    """
+    dtype = computed_dtype(operands[0])  # type: ignore[arg-type]
+    logits, target, mask, row_weight, mu, logvar, z = (
+        None if t is None else t.to(dtype) for t in operands
+    )
+    assert logits is not None
+    assert target is not None
+    assert mu is not None
+    assert logvar is not None
+    assert z is not None
+    if target_scale != 1:
+        target = target * target_scale
+    if mask is not None:
+        ignored = (mask == 0).expand_as(target)
+        logits, target = logits.masked_fill(ignored, 0.0), target.masked_fill(ignored, 0.0)
+    cross_entropy = -(1 - target) * logsigmoid(-logits) - target * logsigmoid(logits)
+    slope = (1 - target) * torch.sigmoid(logits) - target * torch.sigmoid(-logits)
+    if mask is not None:
+        cross_entropy, slope = cross_entropy * ~ignored, slope * ~ignored
+    difference = z - mu
+    pull = difference * torch.exp(-logvar)
+    ratio = 0.5 * (difference * pull + logvar - z.square())
+    log_weight = _sum_events(ratio, 2) - _sum_events(cross_entropy, 2)
+    samples = logits.shape[0]
+    if bound == "iwae":
+        normalizer = torch.logsumexp(log_weight, 0)
+        weight = logsumexp_grad(torch.ones_like(normalizer), log_weight, normalizer)
+        loss = math.log(samples) - normalizer
+    else:
+        weight = torch.full_like(log_weight, 1 / samples)
+        loss = -log_weight.mean(0)
+    each = spread(grad, mu.shape[:1], reduction)
+    d_row_weight = None
+    if row_weight is not None:
+        d_row_weight = each * loss
+        each = each * row_weight
+    weight = weight * each
+
+    def by_row(tensor: Tensor) -> Tensor:
+        return weight.reshape(weight.shape + (1,) * (tensor.dim() - 2))
+
+    latent = by_row(z)
+    return (
+        by_row(logits) * slope,
+        -(by_row(logits) * logits).sum(0) * target_scale,
+        None,
+        d_row_weight,
+        (latent * pull).sum(0),
+        (latent * (0.5 * difference * pull - 0.5)).sum(0),
+        latent * (z - pull),
+    )

@@ -21,9 +21,11 @@ from elbokit.torch._checks import (
     check_broadcast,
     check_event_dims,
     check_limits,
+    check_non_negative,
     check_reduction,
     check_same_shape,
     check_tensors,
+    check_weight,
 )
 from elbokit.torch._formulas import gaussian_kl_grads
 from elbokit.torch._reduction import spread
@@ -180,6 +182,10 @@ def gaussian_kl(
     prior_mu: Tensor | None = None,
     prior_logvar: Tensor | None = None,
     reduction: str = "batchmean",
+    *,
+    free_bits: float = 0.0,
+    weight: Tensor | None = None,
+    logvar_range: tuple[float, float] | None = None,
 ) -> Tensor:
     r"""KL divergence of a diagonal Gaussian from another, by default from :math:`N(0, I)`.
 
@@ -194,6 +200,13 @@ def gaussian_kl(
         The divergence is summed over every dimension but the first; then it is averaged over the
         batch, summed over it, or kept for each sample. There is no ``"mean"`` over elements: next
         to a reconstruction term of another size it re-weights the bound.
+    free_bits : float, default=0.0
+        The least KL, in nats, that each dimension of each sample is charged [2]_. The gradient of
+        a dimension below it is 0.
+    weight : Tensor of shape (n_samples,), optional
+        Factor of each sample's divergence. The average is still over the number of samples.
+    logvar_range : pair of float, optional
+        Limits that `logvar` is clamped to. As of `torch.clamp`, the gradient is 0 outside of them.
 
     Returns
     -------
@@ -204,9 +217,10 @@ def gaussian_kl(
     Raises
     ------
     TypeError
-        An argument is no tensor, is not floating-point, or float64 meets another dtype.
+        An argument is of the wrong type, is not floating-point, or float64 meets another dtype.
     ValueError
-        Shapes, devices or `reduction` do not fit, or an argument is sparse.
+        Shapes, devices or `reduction` do not fit, an argument is sparse, `free_bits` is negative,
+        or the limits of `logvar_range` are in the wrong order.
 
     Notes
     -----
@@ -215,27 +229,35 @@ def gaussian_kl(
 
     .. math:: \tfrac12 \left( e^d - 1 - d + (\mu - m)^2 e^{-s} \right),
 
-    see [1]_, appendix B, for :math:`m = s = 0`. Differentiable in all four tensors, any number of
+    see [1]_, appendix B, for :math:`m = s = 0`. Differentiable in all five tensors, any number of
     times. Sums are accumulated in float64.
 
     References
     ----------
     .. [1] D. P. Kingma and M. Welling, "Auto-Encoding Variational Bayes", 2014, arXiv:1312.6114.
+    .. [2] D. P. Kingma et al., "Improved Variational Inference with Inverse Autoregressive Flow",
+       2016, appendix C.8, arXiv:1606.04934.
     """
-    dtype = check_tensors(mu=mu, logvar=logvar, prior_mu=prior_mu, prior_logvar=prior_logvar)
+    dtype = check_tensors(
+        mu=mu, logvar=logvar, prior_mu=prior_mu, prior_logvar=prior_logvar, weight=weight
+    )
     check_event_dims("mu", mu)
     check_same_shape("logvar", logvar, "mu", mu)
     check_broadcast("prior_mu", prior_mu, "mu", mu)
     check_broadcast("prior_logvar", prior_logvar, "mu", mu)
     check_reduction(reduction, tuple(BATCH_REDUCTIONS), MEAN_HINT if reduction == "mean" else "")
-    mu, logvar = mu.to(dtype), logvar.to(dtype)
+    check_weight(weight, mu.shape[0])
+    free_bits = check_non_negative("free_bits", free_bits)
+    mu, logvar = mu.to(dtype), clamped("logvar_range", logvar.to(dtype), logvar_range)
     if prior_mu is not None or prior_logvar is not None:
         prior_mu, prior_logvar = both_of_prior(mu, prior_mu, prior_logvar)
-    kl, _ = gaussian_kl_terms(
+    _, charged = gaussian_kl_terms(
         mu,
         logvar,
         prior_mu,
         prior_logvar,
+        None if weight is None else weight.to(dtype),
+        free_bits=free_bits,
         reduction=BATCH_REDUCTIONS[reduction],
     )
-    return kl
+    return charged

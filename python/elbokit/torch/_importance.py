@@ -8,51 +8,155 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from elbokit.torch._checks import (
+    check_event_dims,
+    check_is_tensor,
+    check_positive_int,
+    check_same_shape,
+    check_tensors,
+)
 from elbokit.torch._logsumexp import logsumexp
 
 __all__ = ["importance_log_likelihood"]
 
+_Sampler = Callable[[Tensor, int], tuple[Tensor, Tensor]]
+_LOG_2_PI = math.log(2 * math.pi)
 
+
+def _gaussian_sampler(
+    mu: Tensor, logvar: Tensor, standard_prior: bool, generator: torch.Generator | None
+) -> _Sampler:
+    """Return a function that gives samples of q and log q(z|x), less log p(z) if that is known."""
+
+    def sample(_: Tensor, size: int) -> tuple[Tensor, Tensor]:
+        noise = torch.randn(
+            (size, *mu.shape), generator=generator, dtype=mu.dtype, device=mu.device
+        )
+        z = mu + torch.exp(0.5 * logvar) * noise
+        log_q = noise.square() + logvar
+        # With N(0, I) for a prior the normalising constants cancel.
+        log_q = log_q - z.square() if standard_prior else log_q + _LOG_2_PI
+        return z, -0.5 * log_q.flatten(2).sum(2)
+
+    return sample
+
+
+def _standard_log_prior(z: Tensor) -> Tensor:
+    return -0.5 * (z.square() + _LOG_2_PI).flatten(1).sum(1)
+
+
+def _pairs(x: Tensor, size: int) -> Tensor:
+    return x.expand(size, *x.shape).flatten(0, 1)
+
+
+def _estimate(
+    log_prob: Callable[[Tensor, Tensor], Tensor],
+    x: Tensor,
+    sample: _Sampler,
+    log_prior: Callable[[Tensor], Tensor] | None,
+    n_samples: int,
+    max_rows: int,
+) -> Tensor:
+    """Estimate log p(x) of at most `max_rows` rows."""
+    total: Tensor | None = None
+    chunk = max(1, max_rows // max(1, len(x)))
+    for done in range(0, n_samples, chunk):
+        size = min(chunk, n_samples - done)
+        z, log_q = sample(x, size)
+        if z.shape[:2] != (size, len(x)) or log_q.shape != (size, len(x)):
+            raise ValueError(
+                f"`posterior` gave samples of shape {tuple(z.shape)} and log-densities of shape "
+                f"{tuple(log_q.shape)}, expected ({size}, {len(x)}, ...) and ({size}, {len(x)})"
+            )
+        flat = z.flatten(0, 1)
+        log_weight = log_prob(_pairs(x, size), flat).view(size, -1) - log_q
+        if log_prior is not None:
+            log_weight = log_weight + log_prior(flat).view(size, -1)
+        part = logsumexp(log_weight, 0)
+        total = part if total is None else torch.logaddexp(total, part)
+    assert total is not None
+    return total - math.log(n_samples)
+
+
+@torch.no_grad()
 def importance_log_likelihood(
     log_prob: Callable[[Tensor, Tensor], Tensor],
     x: Tensor,
-    mu: Tensor,
-    logvar: Tensor,
-    n_samples: int,
-    generator: torch.Generator | None,
-    max_rows: int,
+    posterior: tuple[Tensor, Tensor] | _Sampler,
+    n_samples: int = 1000,
+    *,
+    log_prior: Callable[[Tensor], Tensor] | None = None,
+    generator: torch.Generator | None = None,
+    max_rows: int = 8192,
 ) -> Tensor:
-    """Estimate log p(x) of each row as log mean_s p(x|z_s) p(z_s) / q(z_s|x), z_s from q.
+    r"""Estimate log p(x) of each row of data by importance sampling from a posterior.
+
+    The samples stream by: no more than `max_rows` pairs of a data row and a latent point are held
+    at once, however many samples are asked for.
 
     Parameters
     ----------
     log_prob : callable
-        Maps data (n, ...) and latent points (n, latent_dim) to log p(x|z), shape (n,).
+        Maps data (n, ...) and latent points (n, ...), pair by pair, to log p(x|z) of shape (n,).
     x : Tensor of shape (n_rows, ...)
         Data.
-    mu, logvar : Tensor of shape (n_rows, latent_dim)
-        Parameters of q; the prior is N(0, I).
-    n_samples : int
+    posterior : pair of Tensor of shape (n_rows, ...), or callable
+        Means and log-variances of a diagonal Gaussian q(z|x). Or a function of data rows
+        (n, ...) and a number of samples S, which draws samples (S, n, ...) and returns them with
+        log q(z|x) of shape (S, n); it is called for some rows and samples at a time.
+    n_samples : int, default=1000
         Latent samples for each row.
-    generator : torch.Generator or None
-        Source of the noise.
-    max_rows : int
-        Number of pairs (x, z) given to `log_prob` at once, at least one for each row of `x`.
+    log_prior : callable, optional
+        Maps latent points (n, ...) to log p(z) of shape (n,). By default the prior is N(0, I).
+    generator : torch.Generator, optional
+        Source of the noise, where `posterior` is a pair.
+    max_rows : int, default=8192
+        Most pairs (x, z) that `log_prob` is given at once; bounds the memory.
 
     Returns
     -------
     Tensor of shape (n_rows,)
+        Log-likelihoods in nats, without a gradient. The expectation of the estimate lies between
+        the ELBO (``n_samples=1``) and log p(x), and rises with `n_samples` [1]_.
+
+    Raises
+    ------
+    TypeError
+        `x` is no tensor, or a number is no int.
+    ValueError
+        A number is not positive, or shapes do not fit.
+
+    Notes
+    -----
+    .. math:: \log \frac1S \sum_s p(x|z_s)\, p(z_s) / q(z_s|x), \qquad z_s \sim q(z|x).
+
+    References
+    ----------
+    .. [1] Y. Burda, R. Grosse and R. Salakhutdinov, "Importance Weighted Autoencoders", 2016,
+       arXiv:1509.00519.
     """
-    total = torch.full(mu.shape[:1], -math.inf, dtype=mu.dtype, device=mu.device)
-    chunk = max(1, max_rows // max(1, len(x)))
-    for done in range(0, n_samples, chunk):
-        size = min(chunk, n_samples - done)
-        shape = (size, *mu.shape)
-        noise = torch.randn(shape, generator=generator, dtype=mu.dtype, device=mu.device)
-        z = mu + torch.exp(0.5 * logvar) * noise
-        # log p(z) - log q(z|x): the normalising constants cancel.
-        log_ratio = 0.5 * (noise.square() + logvar - z.square()).sum(2)
-        repeated = x.expand(size, *x.shape).flatten(0, 1)
-        log_weight = log_ratio + log_prob(repeated, z.flatten(0, 1)).view(size, -1)
-        total = torch.logaddexp(total, logsumexp(log_weight, 0))
-    return total - math.log(n_samples)
+    check_is_tensor("x", x)
+    check_event_dims("x", x)
+    n_samples = check_positive_int("n_samples", n_samples)
+    max_rows = check_positive_int("max_rows", max_rows)
+    pair = None if callable(posterior) else posterior
+    if pair is not None:
+        mu, logvar = pair
+        check_tensors(mu=mu, logvar=logvar)
+        check_same_shape("logvar", logvar, "mu", mu)
+        if mu.dim() < 2 or mu.shape[0] != len(x):
+            raise ValueError(
+                f"`posterior` has means of shape {tuple(mu.shape)}, expected ({len(x)}, ...)"
+            )
+    elif log_prior is None:
+        log_prior = _standard_log_prior
+    parts = []
+    for begin in range(0, max(1, len(x)), max_rows):
+        rows = slice(begin, begin + max_rows)
+        if pair is None:
+            assert callable(posterior)
+            sample = posterior
+        else:
+            sample = _gaussian_sampler(pair[0][rows], pair[1][rows], log_prior is None, generator)
+        parts.append(_estimate(log_prob, x[rows], sample, log_prior, n_samples, max_rows))
+    return torch.cat(parts)

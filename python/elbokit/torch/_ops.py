@@ -40,6 +40,12 @@ _SCHEMAS = (
     "Tensor? prior_mu, Tensor? prior_logvar, Tensor? row_weight, float free_bits, str reduction, "
     "bool need_prior) "
     "-> (Tensor grad_mu, Tensor grad_logvar, Tensor grad_prior_mu, Tensor grad_prior_logvar)",
+    "gaussian_kl_full(Tensor mu, Tensor scale_tril, Tensor? row_weight, str reduction, "
+    "bool need_grad) -> (Tensor kl, Tensor grad_mu, Tensor grad_scale_tril)",
+    "multi_sample_loss(Tensor logits, Tensor target, Tensor? mask, Tensor? row_weight, Tensor mu, "
+    "Tensor logvar, Tensor z, float target_scale, str bound, str reduction, bool need_logits, "
+    "bool need_latent) -> (Tensor loss, Tensor grad_logits, Tensor grad_mu, Tensor grad_logvar, "
+    "Tensor grad_z)",
     "vae_loss(Tensor logits, Tensor target, Tensor? mask, Tensor? row_weight, Tensor mu, "
     "Tensor logvar, Tensor? prior_mu, Tensor? prior_logvar, float? beta, float target_scale, "
     "float free_bits, str reduction, bool need_logits, bool need_latent, bool need_statistics) "

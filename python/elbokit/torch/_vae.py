@@ -377,7 +377,12 @@ class VAE(nn.Module):
         return torch.cat(
             [
                 importance_log_likelihood(
-                    self._log_prob, rows, *self.encode(rows), n_samples, generator, max_rows
+                    self._log_prob,
+                    rows,
+                    self.encode(rows),
+                    n_samples,
+                    generator=generator,
+                    max_rows=max_rows,
                 )
                 for rows in torch.split(x, max_rows)
             ]

@@ -6,12 +6,14 @@ One file per stem. Outputs are allocated here; one that a call does not ask for 
 from elbokit.torch._cpu._bernoulli import bernoulli_loss
 from elbokit.torch._cpu._categorical import categorical_loss
 from elbokit.torch._cpu._gaussian_kl import gaussian_kl, gaussian_kl_backward
+from elbokit.torch._cpu._gaussian_kl_full import gaussian_kl_full
 from elbokit.torch._cpu._gaussian_loss import gaussian_loss
 from elbokit.torch._cpu._linear_bernoulli import (
     linear_bernoulli_loss,
     linear_bernoulli_loss_backward,
 )
 from elbokit.torch._cpu._logsumexp import logsumexp, logsumexp_backward
+from elbokit.torch._cpu._multi_sample import multi_sample_loss
 from elbokit.torch._cpu._vae_loss import vae_loss
 
 __all__ = [
@@ -19,10 +21,12 @@ __all__ = [
     "categorical_loss",
     "gaussian_kl",
     "gaussian_kl_backward",
+    "gaussian_kl_full",
     "gaussian_loss",
     "linear_bernoulli_loss",
     "linear_bernoulli_loss_backward",
     "logsumexp",
     "logsumexp_backward",
+    "multi_sample_loss",
     "vae_loss",
 ]

@@ -1,0 +1,197 @@
+#include "elbokit/multi_sample.h"
+
+#include "kernels/rows.h"
+#include "kernels/spans.h"
+#include "math/bernoulli.h"
+#include "math/logsumexp.h"
+#include "math/multi_sample.h"
+
+namespace elbokit::ELBOKIT_LEVEL {
+
+namespace {
+
+template <class T>
+void convert(const double* from, int n, T* to) {
+  for (int i = 0; i < n; ++i) to[i] = static_cast<T>(from[i]);
+}
+
+// The log-weights become the weights of the samples in the bound's gradient; returns the bound.
+double importance_bound(double* weights, std::int64_t samples) {
+  double largest = -__builtin_huge_val();
+  for (std::int64_t s = 0; s < samples; ++s)
+    if (weights[s] > largest) largest = weights[s];
+  const Vec<double> shift = logsumexp_shift(broadcast<double>(largest));
+  Sum<double> sum;
+  for_each_vector<double>(samples, [&](std::int64_t s, int count) ELBOKIT_INLINE_LAMBDA {
+    const Vec<double> each = first_lanes<double>(exp(read(weights + s, count) - shift), count);
+    sum.add(each);
+    write<double>(weights + s, each, count);
+  });
+  const double total = sum.total();
+  // Where no sample is possible, none has a weight.
+  const double inverse = total == 0 ? 0 : 1 / total;
+  for (std::int64_t s = 0; s < samples; ++s) weights[s] *= inverse;
+  const double count = static_cast<double>(samples);
+  return (logsumexp_close(shift, broadcast<double>(total)) - log(broadcast<double>(count)))[0];
+}
+
+double mean_bound(double* weights, std::int64_t samples) {
+  double sum = 0;
+  for (std::int64_t s = 0; s < samples; ++s) {
+    sum += weights[s];
+    weights[s] = 1.0 / static_cast<double>(samples);
+  }
+  return sum / static_cast<double>(samples);
+}
+
+template <class T>
+class Rows {
+ public:
+  Rows(const MultiSampleArgs<T>& args, double* scratch)
+      : args_(args),
+        weights_(scratch),
+        logits_(args.logits),
+        target_(args.target, args.target_scale),
+        mask_(args.mask),
+        mu_(args.mu),
+        logvar_(args.logvar),
+        z_(args.z),
+        grad_(args.grad_logits, args.stream) {}
+
+  double run(std::int64_t begin, std::int64_t end) {
+    double total = 0;
+    for (std::int64_t row = begin; row < end; ++row) {
+      const T row_weight = args_.row_weight ? args_.row_weight[row] : T(1);
+      const double loss = row_loss(row, static_cast<double>(args_.scale) * row_weight) * row_weight;
+      if (args_.row_loss) args_.row_loss[row] = static_cast<T>(loss);
+      total += loss;
+    }
+    stream_fence();
+    return total;
+  }
+
+ private:
+  double row_loss(std::int64_t row, double factor) {
+    const std::int64_t samples = args_.samples;
+    const bool grad = static_cast<bool>(args_.grad_logits);
+    // The elbo's weights are known beforehand: its gradient needs no second visit to the logits.
+    const T equal = static_cast<T>(factor / static_cast<double>(samples));
+    for (std::int64_t s = 0; s < samples; ++s)
+      weights_[s] = grad && !args_.importance ? -sweep<true, true>(s, row, equal)
+                                              : -sweep<true, false>(s, row, 0);
+    add_latent(row);
+    const double bound =
+        args_.importance ? importance_bound(weights_, samples) : mean_bound(weights_, samples);
+    if (grad && args_.importance)
+      for (std::int64_t s = 0; s < samples; ++s)
+        sweep<false, true>(s, row, static_cast<T>(factor * weights_[s]));
+    if (args_.grad_mu) write_latent_grads(row, factor);
+    return -bound;
+  }
+
+  // The loss of the logits of one sample, and its gradient times a factor.
+  template <bool kLoss, bool kGrad>
+  double sweep(std::int64_t sample, std::int64_t row, T factor) {
+    return args_.mask ? sweep<kLoss, kGrad, true>(sample, row, factor)
+                      : sweep<kLoss, kGrad, false>(sample, row, factor);
+  }
+
+  template <bool kLoss, bool kGrad, bool kMasked>
+  double sweep(std::int64_t sample, std::int64_t row, T factor_value) {
+    const std::int64_t index = sample * args_.rows + row;
+    const Vec<T> factor = broadcast<T>(factor_value);
+    double loss = 0;
+    for_each_span(args_.cols, [&](std::int64_t col, int n) ELBOKIT_INLINE_LAMBDA {
+      const T* const logits = logits_(index, col, n);
+      const T* const target = target_(row, col, n);
+      const T* const mask = kMasked ? mask_(row, col, n) : nullptr;
+      Vec<T> sum{};
+      const auto term = [&](int i, int count) ELBOKIT_INLINE_LAMBDA {
+        auto [each, slope] =
+            bernoulli_term<Vec<T>>(read(logits + i, count), read(target + i, count), factor);
+        if constexpr (kMasked) {
+          const auto counts = read(mask + i, count) != Vec<T>{};
+          each = select(counts, each, Vec<T>{});
+          slope = select(counts, slope, Vec<T>{});
+        }
+        if constexpr (kLoss) sum += first_lanes<T>(each, count);
+        return slope;
+      };
+      if constexpr (kGrad)
+        grad_.write(index, col, n, term);
+      else
+        for_each_vector<T>(n, [&](std::int64_t i, int count)
+                                  ELBOKIT_INLINE_LAMBDA { term(static_cast<int>(i), count); });
+      if constexpr (kLoss) loss += reduce_add<T>(sum);
+    });
+    return loss;
+  }
+
+  // Calls f(s, i, count, ratio) for each sample's vectors of a span.
+  template <class F>
+  ELBOKIT_INLINE void for_each_ratio(std::int64_t row, std::int64_t col, int n, F&& f) {
+    const double* const mu = mu_(row, col, n);
+    const double* const logvar = logvar_(row, col, n);
+    alignas(kVectorBytes) double precision[kSpan];
+    for_each_vector<double>(n, [&](std::int64_t i, int count) ELBOKIT_INLINE_LAMBDA {
+      write<double>(precision + i, exp(-read(logvar + i, count)), count);
+    });
+    for (std::int64_t s = 0; s < args_.samples; ++s) {
+      const double* const z = z_(s * args_.rows + row, col, n);
+      for_each_vector<double>(n, [&](std::int64_t i, int count) ELBOKIT_INLINE_LAMBDA {
+        f(s, i, count,
+          latent_ratio<Vec<double>>(read(z + i, count), read(mu + i, count),
+                                    read(logvar + i, count), read(precision + i, count)));
+      });
+    }
+  }
+
+  void add_latent(std::int64_t row) {
+    for_each_span(args_.latent, [&](std::int64_t col, int n) {
+      for_each_ratio(
+          row, col, n,
+          [&](std::int64_t s, std::int64_t, int count, const auto& ratio) ELBOKIT_INLINE_LAMBDA {
+            weights_[s] += reduce_add<double>(first_lanes<double>(ratio.log_ratio(), count));
+          });
+    });
+  }
+
+  void write_latent_grads(std::int64_t row, double factor) {
+    for_each_span(args_.latent, [&](std::int64_t col, int n) {
+      double d_mu[kSpan] = {}, d_logvar[kSpan] = {}, d_z[kSpan];
+      const auto add = [](double* to, Vec<double> v, int count)
+                           ELBOKIT_INLINE_LAMBDA { write<double>(to, read(to, count) + v, count); };
+      for_each_ratio(row, col, n,
+                     [&](std::int64_t s, std::int64_t i, int count, const auto& ratio)
+                         ELBOKIT_INLINE_LAMBDA {
+                           const Vec<double> weight = broadcast<double>(-factor * weights_[s]);
+                           add(d_mu + i, weight * ratio.grad_mu(), count);
+                           add(d_logvar + i, weight * ratio.grad_logvar(), count);
+                           write<double>(d_z + i, weight * ratio.grad_z(), count);
+                           if (i + count == n)
+                             convert(d_z, n, args_.grad_z.row(s * args_.rows + row) + col);
+                         });
+      convert(d_mu, n, args_.grad_mu.row(row) + col);
+      convert(d_logvar, n, args_.grad_logvar.row(row) + col);
+    });
+  }
+
+  const MultiSampleArgs<T>& args_;
+  double* weights_;  // of the samples of a row: first their logarithms
+  SpanReader<T> logits_, target_, mask_;
+  SpanReader<double> mu_, logvar_, z_;
+  SpanWriter<T> grad_;
+};
+
+}  // namespace
+
+template <class T>
+double multi_sample(const MultiSampleArgs<T>& args, std::int64_t begin, std::int64_t end,
+                    double* scratch) {
+  return Rows<T>(args, scratch).run(begin, end);
+}
+
+template double multi_sample(const MultiSampleArgs<float>&, std::int64_t, std::int64_t, double*);
+template double multi_sample(const MultiSampleArgs<double>&, std::int64_t, std::int64_t, double*);
+
+}  // namespace elbokit::ELBOKIT_LEVEL
