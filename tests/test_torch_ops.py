@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from elbokit import torch as losses
+from gmm_torch_cases import COVARIANCE_TYPES, mixture
 from torch_cases import draw, targets
 
 # Of torch's own making: dynamo instantiates every autograd.Function that it traces, and inductor
@@ -63,6 +64,12 @@ def samples() -> Iterator[tuple[str, tuple[Any, ...]]]:
         given = several, target, mask, m[:, 0], mu, logvar, z, 1.0, bound, reduction
         yield "multi_sample_loss", (*given, True, True)
         yield "multi_sample_loss", (*given, False, bound == "elbo")
+    for kind in COVARIANCE_TYPES:
+        points, *parameters = mixture(kind, 3, 2, 4, batch=(2,))
+        yield "gmm_log_prob", (points, *parameters, kind)
+        for needs in ((True, True), (True, False), (False, True)):
+            yield "gmm_log_prob_backward", (m[:2, :3], points, *parameters, kind, *needs)
+    yield "gmm_log_prob", (points[:, :0].float(), *(t.float() for t in parameters), kind)
     yield "logsumexp", (x, (1,), False)
     yield "logsumexp", (x, (0, 2), True)
     for dims in ((1,), (0, 2)):

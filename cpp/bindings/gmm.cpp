@@ -1,4 +1,4 @@
-#include "elbokit/gmm.h"
+#include "elbokit/gmm_gradient.h"
 
 #include <vector>
 
@@ -60,6 +60,39 @@ void gmm_statistics(const py::array& X, const OptionalArray& sample_weight,
   });
 }
 
+// grad_means and grad_precisions_cholesky come with grad_weights.
+void gmm_gradient(const py::array& X, const py::array& grad, const py::array& weights,
+                  const py::array& means, const py::array& precisions_cholesky,
+                  const std::string& covariance_type, const OptionalArray& grad_X,
+                  const OptionalArray& grad_weights, const OptionalArray& grad_means,
+                  const OptionalArray& grad_precisions_cholesky) {
+  with_value_type(X, "X", [&](auto value) {
+    using T = decltype(value);
+    const Batch batch(X, weights, covariance_type);
+    const auto parameters = batch.parameters(weights, means, precisions_cholesky);
+    const auto rows = batch.rows<T>(X, grad);
+    const py::ssize_t size = batch.size, n = batch.n, k = batch.k, d = batch.d;
+    T* const x = grad_X ? contiguous<T>(*grad_X, "grad_X", {size, n, d}) : nullptr;
+    if (grad_weights.has_value() != grad_means.has_value() ||
+        grad_weights.has_value() != grad_precisions_cholesky.has_value())
+      throw py::value_error("the parameters' gradients are written all or none");
+    T* const w = grad_weights ? contiguous<T>(*grad_weights, "grad_weights", {size, k}) : nullptr;
+    T* const m = grad_means ? contiguous<T>(*grad_means, "grad_means", {size, k, d}) : nullptr;
+    T* const p = grad_precisions_cholesky
+                     ? batch.second<T>(*grad_precisions_cholesky, "grad_precisions_cholesky")
+                     : nullptr;
+    std::vector<GmmGradient<T>> gradients(size, GmmGradient<T>{});
+    for (py::ssize_t b = 0; b < size; ++b) {
+      if (x) gradients[b].x = {x + b * n * d, d, 1};
+      if (w) gradients[b].weights = w + b * k;
+      if (m) gradients[b].means = m + b * k * d;
+      if (p) gradients[b].precisions_cholesky = p + b * batch.second_size();
+    }
+    const py::gil_scoped_release release;
+    cpu::gmm_gradient(size, rows.data(), parameters.data(), gradients.data());
+  });
+}
+
 }  // namespace
 
 void register_gmm(py::module_& m) {
@@ -69,6 +102,9 @@ void register_gmm(py::module_& m) {
   m.def("gmm_statistics", &gmm_statistics, "X"_a, "sample_weight"_a, "weights"_a, "means"_a,
         "precisions_cholesky"_a, "covariance_type"_a, "counts"_a, "first_moments"_a,
         "second_moments"_a, "log_likelihood"_a);
+  m.def("gmm_gradient", &gmm_gradient, "X"_a, "grad"_a, "weights"_a, "means"_a,
+        "precisions_cholesky"_a, "covariance_type"_a, "grad_X"_a, "grad_weights"_a, "grad_means"_a,
+        "grad_precisions_cholesky"_a);
 }
 
 }  // namespace elbokit::bindings

@@ -72,18 +72,11 @@ void gmm_estep(std::int64_t n_mixtures, const GmmRows<T>* rows, const GmmParamet
 template <class T>
 void gmm_statistics(std::int64_t n_mixtures, const GmmRows<T>* rows,
                     const GmmParameters* parameters, const GmmStatistics* statistics) {
-  std::vector<double> cost(n_mixtures);
-  for (std::int64_t m = 0; m < n_mixtures; ++m)
-    cost[m] = estimated_cost(parameters[m], rows[m].n_samples, sizeof(T));
-  const BatchPlan plan = plan_batch(cost, 1.0);
   std::vector<std::unique_ptr<GmmPass<T>>> passes(dispatch::kMaxThreads);
-  const auto run = [&](std::int64_t m, int slot, bool threads) {
+  for_each_mixture(n_mixtures, rows, parameters, [&](std::int64_t m, int slot, bool threads) {
     if (!passes[slot]) passes[slot] = std::make_unique<GmmPass<T>>();
     passes[slot]->run(rows[m], parameters[m], mass_of(rows[m]), threads, statistics[m]);
-  };
-  for (const std::int64_t m : plan.alone) run(m, 0, true);
-  for_each_task(plan.threads, static_cast<std::int64_t>(plan.shared.size()),
-                [&](std::int64_t task, int slot) { run(plan.shared[task], slot, false); });
+  });
 }
 
 #define ELBOKIT_INSTANTIATE(T)                                                        \

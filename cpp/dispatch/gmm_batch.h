@@ -6,6 +6,7 @@
 #include <numeric>
 #include <vector>
 
+#include "dispatch/gmm_pass.h"
 #include "dispatch/threads.h"
 
 namespace elbokit::cpu {
@@ -31,6 +32,19 @@ inline BatchPlan plan_batch(const std::vector<double>& cost, double passes) {
                    [&](std::int64_t a, std::int64_t b) { return cost[a] > cost[b]; });
   plan.threads = plan.shared.size() > 1 && shared_cost * passes >= dispatch::kWorthThreads;
   return plan;
+}
+
+// f(mixture, slot, threads) for each mixture, for one pass over its rows.
+template <class T, class F>
+void for_each_mixture(std::int64_t n_mixtures, const GmmRows<T>* rows,
+                      const GmmParameters* parameters, F&& f) {
+  std::vector<double> cost(n_mixtures);
+  for (std::int64_t m = 0; m < n_mixtures; ++m)
+    cost[m] = estimated_cost(parameters[m], rows[m].n_samples, sizeof(T));
+  const BatchPlan plan = plan_batch(cost, 1.0);
+  for (const std::int64_t m : plan.alone) f(m, 0, true);
+  dispatch::for_each_task(plan.threads, static_cast<std::int64_t>(plan.shared.size()),
+                          [&](std::int64_t task, int slot) { f(plan.shared[task], slot, false); });
 }
 
 }  // namespace elbokit::cpu

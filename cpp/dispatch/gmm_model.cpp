@@ -110,12 +110,15 @@ bool PreparedGmm<T>::all_near(const GmmParameters& p) {
 template <class T>
 void PreparedGmm<T>::place_pivot(const GmmParameters& p) {
   const double total = std::accumulate(p.weights, p.weights + p.n_components, 0.0);
+  const auto share = [&](std::int64_t k) {
+    return total == 0.0 ? 1.0 / static_cast<double>(p.n_components) : p.weights[k] / total;
+  };
   exact_bias_.resize(p.n_features);
   pivot_.assign(whole_tiles(p.n_features), T(0));
   for (std::int64_t j = 0; j < p.n_features; ++j) {
     double mean = 0.0;
     for (std::int64_t k = 0; k < p.n_components; ++k)
-      mean += p.weights[k] / total * p.means[k * p.n_features + j];
+      mean += share(k) * p.means[k * p.n_features + j];
     pivot_[j] = static_cast<T>(mean);
   }
 }
@@ -197,6 +200,8 @@ void PreparedGmm<T>::set_log_constants(const GmmParameters& p) {
   }
   // The largest is taken out in double: rounding it to T would bias every log-probability.
   model_.log_base = *std::max_element(log_const.begin(), log_const.end());
+  if (model_.log_base == -std::numeric_limits<double>::infinity())
+    model_.log_base = 0.0;  // all are
   for (std::int64_t k = 0; k < p.n_components; ++k)
     log_const_[k] = static_cast<T>((log_const[k] - model_.log_base) * kLog2E);
   const double total = std::accumulate(p.weights, p.weights + p.n_components, 0.0);

@@ -102,7 +102,8 @@ std::int64_t GmmPass<T>::sums_bytes(std::int64_t n, const GmmParameters& p) {
 
 template <class T>
 void GmmPass<T>::run(const GmmRows<T>& rows, const GmmParameters& p, double mass, bool threads,
-                     const GmmStatistics& out) {
+                     const GmmStatistics& out, const GmmPosterior<T>& posterior) {
+  posterior_ = posterior;
   begin(rows.n_samples, p);
   add_chunks(rows, mass / static_cast<double>(rows.n_samples), threads);
   finish(rows, p, mass, threads, out);
@@ -166,12 +167,7 @@ bool GmmPass<T>::add_part(const GmmRows<T>& rows, std::int64_t chunk, std::int64
   const GmmModel<T>& model = prepared_.model();
   const std::int64_t workspace = ELBOKIT_KERNEL(gmm_shape<T>)(model).workspace;
   ELBOKIT_KERNEL(gmm_chunk<T>)
-  (model, {rows,
-           begin,
-           end,
-           {},
-           &sums_[chunk],
-           workspaces.get(slot, workspace),
+  (model, {rows, begin, end, posterior_, &sums_[chunk], workspaces.get(slot, workspace),
            static_cast<T>(drop_scale)});
   return end < range.end;
 }
@@ -205,6 +201,7 @@ void GmmPass<T>::merge(bool threads) {
 template <class T>
 void GmmPass<T>::finish(const GmmRows<T>& rows, const GmmParameters& p, double mass, bool threads,
                         const GmmStatistics& out) {
+  posterior_ = {};  // written, and no pass that is repeated need write it again
   if (!kept_enough(p, mass)) add_chunks(rows, 0.0, threads);
   if (prepared_.model().one_center && !one_center_served()) {
     prepared_.assign(p, false);

@@ -44,8 +44,9 @@ class GmmPass {
   };
 
   // mass: the sum of the sample weights. threads: whether others than the calling one may help.
+  // posterior: written in the same pass.
   void run(const GmmRows<T>& rows, const GmmParameters& parameters, double mass, bool threads,
-           const GmmStatistics& out);
+           const GmmStatistics& out, const GmmPosterior<T>& posterior = {});
 
   // The same for several mixtures of one shape on the same rows, bit for bit: a part of the rows
   // that the cache holds is read by all of them before the next part is. pause() is called on the
@@ -80,6 +81,7 @@ class GmmPass {
   std::int64_t part_rows_ = 0;  // of a chunk, at one go
   std::vector<double> memory_;  // of all chunks' sums
   std::vector<GmmSums> sums_;
+  GmmPosterior<T> posterior_{};
   dispatch::Workspaces<T> workspaces_;
 };
 

@@ -5,6 +5,7 @@
 
 #include "kernels/gmm_diag.h"
 #include "kernels/gmm_full.h"
+#include "kernels/gmm_gradient.h"
 #include "kernels/gmm_pack.h"
 #include "kernels/gmm_prune.h"
 #include "kernels/gmm_small.h"
@@ -138,6 +139,7 @@ struct EStep {
   const GmmModel<T>& model;
   const GmmChunk<T>& chunk;
   const Block<T>& block;
+  T *kept, *gradient;  // for the gradient in the rows, see kernels/gmm_gradient.h
 
   void pack(std::int64_t begin, std::int64_t n) const {
     const std::int64_t row = begin + n, next = row + kGroup<T>;
@@ -153,12 +155,24 @@ struct EStep {
   }
 
   // Group by group, while a group's data are in the first-level cache.
-  void run(std::int64_t begin, std::int64_t padded) const {
+  void run(std::int64_t begin, std::int64_t count, std::int64_t padded) const {
     for (std::int64_t n = 0; n < padded; n += kGroup<T>) {
       pack(begin, n);
-      logits(n);
+      if (chunk.posterior.grad_x)
+        logits_for_gradient(n);
+      else
+        logits(n);
       responsibilities(n);
+      if (chunk.posterior.grad_x)
+        write_gradient<T, FamilyType>(model, chunk.posterior, begin + n, count - n, block, n, kept,
+                                      gradient);
     }
+  }
+
+  void logits_for_gradient(std::int64_t n) const {
+    if constexpr (std::is_same_v<FamilyType, FullFamily<T>>)
+      if (kept) return FamilyType::template logits<Compensated, true>(model, block, n, kept);
+    logits(n);
   }
 
   void run_pruned(std::int64_t begin, std::int64_t count, std::int64_t padded,
@@ -175,13 +189,15 @@ struct EStep {
 // The workspace of a chunk, part behind part.
 template <class T>
 struct Workspace {
-  std::int64_t pruning, pending, size;  // where they begin, in elements
+  std::int64_t pruning, pending, gradient, kept, size;  // where they begin, in elements
 
   Workspace(const GmmModel<T>& model, std::int64_t block_rows)
       : pruning(Block<T>::workspace(model, block_rows)),
         pending(pruning + Pruning<T, false>::workspace(model, block_rows) /
                               static_cast<std::int64_t>(sizeof(T))),
-        size(pending + Pending<T>::workspace(model)) {}
+        gradient(pending + Pending<T>::workspace(model)),
+        kept(gradient + model.padded_features * kGroup<T>),
+        size(kept + kept_size(model)) {}
 };
 
 template <class T, class FamilyType, bool Compensated>
@@ -190,9 +206,13 @@ void run_chunk(const GmmModel<T>& model, const GmmChunk<T>& chunk) {
   const Workspace<T> at(model, block_rows);
   const Block<T> block(model, block_rows, chunk.workspace);
   const Pending<T> pending(model, chunk.workspace + at.pending);
-  const EStep<T, FamilyType, Compensated> estep{model, chunk, block};
+  const EStep<T, FamilyType, Compensated> estep{
+      model, chunk, block, kept_size(model) > 0 ? chunk.workspace + at.kept : nullptr,
+      chunk.workspace + at.gradient};
   Pruning<T, Compensated> pruning(model, chunk, block, block_rows, chunk.workspace + at.pruning);
-  const bool prune = FamilyType::prunable && Pruning<T, Compensated>::possible(model, chunk);
+  // The gradient in a row wants responsibilities that are right for the row, not for the sums.
+  const bool prune = FamilyType::prunable && !chunk.posterior.grad_x &&
+                     Pruning<T, Compensated>::possible(model, chunk);
   for (std::int64_t begin = chunk.begin; begin < chunk.end; begin += block_rows) {
     const std::int64_t count = chunk.end - begin < block_rows ? chunk.end - begin : block_rows;
     const std::int64_t padded = (count + kGroup<T> - 1) / kGroup<T> * kGroup<T>;
@@ -200,7 +220,7 @@ void run_chunk(const GmmModel<T>& model, const GmmChunk<T>& chunk) {
     if (prune && pruning.wanted())
       estep.run_pruned(begin, count, padded, pruning);
     else
-      estep.run(begin, padded);
+      estep.run(begin, count, padded);
     write_posterior(model, chunk.posterior, begin, count, block);
     if (chunk.sums) add_statistics<T, FamilyType>(model, chunk, block, pending, begin, padded);
   }

@@ -11,9 +11,11 @@ struct FullFamily {
   static constexpr bool prunable = true, sparse = true;
   static constexpr int tile = kTile, lanes = kLanes<T>;
 
-  // Logits of every component for the group of rows at n.
-  template <bool Compensated>
-  static void logits(const GmmModel<T>& shared, const Block<T>& block, std::int64_t n) {
+  // Logits of every component for the group of rows at n. Keep: the whitened coordinates are left
+  // in kept, (n_components, padded_features, kGroup).
+  template <bool Compensated, bool Keep = false>
+  static void logits(const GmmModel<T>& shared, const Block<T>& block, std::int64_t n,
+                     T* kept = nullptr) {
     const GmmModel<T> model = shared;  // a copy, which the stores cannot be thought to change
     const LogitRows<T> out(block, n);
     Largest<T> largest;
@@ -22,7 +24,12 @@ struct FullFamily {
       const T* const bias = model.bias + k * model.padded_features;
       const T* factor = model.factor + k * model.factor_stride;
       Distance<T, Compensated> distance[kRowVectors];
-      add_squares(center, bias, factor, 0, model.n_features, block.x + n, block.ld, distance);
+      if constexpr (Keep) {
+        T* const to = kept + k * model.padded_features * kGroup<T>;
+        add_squares(center, bias, factor, 0, model.n_features, block.x + n, block.ld, distance, to);
+      } else {
+        add_squares(center, bias, factor, 0, model.n_features, block.x + n, block.ld, distance);
+      }
       for (int v = 0; v < kRowVectors; ++v)
         largest.row[v] = max(largest.row[v], distance[v].store_logit(model.log_const[k], out,
                                                                      k * out.ld + v * kLanes<T>));
@@ -31,20 +38,30 @@ struct FullFamily {
   }
 
   // Adds the squares of the whitened coordinates [from, to), from a tile's first; `factor` is at
-  // it.
-  template <bool Compensated, int V>
+  // it. The coordinates are left in kept, where one is given.
+  template <bool Compensated, int V, class... Kept>
   static ELBOKIT_INLINE void add_squares(const T* center, const T* bias, const T* factor,
                                          std::int64_t from, std::int64_t to, const T* x,
-                                         std::ptrdiff_t ld,
-                                         Distance<T, Compensated> (&distance)[V]) {
+                                         std::ptrdiff_t ld, Distance<T, Compensated> (&distance)[V],
+                                         Kept... kept) {
     constexpr std::int64_t flush_mask = 31;
     whiten<V>(center, bias, factor, from, to, x, ld,
               [&](std::int64_t i, const auto& y) ELBOKIT_INLINE_LAMBDA {
+                (keep(kept + i * V * kLanes<T>, y), ...);
                 for (int v = 0; v < V; ++v) {
                   for (const auto& coordinate : y) distance[v].add_square(coordinate[v]);
                   if ((i & flush_mask) == 0) distance[v].flush();
                 }
               });
+  }
+
+  template <class Tile>
+  static ELBOKIT_INLINE void keep(T* to, const Tile& y) {
+    for (const auto& coordinate : y)
+      for (const auto& v : coordinate) {
+        store(to, v);
+        to += kLanes<T>;
+      }
   }
 
   // Calls take(i, y) with the whitened coordinates i .. i + 3 of V vectors of rows, tile by tile; y

@@ -194,6 +194,18 @@ def gmm_statistics(
     second_moments: _Float64,
     log_likelihood: _Float64,
 ) -> None: ...
+def gmm_gradient(
+    X: _Array,
+    grad: _Array,
+    weights: _Float64,
+    means: _Float64,
+    precisions_cholesky: _Float64,
+    covariance_type: str,
+    grad_X: _Array | None,
+    grad_weights: _Array | None,
+    grad_means: _Array | None,
+    grad_precisions_cholesky: _Array | None,
+) -> None: ...
 def gmm_fit(
     X: _Array,
     offsets: npt.NDArray[np.int64] | None,

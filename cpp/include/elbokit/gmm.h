@@ -42,12 +42,16 @@ struct GmmRows {
 };
 
 // Each optional. log_prob[n] = log p(x_n); responsibilities (n_samples, n_components),
-// col_stride 1; labels[n]: the component of the largest responsibility, of equal ones the first.
+// col_stride 1; labels[n]: the component of the largest responsibility, of equal ones the first;
+// grad_x (n_samples, n_features), col_stride 1: grad[n] times the gradient of log p in x_n,
+// 0 where log p(x_n) = -inf.
 template <class T>
 struct GmmPosterior {
   Vector<T> log_prob;
   Matrix<T> responsibilities;
   Vector<std::int64_t> labels{};
+  Vector<const T> grad{};
+  Matrix<T> grad_x{};
 };
 
 // With r the responsibilities and w the sample weights, about the means of the parameters:

@@ -22,6 +22,7 @@ from elbokit.torch._gaussian_kl_full import gaussian_kl_full
 from elbokit.torch._gaussian_loss import gaussian_loss
 from elbokit.torch._importance import importance_log_likelihood
 from elbokit.torch._linear_bernoulli import LinearBernoulliLoss, linear_bernoulli_loss
+from elbokit.torch._gmm import gmm_log_prob
 from elbokit.torch._logsumexp import logsumexp
 from elbokit.torch._multi_sample import importance_bound, multi_sample_loss
 from elbokit.torch._statistics import VAEStatistics
@@ -40,6 +41,7 @@ __all__ = [
     "gaussian_loss",
     "linear_bernoulli_loss",
     "LinearBernoulliLoss",
+    "gmm_log_prob",
     "logsumexp",
     "multi_sample_loss",
     "vae_loss",

@@ -28,6 +28,8 @@ __all__ = [
     "gaussian_loss",
     "linear_bernoulli_loss",
     "linear_bernoulli_loss_backward",
+    "gmm_log_prob",
+    "gmm_log_prob_backward",
     "logsumexp",
     "logsumexp_backward",
     "multi_sample_loss",
@@ -237,6 +239,29 @@ def _layer_gradients(
         t.new_empty(t.shape) if t is not None and need else None
         for t, need in zip(operands, needs, strict=True)
     )
+
+
+def gmm_log_prob(
+    x: Tensor, weights: Tensor, means: Tensor, precisions_cholesky: Tensor, covariance_type: str
+) -> Tensor:
+    """Shape of the log-densities."""
+    return x.new_empty(x.shape[:2])
+
+
+def gmm_log_prob_backward(
+    grad: Tensor,
+    x: Tensor,
+    weights: Tensor,
+    means: Tensor,
+    precisions_cholesky: Tensor,
+    covariance_type: str,
+    need_x: bool,
+    need_parameters: bool,
+) -> tuple[Tensor | None, ...]:
+    """Shapes of the four gradients."""
+    operands = x, weights, means, precisions_cholesky
+    needs = need_x, need_parameters, need_parameters, need_parameters
+    return tuple(t.new_empty(t.shape) if n else None for t, n in zip(operands, needs, strict=True))
 
 
 def logsumexp(input: Tensor, dim: Sequence[int], keepdim: bool) -> Tensor:

@@ -59,6 +59,11 @@ _SCHEMAS = (
     "Tensor target, ScalarType product, SymInt? chunk_size, bool need_hidden, bool need_weight, "
     "bool need_bias) "
     "-> (Tensor grad_hidden, Tensor grad_weight, Tensor grad_bias)",
+    "gmm_log_prob(Tensor x, Tensor weights, Tensor means, Tensor precisions_cholesky, "
+    "str covariance_type) -> Tensor",
+    "gmm_log_prob_backward(Tensor grad, Tensor x, Tensor weights, Tensor means, "
+    "Tensor precisions_cholesky, str covariance_type, bool need_x, bool need_parameters) "
+    "-> (Tensor grad_x, Tensor grad_weights, Tensor grad_means, Tensor grad_precisions_cholesky)",
     "logsumexp(Tensor input, int[] dim, bool keepdim) -> Tensor",
     "logsumexp_backward(Tensor grad, Tensor input, Tensor output, int[] dim) -> Tensor",
 )

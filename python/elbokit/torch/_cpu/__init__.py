@@ -12,6 +12,7 @@ from elbokit.torch._cpu._linear_bernoulli import (
     linear_bernoulli_loss,
     linear_bernoulli_loss_backward,
 )
+from elbokit.torch._cpu._gmm import gmm_log_prob, gmm_log_prob_backward
 from elbokit.torch._cpu._logsumexp import logsumexp, logsumexp_backward
 from elbokit.torch._cpu._multi_sample import multi_sample_loss
 from elbokit.torch._cpu._vae_loss import vae_loss
@@ -25,6 +26,8 @@ __all__ = [
     "gaussian_loss",
     "linear_bernoulli_loss",
     "linear_bernoulli_loss_backward",
+    "gmm_log_prob",
+    "gmm_log_prob_backward",
     "logsumexp",
     "logsumexp_backward",
     "multi_sample_loss",

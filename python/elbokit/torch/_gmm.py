@@ -1,0 +1,178 @@
+"""Log-density of Gaussian mixtures, differentiable in the data and in every parameter."""
+
+from __future__ import annotations
+
+from functools import reduce
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from elbokit.torch import _cpu, _ops  # noqa: F401  (registers the operators)
+from elbokit.torch._autograd import direct, eager_twin, to_differentiate, with_signature
+from elbokit.torch._checks import autocast_low_precision, check_tensors
+from elbokit.torch._gmm_formula import gmm_log_prob_grads
+
+__all__ = ["gmm_log_prob"]
+
+# Dimensions behind the batch, in terms of k components and d features.
+_FACTOR_DIMS = {"full": "kdd", "tied": "dd", "diag": "kd", "spherical": "k"}
+
+
+class _GmmLogProb(torch.autograd.Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    @with_signature
+    def forward(
+        x: Tensor, weights: Tensor, means: Tensor, precisions_cholesky: Tensor, covariance_type: str
+    ) -> Tensor:
+        log_prob: Tensor = torch.ops.elbokit.gmm_log_prob.default(
+            x, weights, means, precisions_cholesky, covariance_type
+        )
+        return log_prob
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        *operands, ctx.covariance_type = inputs
+        ctx.save_for_backward(*operands)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, weights, means, factors = ctx.saved_tensors
+        needs = ctx.needs_input_grad[:4]
+        options = ctx.covariance_type, needs[0], any(needs[1:])
+        grads: tuple[Tensor, ...]
+        if to_differentiate():
+            grads = gmm_log_prob_grads(grad, x, weights, means, factors, ctx.covariance_type)
+        else:
+            backward: Any = _cpu.gmm_log_prob_backward
+            if not direct(grad, x, weights, means, factors):
+                backward = torch.ops.elbokit.gmm_log_prob_backward.default
+            grads = backward(grad, x, weights, means, factors, *options)
+        return *(g if n else None for g, n in zip(grads, needs, strict=True)), None
+
+
+_direct_gmm_log_prob = eager_twin(_GmmLogProb, _cpu.gmm_log_prob)
+
+
+def _broadcast_batch(
+    x: Tensor, weights: Tensor, means: Tensor, factors: Tensor, covariance_type: str
+) -> tuple[tuple[int, ...], list[Tensor]]:
+    """Check the shapes. Return the batch dimensions, and the operands with one instead of them."""
+    if not isinstance(covariance_type, str) or covariance_type not in _FACTOR_DIMS:
+        raise ValueError(
+            f"`covariance_type` is {covariance_type!r}, "
+            f"expected one of {', '.join(map(repr, _FACTOR_DIMS))}"
+        )
+    if x.dim() < 2 or x.shape[-1] == 0:
+        raise ValueError(
+            f"`x` has shape {tuple(x.shape)}, expected (..., n_samples, n_features) with at least "
+            "one feature"
+        )
+    if weights.dim() < 1 or weights.shape[-1] == 0:
+        raise ValueError(
+            f"`weights` has shape {tuple(weights.shape)}, expected (..., n_components) with at "
+            "least one component"
+        )
+    sizes = {"k": weights.shape[-1], "d": x.shape[-1]}
+    operands = {
+        "x": (x, x.shape[-2:]),
+        "weights": (weights, weights.shape[-1:]),
+        "means": (means, (sizes["k"], sizes["d"])),
+        "precisions_cholesky": (factors, tuple(sizes[c] for c in _FACTOR_DIMS[covariance_type])),
+    }
+    batches = {}
+    for name, (tensor, core) in operands.items():
+        cut = tensor.dim() - len(core)
+        if cut < 0 or tuple(tensor.shape[cut:]) != tuple(core):
+            raise ValueError(
+                f"`{name}` has shape {tuple(tensor.shape)}, expected "
+                f"(..., {', '.join(map(str, core))}) for covariance_type={covariance_type!r}, "
+                f"{sizes['k']} components and {sizes['d']} features"
+            )
+        batches[name] = tuple(tensor.shape[:cut])
+    if not any(batches.values()):
+        return (), [tensor.unsqueeze(0) for tensor, _ in operands.values()]
+    broadcast_shapes: Any = torch.broadcast_shapes  # it has no types
+    try:
+        batch = tuple(broadcast_shapes(*batches.values()))
+    except RuntimeError:
+        came = ", ".join(f"`{name}` has {shape}" for name, shape in batches.items())
+        raise ValueError(f"batch dimensions do not broadcast: {came}") from None
+    flat = [t.expand(*batch, *core).flatten(0, len(batch) - 1) for t, core in operands.values()]
+    return batch, flat
+
+
+def gmm_log_prob(
+    x: Tensor,
+    weights: Tensor,
+    means: Tensor,
+    precisions_cholesky: Tensor,
+    covariance_type: str = "full",
+) -> Tensor:
+    r"""Log-density of every row of `x` under Gaussian mixtures, differentiable in all four tensors.
+
+    Parameters
+    ----------
+    x : Tensor of shape (..., n_samples, n_features)
+        Leading dimensions are independent mixtures; they broadcast with the parameters'. float64,
+        float32, bfloat16 or float16; low precision is computed in float32.
+    weights : Tensor of shape (..., n_components)
+        Mixing proportions, not negative; 0 is allowed. They are used as they are: nothing makes
+        them sum to one.
+    means : Tensor of shape (..., n_components, n_features)
+    precisions_cholesky : Tensor
+        Cholesky factors P of the precisions, as in scikit-learn: upper triangular with
+        ``y = (x - mean) @ P`` and a positive diagonal. Shape (..., n_components, n_features,
+        n_features) for 'full', (..., n_features, n_features) for 'tied', (..., n_components,
+        n_features) for 'diag', (..., n_components) for 'spherical'. What is below the diagonal is
+        ignored, and its gradient is 0.
+    covariance_type : {"full", "tied", "diag", "spherical"}, default="full"
+
+    Returns
+    -------
+    Tensor of shape (..., n_samples)
+        :math:`\log p(x_n) = \log \sum_k \pi_k N(x_n | \mu_k, (P_k P_k^T)^{-1})` in nats, of the
+        dtype that the operands promote to (float32 under autocast).
+
+    Raises
+    ------
+    TypeError
+        An operand is no tensor, or has a dtype other than the above, or float64 meets another.
+    ValueError
+        Shapes do not fit, `covariance_type` is unknown, or a tensor is sparse or on a device
+        without kernels.
+
+    Notes
+    -----
+    The gradient is the components', weighted by the responsibilities (the "expected gradient":
+    Salakhutdinov, Roweis & Ghahramani, 2003): :math:`\nabla \log p(x) = \sum_k p(k | x) \nabla
+    \log \pi_k N_k(x)`. It takes one pass over the rows, which stores neither responsibilities nor
+    any tensor of samples by components by features. In a row whose density is 0 it is 0.
+    Differentiable any number of times; a second derivative does store such a tensor.
+
+    Values are not checked: NaN or infinity in `x`, a negative weight or diagonal give NaN.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from elbokit.torch import gmm_log_prob
+    >>> x = torch.tensor([[0.0], [1.0]], requires_grad=True)
+    >>> one = torch.ones(1)
+    >>> log_prob = gmm_log_prob(x, one, one[:, None], one, "spherical")
+    >>> torch.autograd.grad(log_prob.sum(), x)[0].tolist()
+    [[1.0], [0.0]]
+    """
+    operands = x, weights, means, precisions_cholesky
+    dtype = check_tensors(
+        x=x, weights=weights, means=means, precisions_cholesky=precisions_cholesky
+    )
+    x, weights, means, precisions_cholesky = (t.to(dtype) for t in operands)
+    batch, flat = _broadcast_batch(x, weights, means, precisions_cholesky, covariance_type)
+    apply: Any = _direct_gmm_log_prob if direct(*flat) else _GmmLogProb.apply
+    log_prob: Tensor = apply(*flat, covariance_type)
+    log_prob = log_prob.reshape(*batch, x.shape[-2])
+    if any(autocast_low_precision(t) for t in operands):
+        return log_prob
+    return log_prob.to(reduce(torch.promote_types, (t.dtype for t in operands)))
