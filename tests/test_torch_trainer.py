@@ -66,7 +66,10 @@ def test_history() -> None:
     trainer = new_trainer(max_epochs=30, lr=0.02)
     assert trainer.fit(X, X_VAL) is trainer
     terms = ("bound", "reconstruction", "kl")
-    assert set(trainer.history) == {*terms, *(f"val_{t}" for t in terms)}
+    expected = {*terms, "active_units"}
+    assert set(trainer.history) == {*expected, *(f"val_{t}" for t in expected), "beta"}
+    assert trainer.history["beta"] == [1.0] * 30
+    assert trainer.step == 30 * 5
     assert trainer.epoch == 30
     for prefix in ("", "val_"):
         bound, reconstruction, kl = (trainer.history[prefix + t] for t in terms)
@@ -89,6 +92,8 @@ def test_averages_are_over_samples() -> None:
 def test_history_is_the_bound_whatever_the_loss() -> None:
     plain = new_trainer(max_epochs=1, lr=0.0).fit(X)
     other = new_trainer(max_epochs=1, lr=0.0, beta=4.0, free_bits=2.0).fit(X)
+    assert other.history.pop("beta") == [4.0]
+    assert plain.history.pop("beta") == [1.0]
     assert plain.history == other.history
 
 
@@ -418,7 +423,7 @@ def test_progress_bar(capsys: pytest.CaptureFixture[str]) -> None:
     new_trainer(progress=True).fit(X, X_VAL)
     shown = capsys.readouterr().err
     assert "20/20" in shown
-    for name in ("bound=-", "reconstruction=", "kl=", "val_bound=-"):
+    for name in ("bound=-", "reconstruction=", "kl=", "active_units=", "val_bound=-"):
         assert name in shown
     new_trainer(progress=False).fit(X)
     assert capsys.readouterr().err == ""

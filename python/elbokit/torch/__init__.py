@@ -20,11 +20,21 @@ from elbokit.torch._categorical import categorical_loss
 from elbokit.torch._gaussian_kl import gaussian_kl
 from elbokit.torch._gaussian_kl_full import gaussian_kl_full
 from elbokit.torch._gaussian_loss import gaussian_loss
-from elbokit.torch._importance import importance_log_likelihood
-from elbokit.torch._linear_bernoulli import LinearBernoulliLoss, linear_bernoulli_loss
 from elbokit.torch._gmm import gmm_log_prob
+from elbokit.torch._idx import load_idx
+from elbokit.torch._importance import importance_log_likelihood
+from elbokit.torch._likelihoods import (
+    BernoulliLikelihood,
+    CategoricalLikelihood,
+    GaussianLikelihood,
+    Likelihood,
+)
+from elbokit.torch._linear_bernoulli import LinearBernoulliLoss, linear_bernoulli_loss
 from elbokit.torch._logsumexp import logsumexp
 from elbokit.torch._multi_sample import importance_bound, multi_sample_loss
+from elbokit.torch._posteriors import DiagonalPosterior, FullPosterior, Posterior
+from elbokit.torch._priors import GaussianMixturePrior, LearnedPrior, Prior, StandardPrior
+from elbokit.torch._schedules import cyclical, linear_warmup
 from elbokit.torch._statistics import VAEStatistics
 from elbokit.torch._trainer import VAETrainer
 from elbokit.torch._vae import VAE, VAEOutput
@@ -54,4 +64,18 @@ __all__ = [
     "cache_limit",
     "empty_cache",
     "set_cache_limit",
+    "BernoulliLikelihood",
+    "CategoricalLikelihood",
+    "GaussianLikelihood",
+    "Likelihood",
+    "DiagonalPosterior",
+    "FullPosterior",
+    "Posterior",
+    "GaussianMixturePrior",
+    "LearnedPrior",
+    "Prior",
+    "StandardPrior",
+    "cyclical",
+    "linear_warmup",
+    "load_idx",
 ]

@@ -11,8 +11,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler
 
 from elbokit.torch._checks import check_layout
+from elbokit.torch._likelihoods import Likelihood
 
-__all__ = ["Batches", "EpochSampler", "make_batches", "stream_seed"]
+__all__ = ["Batches", "EpochSampler", "as_data", "make_batches", "stream_seed"]
 
 
 def stream_seed(seed: int, stream: str, epoch: int = 0, rank: int = 0) -> int:
@@ -100,8 +101,9 @@ class _TensorBatches:
 class _LoaderBatches:
     """The data of a DataLoader, without labels, checked batch by batch."""
 
-    def __init__(self, name: str, loader: Any, dtype: torch.dtype) -> None:
+    def __init__(self, name: str, loader: Any, likelihood: Likelihood, dtype: torch.dtype) -> None:
         self.name, self.loader, self.dtype = name, loader, dtype
+        self.likelihood = likelihood
         sampler = loader.sampler
         self.n_samples = sampler.n if isinstance(sampler, EpochSampler) else None
 
@@ -117,42 +119,73 @@ class _LoaderBatches:
             if not isinstance(x, Tensor):
                 kind = type(x).__name__
                 raise TypeError(f"`{self.name}` gives batches of {kind}, expected tensors")
-            check_layout(self.name, x)
-            yield check_values(self.name, x.to(self.dtype), first_row=done)
+            yield _checked(self.name, x, self.likelihood, self.dtype, first_row=done)
             done += len(x)
 
     def __len__(self) -> int:
         return len(self.loader)
 
 
-def check_values(name: str, X: Tensor, first_row: int = 0) -> Tensor:
-    """Return `X`, a batch of data, if all of it is in [0, 1]; the error names the first bad row."""
+def check_values(name: str, X: Tensor, support: tuple[float, float], first_row: int = 0) -> Tensor:
+    """Return a batch `X` if all of it is in `support`; the error names the first bad row."""
     if X.dim() < 2 or X.numel() == 0:
         raise ValueError(
             f"`{name}` has shape {tuple(X.shape)}, expected (n_samples, ...), not empty"
         )
+    least, greatest = support
     low, high = torch.aminmax(X)
-    if bool((low >= 0) & (high <= 1)):  # False for NaN
-        return X
+    if bool((low >= least) & (high <= greatest) & low.isfinite() & high.isfinite()):
+        return X  # NaN is not finite
     flat = X.flatten(1)
-    row, column = (~((flat >= 0) & (flat <= 1))).nonzero()[0].tolist()
+    bad = ~((flat >= least) & (flat <= greatest) & flat.isfinite())
+    row, column = bad.nonzero()[0].tolist()
+    expected = f"values in [{least:g}, {greatest:g}]" if greatest < np.inf else "finite values"
     raise ValueError(
         f"`{name}` has the value {flat[row, column].item():g} in row {first_row + row}, "
-        "expected values in [0, 1]"
+        f"expected {expected}"
     )
 
 
-def _as_tensor(name: str, X: Any, dtype: torch.dtype) -> Tensor:
+def as_data(name: str, X: Any, likelihood: Likelihood, dtype: torch.dtype) -> Tensor:
+    """Return an array or tensor as checked data.
+
+    Parameters
+    ----------
+    name : str
+        Name of the argument, for errors.
+    X : array-like of shape (n_samples, ...) or Tensor
+        Data.
+    likelihood : Likelihood
+        Knows which values are data.
+    dtype : torch.dtype
+        Dtype of the result, except of classes (int64) and of bytes, which stay as they are.
+
+    Returns
+    -------
+    Tensor of shape (n_samples, ...)
+    """
     if not isinstance(X, Tensor):
         array = np.asarray(X)
         if array.dtype.kind not in "fiub":
             raise TypeError(f"`{name}` has dtype {array.dtype}, expected numbers")
         # torch refuses negative strides, and warns about arrays that it may not write to.
         X = torch.from_numpy(np.require(array, requirements=["C", "W"]))
+    return _checked(name, X.detach(), likelihood, dtype)
+
+
+def _checked(
+    name: str, X: Tensor, likelihood: Likelihood, dtype: torch.dtype, first_row: int = 0
+) -> Tensor:
     if X.is_complex():
         raise TypeError(f"`{name}` has dtype {X.dtype}, expected real numbers")
     check_layout(name, X)
-    return check_values(name, X.detach().to(dtype))
+    if likelihood.classes:
+        if X.is_floating_point():
+            raise TypeError(f"`{name}` has dtype {X.dtype}, expected integers, for classes")
+        dtype = torch.int64
+    elif X.dtype == torch.uint8:  # scaled to [0, 1] batch by batch, in a quarter of the memory
+        return check_values(name, X, (0, 255), first_row)
+    return check_values(name, X.to(dtype), likelihood.support, first_row)
 
 
 def make_batches(
@@ -160,6 +193,7 @@ def make_batches(
     data: Any,
     batch_size: int,
     seed: int | None,
+    likelihood: Likelihood,
     dtype: torch.dtype,
     rank: int = 0,
     world_size: int = 1,
@@ -176,8 +210,10 @@ def make_batches(
         Samples in a batch of this process.
     seed : int or None
         Determines the order, with the epoch; None keeps the order of the data.
+    likelihood : Likelihood
+        Knows which values are data.
     dtype : torch.dtype
-        Dtype of the batches.
+        Dtype of the batches, except of classes and of bytes.
     rank, world_size : int
         Which of how many processes.
 
@@ -190,12 +226,12 @@ def make_batches(
     TypeError
         The data is not numeric.
     ValueError
-        The data is empty or sparse, or an array holds a value outside [0, 1].
+        The data is empty or sparse, or holds a value that is none of the likelihood's.
     """
     if isinstance(data, DataLoader):
-        return _LoaderBatches(name, data, dtype)
+        return _LoaderBatches(name, data, likelihood, dtype)
     if isinstance(data, IterableDataset):
-        return _LoaderBatches(name, DataLoader(data, batch_size), dtype)
+        return _LoaderBatches(name, DataLoader(data, batch_size), likelihood, dtype)
     if isinstance(data, Dataset):
         n = len(data)  # type: ignore[arg-type]
         if n == 0:
@@ -203,6 +239,6 @@ def make_batches(
         sampler = EpochSampler(n, seed, rank, world_size)
         # With a generator of its own, for a loader draws from it even without workers.
         loader = DataLoader(data, batch_size, sampler=sampler, generator=torch.Generator())
-        return _LoaderBatches(name, loader, dtype)
-    X = _as_tensor(name, data, dtype)
+        return _LoaderBatches(name, loader, likelihood, dtype)
+    X = as_data(name, data, likelihood, dtype)
     return _TensorBatches(X, batch_size, EpochSampler(len(X), seed, rank, world_size))

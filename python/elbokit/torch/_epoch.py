@@ -9,48 +9,72 @@ import torch
 from torch import Tensor
 
 from elbokit.torch._batches import Batches, stream_seed
-from elbokit.torch._vae_loss import VAELossOutput, vae_loss
+from elbokit.torch._checks import check_non_negative
+from elbokit.torch._latent_model import VAEOutput
+from elbokit.torch._schedules import Schedule
+from elbokit.torch._statistics import VAEStatistics
+from elbokit.torch._vae import VAE
+from elbokit.torch._vae_loss import VAELossOutput
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
 __all__ = ["METRICS", "Epoch"]
 
-METRICS = ("bound", "reconstruction", "kl")
+METRICS = ("bound", "reconstruction", "kl", "active_units")
 
 
 class Options(Protocol):
     """What an epoch wants to know of its trainer."""
 
+    vae: VAE
     seed: int
-    beta: float
+    beta: float | Schedule
     free_bits: float
+    clip_grad_norm: float | None
 
 
 class Epoch:
-    """One pass over the training data, and over the held-out data."""
+    """One pass over the training data, and over the held-out data.
+
+    Attributes
+    ----------
+    step : int
+        Number of the optimizer's steps since the first epoch.
+    """
 
     def __init__(
-        self, options: Options, fabric: Fabric, model: Any, optimizer: Any, epoch: int
+        self, options: Options, fabric: Fabric, model: Any, optimizer: Any, epoch: int, step: int
     ) -> None:
-        self.options, self.fabric, self.epoch = options, fabric, epoch
+        self.options, self.fabric, self.epoch, self.step = options, fabric, epoch, step
         self.model, self.optimizer = model, optimizer
 
     def train(self, batches: Batches, bar: Any) -> dict[str, float]:
-        """Take one step per batch; return the metrics."""
+        """Take one step per batch; return the metrics, and the weight of the KL at the end."""
         rank = self.fabric.global_rank
         torch.manual_seed(stream_seed(self.options.seed, "noise", self.epoch, rank))
         batches.set_epoch(self.epoch)
         self.model.train()
-        sums = self._no_sums()
+        sums, beta = self._no_sums(), math.nan
         for batch in batches:
+            x = self._input(batch)
+            beta = self._beta()
             self.optimizer.zero_grad()
-            terms, size = self._terms(batch)
+            output = self.model(x)
+            terms = self._terms(x, output, beta)
             self.fabric.backward(terms.loss)
+            if self.options.clip_grad_norm is not None:
+                self.fabric.clip_gradients(
+                    self.model,
+                    self.optimizer,
+                    max_norm=self.options.clip_grad_norm,
+                    error_if_nonfinite=False,  # would wait for the device; the bound tells
+                )
             self.optimizer.step()
-            sums += _weighted(terms, size)
+            self.step += 1
+            sums += _summed(terms, output)
             bar.update(1)
-        return self._metrics("", sums)
+        return self._metrics("", sums) | {"beta": beta}
 
     @torch.no_grad()
     def validate(self, batches: Batches) -> dict[str, float]:
@@ -61,38 +85,56 @@ class Epoch:
         self.model.eval()
         sums = self._no_sums()
         for batch in batches:
-            sums += _weighted(*self._terms(batch, generator=generator))
+            x = self._input(batch)
+            # Not by `model`: processes may have different numbers of batches, and it would wait.
+            with self.fabric.autocast():
+                output = self.options.vae(x, generator=generator)
+            sums += _summed(self._terms(x, output, 1.0), output)
         return self._metrics("val_", sums)
 
-    def _no_sums(self) -> Tensor:
-        return torch.zeros(3, dtype=torch.float64, device=self.fabric.device)
+    def _beta(self) -> float:
+        beta = self.options.beta
+        return check_non_negative("beta", beta(self.step)) if callable(beta) else beta
 
-    def _terms(self, batch: Tensor, **noise: Any) -> tuple[VAELossOutput, int]:
-        x = self.fabric.to_device(batch)
-        logits, mu, logvar, _ = self.model(x, **noise)
-        beta, free_bits = self.options.beta, self.options.free_bits
-        x = x.to(logits.dtype)
-        return vae_loss(logits, x, mu, logvar, beta=beta, free_bits=free_bits), len(x)
+    def _no_sums(self) -> Tensor:
+        size = 3 + 2 * self.options.vae.latent_dim
+        return torch.zeros(size, dtype=torch.float64, device=self.fabric.device)
+
+    def _input(self, batch: Tensor) -> Tensor:
+        return self.options.vae.as_input(self.fabric.to_device(batch))
+
+    def _terms(self, x: Tensor, output: VAEOutput, beta: float) -> VAELossOutput:
+        vae = self.options.vae
+        if x.dtype == torch.float64:
+            # Fabric narrows what the model returns; the parts are still in double precision.
+            output = VAEOutput(*(each.double() for each in output))
+        return vae.terms(x, output, beta=beta, free_bits=self.options.free_bits)
 
     def _metrics(self, prefix: str, sums: Tensor) -> dict[str, float]:
         """Average over all processes; the only place where the host waits for the device."""
         reduced: Any = self.fabric.all_reduce(sums, reduce_op="sum")
-        reconstruction, kl, n = reduced.tolist()
+        reconstruction, kl, n = reduced[:3].tolist()
         name = "X_val" if prefix else "X_train"
         if n == 0:
             raise ValueError(f"`{name}` gives no batches, expected at least one")
-        row = dict(
-            zip(METRICS, (-(reconstruction + kl) / n, reconstruction / n, kl / n), strict=True)
-        )
-        if not math.isfinite(row["bound"]):
+        bound = -(reconstruction + kl) / n
+        if not math.isfinite(bound):
             raise FloatingPointError(
-                f"the bound of `{name}` is {row['bound']} in epoch {self.epoch}: training has "
+                f"the bound of `{name}` is {bound} in epoch {self.epoch}: training has "
                 "diverged; a smaller lr may help"
             )
-        return {prefix + key: value for key, value in row.items()}
+        means, squares = reduced[3:].cpu().chunk(2)
+        statistics = VAEStatistics()
+        statistics.update(
+            torch.stack([torch.zeros_like(means), means, squares]), torch.tensor(0), int(n)
+        )
+        values = bound, reconstruction / n, kl / n, float(statistics.active_units())
+        return {prefix + key: value for key, value in zip(METRICS, values, strict=True)}
 
 
-def _weighted(terms: VAELossOutput, size: int) -> Tensor:
-    """Return the sums over a batch, and its size, from the means."""
-    sums = torch.stack([terms.reconstruction.detach(), terms.kl.detach()]).double() * size
-    return torch.nn.functional.pad(sums, (0, 1), value=size)
+def _summed(terms: VAELossOutput, output: VAEOutput) -> Tensor:
+    """Return a batch's sums of both terms, its size, and its sums of mu and of mu squared."""
+    mu = output.mu.detach().double()
+    size = len(mu)
+    both = torch.stack([terms.reconstruction.detach(), terms.kl.detach()]).double() * size
+    return torch.cat([both, both.new_full((1,), size), mu.sum(0), mu.square().sum(0)])

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import copy
+import io
+import os
 from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,29 +14,25 @@ from elbokit.torch._batches import Batches, make_batches
 from elbokit.torch._checkpoint import load_checkpoint, save_checkpoint
 from elbokit.torch._checks import check_int, check_non_negative, check_positive_int
 from elbokit.torch._epoch import METRICS, Epoch
+from elbokit.torch._networks import kept_modes
+from elbokit.torch._progress import own_rng, progress_bar, requirements
+from elbokit.torch._schedules import Schedule
+from elbokit.torch._training_state import (
+    capture,
+    check_settings,
+    restore,
+    settings_of,
+    with_best,
+)
 from elbokit.torch._vae import VAE
 
 if TYPE_CHECKING:
-    import os
-
     from lightning_fabric import Fabric
 
 __all__ = ["VAETrainer"]
 
 _FILE = "last.ckpt"
 _SHOWN = (*METRICS, "val_bound")  # beside the progress bar
-
-
-def _requirements() -> tuple[Any, Any]:
-    """Import what the extra [train] brings: Fabric and tqdm."""
-    try:
-        from lightning_fabric import Fabric
-        from tqdm import tqdm
-    except ImportError as error:
-        raise ImportError(
-            f"VAETrainer needs {error.name}, which is not installed: pip install elbokit[train]"
-        ) from error
-    return Fabric, tqdm
 
 
 class VAETrainer:
@@ -54,12 +50,21 @@ class VAETrainer:
         Learning rate of Adam.
     optimizer : callable, optional
         Makes another optimizer from the parameters; `lr` is then not used.
-    beta, free_bits : float
-        See `vae_loss`. The history holds the bound itself, without either.
+    beta : float or callable, default=1.0
+        Weight of the KL, or a function of the number of steps taken that gives it, such as
+        `linear_warmup` and `cyclical` return. The history holds the bound itself, without it.
+    free_bits : float, default=0.0
+        See `vae_loss`; not in the history's bound either.
+    clip_grad_norm : float, optional
+        Greatest norm of the gradient of all parameters; a longer one is scaled down.
+    early_stopping : int, optional
+        Number of epochs without a better held-out bound after which training ends. With it, `vae`
+        has the weights of the best epoch after `fit`.
     seed : int, default=0
         Determines the order of the data and the noise, but not the weights, which `vae` brings.
     accelerator, devices, strategy, precision
-        As for `lightning_fabric.Fabric`, such as ``precision="64-true"``.
+        As for `lightning_fabric.Fabric`, such as ``precision="bf16-mixed"``, or on a CPU
+        ``devices=2, strategy="ddp"`` (starts the script once more) or ``"ddp_fork"``.
     checkpoint_dir : path, optional
         Folder for ``last.ckpt``, which is replaced after each epoch.
     progress : bool, default=True
@@ -70,9 +75,14 @@ class VAETrainer:
     history : dict of lists of float
         ``"bound"``, ``"reconstruction"`` and ``"kl"`` per epoch, in nats per sample, averaged over
         the epoch as it ran; with ``X_val`` also ``"val_bound"``, ``"val_reconstruction"`` and
-        ``"val_kl"`` after the epoch. ``bound == -(reconstruction + kl)``.
-    epoch : int
-        Number of complete epochs.
+        ``"val_kl"`` after the epoch. ``bound == -(reconstruction + kl)``. ``"active_units"`` (and
+        ``"val_active_units"``) is the number of latent dimensions whose posterior mean varies over
+        the data by more than 0.01 [1]_, ``"beta"`` the weight of the epoch's last step.
+    epoch, step : int
+        Number of complete epochs, and of steps in them.
+    best : dict or None
+        With `early_stopping` the ``"bound"``, ``"epoch"`` (counted from 1) and ``"model"`` (its
+        state dict) of the best epoch so far.
 
     Raises
     ------
@@ -87,6 +97,11 @@ class VAETrainer:
 
     If an epoch does not end, for an error or ``KeyboardInterrupt``, the exception is passed on and
     model, history and checkpoint are those of the last complete epoch.
+
+    References
+    ----------
+    .. [1] Y. Burda, R. Grosse and R. Salakhutdinov, "Importance Weighted Autoencoders", 2016,
+       section 4.2, arXiv:1509.00519.
     """
 
     def __init__(
@@ -97,8 +112,10 @@ class VAETrainer:
         batch_size: int = 128,
         lr: float = 1e-3,
         optimizer: Callable[[Iterable[torch.nn.Parameter]], torch.optim.Optimizer] | None = None,
-        beta: float = 1.0,
+        beta: float | Schedule = 1.0,
         free_bits: float = 0.0,
+        clip_grad_norm: float | None = None,
+        early_stopping: int | None = None,
         seed: int = 0,
         accelerator: str = "cpu",
         devices: int | str | list[int] = 1,
@@ -119,14 +136,21 @@ class VAETrainer:
         self.batch_size = check_positive_int("batch_size", batch_size)
         self.lr = check_non_negative("lr", lr)
         self.optimizer = optimizer
-        self.beta = check_non_negative("beta", beta)
+        self.beta = beta if callable(beta) else check_non_negative("beta", beta)
         self.free_bits = check_non_negative("free_bits", free_bits)
+        self.clip_grad_norm = clip_grad_norm
+        if clip_grad_norm is not None:
+            self.clip_grad_norm = check_non_negative("clip_grad_norm", clip_grad_norm)
+        self.early_stopping = early_stopping
+        if early_stopping is not None:
+            self.early_stopping = check_positive_int("early_stopping", early_stopping)
         self.accelerator, self.devices, self.strategy = accelerator, devices, strategy
         self.precision = precision
         self.checkpoint_dir = None if checkpoint_dir is None else Path(checkpoint_dir)
         self.progress = progress
         self.history: dict[str, list[float]] = {}
-        self.epoch = 0
+        self.epoch = self.step = 0
+        self.best: dict[str, Any] | None = None
         self._last: dict[str, Any] | None = None  # the state after the last complete epoch
 
     def fit(self, X_train: Any, X_val: Any = None, *, resume: bool = False) -> VAETrainer:
@@ -135,10 +159,12 @@ class VAETrainer:
         Parameters
         ----------
         X_train : array-like of shape (n_samples, ...), Tensor, Dataset or DataLoader
-            Data in [0, 1]. A Dataset gives x or (x, ...), and is shuffled; a DataLoader keeps its
-            own batches and order (with several devices also its own distributed sampler).
+            Data as the likelihood has them: in [0, 1] for Bernoulli, finite for Gaussian, integer
+            classes for categorical. Numbers of dtype uint8 are scaled from [0, 255] to [0, 1]. A
+            Dataset gives x or (x, ...), and is shuffled; a DataLoader keeps its own batches and
+            order (with several devices also its own distributed sampler).
         X_val : as `X_train`, optional
-            Held-out data, for the history.
+            Held-out data, for the history and `early_stopping`.
         resume : bool, default=False
             Continue after the last complete epoch: that of the checkpoint, or without a
             `checkpoint_dir` that of this object; start afresh if there is none. Otherwise training
@@ -155,60 +181,102 @@ class VAETrainer:
             The extra ``[train]`` is not installed.
         TypeError, ValueError
             The data is not as above (the error names the row), or the checkpoint is damaged or
-            comes from other settings, another optimizer or data of another size.
+            comes from other settings, another optimizer or data of another size; or there is
+            no `X_val` for `early_stopping`.
         FloatingPointError
             The bound is no longer finite.
         """
-        fabric_type, tqdm = _requirements()
+        fabric_type, _ = requirements()
+        if self.early_stopping is not None and X_val is None:
+            raise ValueError("`X_val` is None, expected held-out data for `early_stopping`")
         fabric = fabric_type(
             accelerator=self.accelerator,
             devices=self.devices,
             strategy=self.strategy,
             precision=self.precision,
         )
-        fabric.launch()
+        home = os.getpid()
+        saved = fabric.launch(self._fit, X_train, X_val, resume, home)
+        if saved is not None:
+            self._last = state = torch.load(io.BytesIO(saved), weights_only=True)
+            self.adopt(state)
+            self.vae.load_state_dict(state["model"])
+            self._load_best_weights()
+        return self
+
+    def _fit(
+        self, fabric: Fabric, X_train: Any, X_val: Any, resume: bool, home: int
+    ) -> bytes | None:
+        """Train in one of the processes; return the last state if `home` is another one."""
+        fabric.barrier()  # the first process may still be writing what another one is to resume
         train = self._batches("X_train", X_train, self.seed, fabric)
         val = None if X_val is None else self._batches("X_val", X_val, None, fabric)
         optimizer = self._make_optimizer()
-        settings = self._settings(optimizer, train, val)
-        last = self._state(optimizer, self.epoch, self.history, settings)
+        settings = settings_of(self, optimizer, train, val)
+        last = capture(self, optimizer, settings, self.epoch, self.step, self.history)
         found = self._find_checkpoint(last) if resume else None
-        modes = {module: module.training for module in self.vae.modules()}
-        try:
-            model, wrapped = fabric.setup(self.vae, optimizer)
-            if found is not None:
-                self._check_settings(found["settings"], settings)
-                self._restore(found, optimizer)
-                last = found
-            else:
-                self.epoch, self.history = 0, {}
-            with _bar(tqdm, self, fabric, train) as bar, _own_rng(fabric.device):
-                for epoch in range(self.epoch, self.max_epochs):
-                    step = Epoch(self, fabric, model, wrapped, epoch)
-                    row = step.train(train, bar)
-                    if val is not None:
-                        row |= step.validate(val)
-                    bar.set_postfix({key: f"{row[key]:.4g}" for key in _SHOWN if key in row})
-                    history = {key: [*self.history.get(key, []), row[key]] for key in row}
-                    state = self._state(optimizer, epoch + 1, history, settings)
-                    if self.checkpoint_dir is not None and fabric.is_global_zero:
-                        save_checkpoint(self.checkpoint_dir / _FILE, state)
-                    last = self._last = state
-                    self.epoch, self.history = epoch + 1, history
-        except BaseException:
-            self._restore(last, optimizer)
-            raise
-        finally:
-            self.vae.train(modes[self.vae])  # for modules that do more than set their flag
-            for module, mode in modes.items():
-                module.training = mode
-        return self
+        with kept_modes(self.vae), own_rng(fabric.device):
+            try:
+                model, wrapped = fabric.setup(self.vae, optimizer)
+                if found is not None:
+                    check_settings(found["settings"], settings)
+                    restore(self, found, optimizer)
+                    last = found
+                else:
+                    self.epoch, self.step, self.history, self.best = 0, 0, {}, None
+                with progress_bar(self, fabric, train) as bar:
+                    while self.epoch < self.max_epochs and not self._has_stopped():
+                        epoch = Epoch(self, fabric, model, wrapped, self.epoch, self.step)
+                        history = self._run(epoch, train, val, bar)
+                        counts = self.epoch + 1, epoch.step
+                        state = capture(self, optimizer, settings, *counts, history)
+                        if self.early_stopping is not None:
+                            state = with_best(state)
+                        if self.checkpoint_dir is not None and fabric.is_global_zero:
+                            save_checkpoint(self.checkpoint_dir / _FILE, state)
+                        last = self._last = state
+                        self.adopt(state)
+                self._load_best_weights()
+            except BaseException:
+                restore(self, last, optimizer)
+                raise
+        if os.getpid() == home:
+            return None
+        # By value: tensors are handed over by a process that is still there when they are read.
+        file = io.BytesIO()
+        torch.save(last, file)
+        return file.getvalue()
+
+    def _run(
+        self, epoch: Epoch, train: Batches, val: Batches | None, bar: Any
+    ) -> dict[str, list[float]]:
+        """Return the history with one epoch more."""
+        row = epoch.train(train, bar)
+        if val is not None:
+            row |= epoch.validate(val)
+        bar.set_postfix({key: f"{row[key]:.4g}" for key in _SHOWN if key in row})
+        return {key: [*self.history.get(key, []), row[key]] for key in row}
+
+    def adopt(self, state: dict[str, Any]) -> None:
+        """Take the counts, the history and the best epoch of a state, not its weights."""
+        self.epoch, self.step = state["epoch"], state["step"]
+        self.history, self.best = state["history"], state["best"]
+
+    def _has_stopped(self) -> bool:
+        if self.early_stopping is None or self.best is None:
+            return False
+        return bool(self.epoch - self.best["epoch"] >= self.early_stopping)
+
+    def _load_best_weights(self) -> None:
+        if self.early_stopping is not None and self.best is not None:
+            self.vae.load_state_dict(self.best["model"])
 
     def _batches(self, name: str, data: Any, seed: int | None, fabric: Fabric) -> Batches:
         parameter = next(self.vae.parameters(), torch.empty(0))
         dtype = torch.float64 if str(self.precision).startswith("64") else parameter.dtype
         ranks = fabric.global_rank, fabric.world_size
-        return make_batches(name, data, self.batch_size, seed, dtype, *ranks)
+        likelihood = self.vae.likelihood
+        return make_batches(name, data, self.batch_size, seed, likelihood, dtype, *ranks)
 
     def _make_optimizer(self) -> torch.optim.Optimizer:
         if self.optimizer is None:
@@ -219,76 +287,8 @@ class VAETrainer:
             raise TypeError(f"`optimizer` returned {kind}, expected a torch.optim.Optimizer")
         return optimizer
 
-    def _settings(
-        self, optimizer: torch.optim.Optimizer, train: Batches, val: Batches | None
-    ) -> dict[str, Any]:
-        """Return what must be the same when training is resumed; None stands for unknown."""
-        lr = optimizer.defaults.get("lr")
-        return {
-            "seed": self.seed,
-            "batch_size": self.batch_size,
-            "beta": self.beta,
-            "free_bits": self.free_bits,
-            "optimizer": type(optimizer).__name__,
-            "lr": None if lr is None else float(lr),  # it may be a tensor
-            "validation": val is not None,
-            "len(X_train)": train.n_samples,
-        }
-
-    def _state(
-        self,
-        optimizer: torch.optim.Optimizer,
-        epoch: int,
-        history: dict[str, list[float]],
-        settings: dict[str, Any],
-    ) -> dict[str, Any]:
-        """Return all that training depends on, by value. The random state follows from the seed."""
-        return {
-            "epoch": epoch,
-            "history": history,
-            "model": copy.deepcopy(self.vae.state_dict()),
-            "optimizer": copy.deepcopy(optimizer.state_dict()),
-            "settings": settings,
-        }
-
     def _find_checkpoint(self, like: dict[str, Any]) -> dict[str, Any] | None:
         if self.checkpoint_dir is None:
             return self._last
         path = self.checkpoint_dir / _FILE
         return load_checkpoint(path, like) if path.exists() else None
-
-    def _check_settings(self, found: dict[str, Any], own: dict[str, Any]) -> None:
-        """Raise ValueError if `found` would not continue as the uninterrupted run."""
-        for name, value in own.items():
-            expected = found[name]
-            if value != expected and value is not None and expected is not None:
-                raise ValueError(
-                    f"`{name}` is {value}, expected {expected} as in the checkpoint to resume"
-                )
-
-    def _restore(self, state: dict[str, Any], optimizer: torch.optim.Optimizer) -> None:
-        try:
-            self.vae.load_state_dict(state["model"])
-            # A copy, for the optimizer would go on to change the tensors of `state`.
-            optimizer.load_state_dict(copy.deepcopy(state["optimizer"]))
-        except (RuntimeError, ValueError) as error:
-            raise ValueError(f"the checkpoint does not fit vae: {error}") from error
-        self.epoch, self.history = state["epoch"], state["history"]
-
-
-def _bar(tqdm: Any, trainer: VAETrainer, fabric: Fabric, train: Batches) -> Any:
-    try:
-        n_batches = len(train)
-    except TypeError:  # an iterable data set
-        n_batches = None
-    return tqdm(
-        total=None if n_batches is None else trainer.max_epochs * n_batches,
-        initial=trainer.epoch * (n_batches or 0),
-        disable=not (trainer.progress and fabric.is_global_zero),
-        unit="batch",
-    )
-
-
-def _own_rng(device: torch.device) -> AbstractContextManager[None]:
-    """Keep the caller's random state from the seeds of training."""
-    return torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])

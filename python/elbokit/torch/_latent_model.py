@@ -1,0 +1,293 @@
+"""A latent-variable model of two networks and three parts: its pass, its loss, its terms."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from elbokit.torch._checks import check_is_tensor, check_layout, check_tensors
+from elbokit.torch._likelihoods import BernoulliLikelihood, Likelihood, reduced
+from elbokit.torch._networks import check_fits_parameters
+from elbokit.torch._posteriors import DiagonalPosterior, Posterior
+from elbokit.torch._priors import Prior
+from elbokit.torch._vae_loss import VAELossOutput, check_options, vae_loss
+
+__all__ = ["LatentModel", "VAEOutput"]
+
+
+class VAEOutput(NamedTuple):
+    """One pass through a `VAE`.
+
+    Attributes
+    ----------
+    logits : Tensor of shape (n_samples, ...)
+        Output of the decoder: logits, or what else the likelihood reads.
+    mu : Tensor of shape (n_samples, latent_dim)
+        Means of the posterior.
+    logvar : Tensor of shape (n_samples, latent_dim)
+        Log-variances of the posterior; its factor L, (n_samples, latent_dim, latent_dim), if it is
+        a full one.
+    z : Tensor of shape (n_samples, latent_dim)
+        The sample that was decoded.
+    """
+
+    logits: Tensor
+    mu: Tensor
+    logvar: Tensor
+    z: Tensor
+
+
+class LatentModel(nn.Module):
+    """Networks and parts, and the bound that they make together.
+
+    Parameters
+    ----------
+    encoder, decoder : Module
+        See `VAE`.
+    latent_dim : int
+        Dimension of the latent space.
+    likelihood : Likelihood
+        p(x|z).
+    posterior : Posterior
+        q(z|x).
+    prior : Prior
+        p(z).
+    event_shape : tuple of int, optional
+        Shape of one sample of data, where the networks were built for it.
+    """
+
+    def __init__(
+        self,
+        encoder: nn.Module,
+        decoder: nn.Module,
+        latent_dim: int,
+        likelihood: Likelihood,
+        posterior: Posterior,
+        prior: Prior,
+        event_shape: tuple[int, ...] | None = None,
+    ) -> None:
+        super().__init__()
+        self.latent_dim = latent_dim
+        self.encoder, self.decoder = encoder, decoder
+        self.likelihood, self.posterior, self.prior = likelihood, posterior, prior
+        self._event_shape = event_shape
+
+    def _like(self) -> Tensor:
+        """Return a tensor of the dtype and on the device of the parameters."""
+        floating = (p for p in self.parameters() if p.is_floating_point())
+        return next(floating, torch.empty(0))
+
+    def as_input(self, x: Tensor) -> Tensor:
+        """Return data as `encode` takes it.
+
+        Parameters
+        ----------
+        x : Tensor of shape (n_samples, ...)
+            Numbers, or classes. Of dtype uint8, numbers are scaled from [0, 255] to [0, 1].
+
+        Returns
+        -------
+        Tensor of the shape of `x`
+            Of the dtype (unless they are classes) and on the device of the parameters.
+        """
+        check_is_tensor("x", x)
+        like = self._like()
+        if self.likelihood.classes:
+            return x.to(like.device)
+        scaled = x.dtype == torch.uint8
+        x = x.to(like)
+        return x / 255 if scaled else x
+
+    def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Parameters of the posterior.
+
+        Parameters
+        ----------
+        x : Tensor of shape (n_samples, ...)
+            Data, of the dtype of the encoder's parameters; classes are of an integer dtype.
+
+        Returns
+        -------
+        mu : Tensor of shape (n_samples, latent_dim)
+            Means.
+        logvar : Tensor of shape (n_samples, latent_dim)
+            Log-variances; for a full posterior its factor L, (n_samples, latent_dim, latent_dim).
+
+        Raises
+        ------
+        TypeError
+            `x` is no tensor, or not of the dtype of the parameters of built networks (outside
+            autocast).
+        ValueError
+            `x` has not the shape the networks were built for, or the encoder's output is not as
+            promised.
+        """
+        if self.likelihood.classes:
+            check_is_tensor("x", x)
+            check_layout("x", x)
+        else:
+            check_tensors(x=x)
+        shape = self._event_shape
+        if shape is not None and x.shape[1:] != shape:
+            expected = f"(n_samples, {', '.join(map(str, shape))})"
+            raise ValueError(f"`x` has shape {tuple(x.shape)}, expected {expected}")
+        seen = self.likelihood.encoder_input(x, self._like().dtype)
+        if shape is not None:  # networks of one's own may convert what they are given
+            check_fits_parameters("x", seen, self.encoder)
+        return self.posterior.parameters(self.encoder(seen), self.latent_dim)
+
+    def reparameterize(
+        self, mu: Tensor, logvar: Tensor, *, generator: torch.Generator | None = None
+    ) -> Tensor:
+        r"""Draw :math:`z = \mu + \sigma \epsilon`, differentiable in the parameters.
+
+        Parameters
+        ----------
+        mu, logvar : Tensor
+            What `encode` returns: for a diagonal posterior both of shape (..., latent_dim).
+        generator : torch.Generator, optional
+            Source of the noise; torch's default one if not given.
+
+        Returns
+        -------
+        Tensor of shape (..., latent_dim)
+        """
+        return self.posterior.rsample(mu, logvar, generator=generator)
+
+    def forward(self, x: Tensor, *, generator: torch.Generator | None = None) -> VAEOutput:
+        """Encode, draw one latent sample, decode.
+
+        Parameters
+        ----------
+        x : Tensor of shape (n_samples, ...)
+            Data, as for `encode`.
+        generator : torch.Generator, optional
+            Source of the noise.
+
+        Returns
+        -------
+        VAEOutput
+            `logits`, `mu`, `logvar` and `z`.
+        """
+        mu, logvar = self.encode(x)
+        z = self.reparameterize(mu, logvar, generator=generator)
+        return VAEOutput(self.decoder(z), mu, logvar, z)
+
+    def loss(
+        self,
+        x: Tensor,
+        *,
+        beta: float | Tensor = 1.0,
+        free_bits: float = 0.0,
+        reduction: str = "batchmean",
+        generator: torch.Generator | None = None,
+    ) -> VAELossOutput:
+        """One-sample estimate of the loss of a batch, to call ``backward`` on.
+
+        Parameters
+        ----------
+        x : Tensor of shape (n_samples, ...)
+            Data, as for `encode`.
+        beta, free_bits, reduction
+            See `vae_loss`. `free_bits` needs a diagonal posterior and a Gaussian prior.
+        generator : torch.Generator, optional
+            Source of the noise.
+
+        Returns
+        -------
+        VAELossOutput
+            `loss`, `reconstruction` and `kl`.
+        """
+        output = self(x, generator=generator)
+        return self.terms(x, output, beta=beta, free_bits=free_bits, reduction=reduction)
+
+    def terms(
+        self,
+        x: Tensor,
+        output: VAEOutput,
+        *,
+        beta: float | Tensor = 1.0,
+        free_bits: float = 0.0,
+        reduction: str = "batchmean",
+    ) -> VAELossOutput:
+        """Return the loss of a pass, as `loss` does.
+
+        Parameters
+        ----------
+        x : Tensor of shape (n_samples, ...)
+            Data.
+        output : VAEOutput
+            What the model returned for `x`.
+        beta, free_bits, reduction
+            As for `loss`.
+
+        Returns
+        -------
+        VAELossOutput
+            `loss`, `reconstruction` and `kl`.
+        """
+        decoded, mu, scale, z = output
+        moments = self.prior.moments()
+        # Exact types: a subclass may compute something else.
+        if (
+            type(self.likelihood) is BernoulliLikelihood
+            and type(self.posterior) is DiagonalPosterior
+            and moments is not None
+        ):
+            return vae_loss(
+                decoded,
+                x,
+                mu,
+                scale,
+                beta=beta,
+                free_bits=free_bits,
+                reduction=reduction,
+                prior_mu=moments[0],
+                prior_logvar=moments[1],
+            )
+        beta, free_bits = check_options(beta, free_bits, reduction)
+        reconstruction = self.likelihood.loss(decoded, x, reduction)
+        kl, charged = self.divergence(mu, scale, z, free_bits, reduction)
+        return VAELossOutput(reconstruction + beta * charged, reconstruction, kl)
+
+    def divergence(
+        self,
+        mu: Tensor,
+        scale: Tensor,
+        z: Tensor,
+        free_bits: float = 0.0,
+        reduction: str = "none",
+    ) -> tuple[Tensor, Tensor]:
+        """KL of q(z|x) to the prior, and that floored at `free_bits`.
+
+        In closed form if the prior is a diagonal Gaussian; else estimated by log q(z|x) - log p(z).
+
+        Parameters
+        ----------
+        mu, scale : Tensor
+            What `encode` returns.
+        z : Tensor of shape (n_samples, latent_dim)
+            A sample of q(z|x).
+        free_bits : float, default=0.0
+            Least KL of each latent dimension.
+        reduction : {"none", "sum", "batchmean"}
+            One value per sample, the sum, or the average.
+
+        Returns
+        -------
+        kl, charged : Tensor
+            In nats.
+        """
+        moments = self.prior.moments()
+        if moments is not None:
+            return self.posterior.kl(mu, scale, moments, free_bits, reduction)
+        if free_bits > 0:
+            raise ValueError(
+                f"`free_bits` is {free_bits}, expected 0: the KL to this prior is no sum over "
+                "dimensions"
+            )
+        kl = self.posterior.log_prob(z, mu, scale) - self.prior.log_prob(z)
+        kl = reduced(kl, reduction)
+        return kl, kl

@@ -1,0 +1,262 @@
+"""Likelihoods of a VAE: what a decoder's output says about the data."""
+
+from __future__ import annotations
+
+import math
+from numbers import Real
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from elbokit.torch._bernoulli import bernoulli_loss
+from elbokit.torch._categorical import categorical_loss
+from elbokit.torch._checks import (
+    check_layout,
+    check_positive_int,
+    check_same_shape,
+    check_tensors,
+)
+from elbokit.torch._gaussian_kl import BATCH_REDUCTIONS
+from elbokit.torch._gaussian_loss import gaussian_loss
+
+__all__ = [
+    "BernoulliLikelihood",
+    "CategoricalLikelihood",
+    "GaussianLikelihood",
+    "Likelihood",
+    "reduced",
+]
+
+_OUTPUT = "the decoder's output"
+
+
+def reduced(rows: Tensor, reduction: str) -> Tensor:
+    """Reduce one number for each sample: "none", "sum" or "batchmean"."""
+    if reduction == "none":
+        return rows
+    return rows.sum() if reduction == "sum" else rows.sum() / len(rows)
+
+
+def _finite(name: str, value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise TypeError(f"`{name}` has type {type(value).__name__}, expected a number")
+    number = float(value)
+    if not math.isfinite(number):
+        raise ValueError(f"`{name}` is {value}, expected a finite number")
+    return number
+
+
+class Likelihood(nn.Module):
+    """Base of likelihoods p(x|z).
+
+    One of one's own gives `log_prob`, `mean` and `sample`, and the attributes that differ.
+
+    Attributes
+    ----------
+    support : pair of float
+        Least and greatest value of the data.
+    classes : bool
+        Whether the data are classes, int64, rather than numbers of the networks' dtype. Numbers of
+        dtype uint8 are read as 0 to 1 in steps of 1/255.
+    """
+
+    support: tuple[float, float] = (-math.inf, math.inf)
+    classes: bool = False
+
+    def n_inputs(self, n: int) -> int:
+        """Return the input width of an encoder of n features or channels."""
+        return n
+
+    def n_outputs(self, n: int) -> int:
+        """Return the output width of a decoder of n features or channels."""
+        return n
+
+    def encoder_layers(self) -> list[nn.Module]:
+        """Return layers to put before a built encoder."""
+        return []
+
+    def decoder_layers(self, n: int) -> list[nn.Module]:
+        """Return layers to put after a built decoder of n features or channels."""
+        return []
+
+    def encoder_input(self, x: Tensor, dtype: torch.dtype) -> Tensor:
+        """Return what the encoder sees of the data."""
+        return x
+
+    def log_prob(self, decoded: Tensor, x: Tensor) -> Tensor:
+        """Return log p(x|z) of each sample, (n_samples,), in nats."""
+        raise NotImplementedError
+
+    def loss(self, decoded: Tensor, x: Tensor, reduction: str = "none") -> Tensor:
+        """Return -log p(x|z), for each sample or reduced ("sum", "batchmean")."""
+        return reduced(-self.log_prob(decoded, x), reduction)
+
+    def mean(self, decoded: Tensor) -> Tensor:
+        """Return the means (for classes the probabilities) that the decoder's output stands for."""
+        raise NotImplementedError
+
+    def sample(self, decoded: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
+        """Draw data."""
+        raise NotImplementedError
+
+
+class BernoulliLikelihood(Likelihood):
+    """Data in [0, 1]; the decoder emits logits of the shape of the data."""
+
+    support = (0.0, 1.0)
+
+    def log_prob(self, decoded: Tensor, x: Tensor) -> Tensor:
+        """Return the log-probability of each sample, (n_samples,)."""
+        return -self.loss(decoded, x)
+
+    def loss(self, decoded: Tensor, x: Tensor, reduction: str = "none") -> Tensor:
+        """Return the cross-entropy, for each sample or reduced."""
+        check_same_shape("x", x, _OUTPUT, decoded)
+        check_tensors(logits=decoded, target=x)
+        return bernoulli_loss(decoded, x, reduction=BATCH_REDUCTIONS[reduction])
+
+    def mean(self, decoded: Tensor) -> Tensor:
+        """Return the probabilities."""
+        return torch.sigmoid(decoded)
+
+    def sample(self, decoded: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
+        """Draw zeros and ones."""
+        return torch.bernoulli(self.mean(decoded), generator=generator)
+
+
+class GaussianLikelihood(Likelihood):
+    """Real data with normal noise; the decoder emits means.
+
+    Parameters
+    ----------
+    variance : {"learned", "fixed", "decoder"}, default="learned"
+        One variance for all features, learned or as given; or one for each, from the decoder, which
+        then emits means and log-variances along dimension 1: 2 * n_features, or 2 * channels.
+    logvar : float, default=0.0
+        The logarithm of the one variance, or what it starts from.
+
+    Raises
+    ------
+    TypeError, ValueError
+        `variance` is unknown, or `logvar` is no finite number.
+    """
+
+    def __init__(self, variance: str = "learned", logvar: float = 0.0) -> None:
+        super().__init__()
+        if variance not in ("learned", "fixed", "decoder"):
+            raise ValueError(f"`variance` is {variance!r}, expected one of learned, fixed, decoder")
+        self.variance = variance
+        start = torch.tensor(_finite("logvar", logvar))
+        if variance == "learned":
+            self.logvar: Tensor = nn.Parameter(start)
+        elif variance == "fixed":
+            self.register_buffer("logvar", start)
+
+    def n_outputs(self, n: int) -> int:
+        """Return n, or 2 n if the decoder emits variances."""
+        return 2 * n if self.variance == "decoder" else n
+
+    def split(self, decoded: Tensor) -> tuple[Tensor, Tensor]:
+        """Return means and log-variances, which broadcast to them."""
+        if self.variance != "decoder":
+            return decoded, self.logvar
+        if decoded.dim() < 2 or decoded.shape[1] % 2:
+            raise ValueError(
+                f"`decoder` returned shape {tuple(decoded.shape)}, expected means and "
+                "log-variances along dimension 1"
+            )
+        mean, logvar = decoded.chunk(2, dim=1)
+        return mean, logvar
+
+    def log_prob(self, decoded: Tensor, x: Tensor) -> Tensor:
+        """Return the log-density of each sample, (n_samples,)."""
+        return -self.loss(decoded, x)
+
+    def loss(self, decoded: Tensor, x: Tensor, reduction: str = "none") -> Tensor:
+        """Return the negative log-density, for each sample or reduced."""
+        mean, logvar = self.split(decoded)
+        check_same_shape("x", x, _OUTPUT, mean)
+        check_tensors(mean=mean, target=x)
+        return gaussian_loss(mean, x, logvar, reduction=reduction)
+
+    def mean(self, decoded: Tensor) -> Tensor:
+        """Return the means."""
+        return self.split(decoded)[0]
+
+    def sample(self, decoded: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
+        """Draw from the Gaussians."""
+        mean, logvar = self.split(decoded)
+        noise = torch.randn(mean.shape, generator=generator, dtype=mean.dtype, device=mean.device)
+        return mean + torch.exp(0.5 * logvar) * noise
+
+
+class CategoricalLikelihood(Likelihood):
+    """Classes, int64; the decoder emits logits (n_samples, n_classes, ...).
+
+    The encoder sees indicators of the classes, of that shape too.
+
+    Parameters
+    ----------
+    n_classes : int
+        Number of classes; the data are 0 to ``n_classes - 1``.
+
+    Raises
+    ------
+    TypeError, ValueError
+        `n_classes` is no positive int.
+    """
+
+    classes = True
+
+    def __init__(self, n_classes: int) -> None:
+        super().__init__()
+        self.n_classes = check_positive_int("n_classes", n_classes)
+        self.support = (0, self.n_classes - 1)
+
+    def n_inputs(self, n: int) -> int:
+        """Return ``n_classes * n``."""
+        return self.n_classes * n
+
+    def n_outputs(self, n: int) -> int:
+        """Return ``n_classes * n``."""
+        return self.n_classes * n
+
+    def encoder_layers(self) -> list[nn.Module]:
+        """Return a layer that joins classes and features, or channels."""
+        return [nn.Flatten(1, 2)]
+
+    def decoder_layers(self, n: int) -> list[nn.Module]:
+        """Return a layer that separates classes and features, or channels."""
+        return [nn.Unflatten(1, (self.n_classes, n))]
+
+    def encoder_input(self, x: Tensor, dtype: torch.dtype) -> Tensor:
+        """Return indicators of the classes, (n_samples, n_classes, ...)."""
+        if x.is_floating_point() or x.is_complex():
+            raise TypeError(f"`x` has dtype {x.dtype}, expected an integer dtype, for classes")
+        return F.one_hot(x.long(), self.n_classes).movedim(-1, 1).to(dtype)
+
+    def log_prob(self, decoded: Tensor, x: Tensor) -> Tensor:
+        """Return the log-probability of each sample, (n_samples,)."""
+        return -self.loss(decoded, x)
+
+    def loss(self, decoded: Tensor, x: Tensor, reduction: str = "none") -> Tensor:
+        """Return the cross-entropy, for each sample or reduced."""
+        check_layout("x", x)
+        if decoded.shape[1:2] != (self.n_classes,):
+            raise ValueError(
+                f"`decoder` returned shape {tuple(decoded.shape)}, expected (n, {self.n_classes}, "
+                "...) for the classes"
+            )
+        check_same_shape("x", x, _OUTPUT, decoded[:, 0])
+        return categorical_loss(decoded, x.long(), reduction=reduction)
+
+    def mean(self, decoded: Tensor) -> Tensor:
+        """Return the probabilities of the classes, (n, n_classes, ...)."""
+        return torch.softmax(decoded, 1)
+
+    def sample(self, decoded: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
+        """Draw classes, (n, ...)."""
+        probabilities = self.mean(decoded).movedim(1, -1)
+        drawn = torch.multinomial(probabilities.flatten(0, -2), 1, generator=generator)
+        return drawn.reshape(probabilities.shape[:-1])

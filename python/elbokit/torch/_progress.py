@@ -1,0 +1,49 @@
+"""What surrounds a run of training: the extra it needs, its progress bar, the random state."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from elbokit.torch._batches import Batches
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
+    from elbokit.torch._trainer import VAETrainer
+
+__all__ = ["own_rng", "progress_bar", "requirements"]
+
+
+def requirements() -> tuple[Any, Any]:
+    """Import what the extra [train] brings: Fabric and tqdm."""
+    try:
+        from lightning_fabric import Fabric
+        from tqdm import tqdm
+    except ImportError as error:
+        raise ImportError(
+            f"VAETrainer needs {error.name}, which is not installed: pip install elbokit[train]"
+        ) from error
+    return Fabric, tqdm
+
+
+def progress_bar(trainer: VAETrainer, fabric: Fabric, train: Batches) -> Any:
+    """Return a bar of all steps; it is hidden if the trainer says so, and in other processes."""
+    _, tqdm = requirements()
+    try:
+        n_batches = len(train)
+    except TypeError:  # an iterable data set
+        n_batches = None
+    return tqdm(
+        total=None if n_batches is None else trainer.max_epochs * n_batches,
+        initial=trainer.epoch * (n_batches or 0),
+        disable=not (trainer.progress and fabric.is_global_zero),
+        unit="batch",
+    )
+
+
+def own_rng(device: torch.device) -> AbstractContextManager[None]:
+    """Keep the caller's random state from the seeds of training."""
+    return torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
