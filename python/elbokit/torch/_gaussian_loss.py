@@ -33,9 +33,15 @@ class _GaussianLoss(torch.autograd.Function):
         logvar: Tensor | None,
         mask: Tensor | None,
         row_weight: Tensor | None,
-        *options: Any,
+        low: float,
+        high: float,
+        target_scale: float,
+        reduction: str,
+        need_mean: bool,
+        need_logvar: bool,
     ) -> tuple[Tensor, ...]:
         operands = mean, target, logvar, mask, row_weight
+        options = low, high, target_scale, reduction, need_mean, need_logvar
         outputs: tuple[Tensor, ...] = torch.ops.elbokit.gaussian_loss.default(*operands, *options)
         return outputs
 

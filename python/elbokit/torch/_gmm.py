@@ -11,7 +11,7 @@ from torch import Tensor
 from elbokit.torch import _cpu, _ops  # noqa: F401  (registers the operators)
 from elbokit.torch._autograd import direct, eager_twin, to_differentiate, with_signature
 from elbokit.torch._checks import autocast_low_precision, check_tensors
-from elbokit.torch._gmm_formula import gmm_log_prob_grads
+from elbokit.torch._formulas import gmm_log_prob_grads
 
 __all__ = ["gmm_log_prob"]
 

@@ -1,0 +1,17 @@
+"""What several formulas share."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+__all__ = ["by_sample", "sum_events"]
+
+
+def by_sample(weight: Tensor, like: Tensor) -> Tensor:
+    """Weights of samples, to be multiplied with elements."""
+    return weight.reshape(-1, *(1,) * (like.dim() - 1))
+
+
+def sum_events(elements: Tensor, first: int = 1) -> Tensor:
+    """Sum the dimensions from `first` on."""
+    return elements.flatten(first).sum(first) if elements.dim() > first else elements
