@@ -30,6 +30,14 @@ void register_system(py::module_& m) {
         dispatch::set_thread_count(n);
       },
       "n"_a);
+  // Addresses of functions, as ctypes has them.
+  m.def(
+      "lend_team",
+      [](std::uintptr_t run, std::uintptr_t size) {
+        dispatch::lend_team(reinterpret_cast<dispatch::TeamRun>(run),
+                            reinterpret_cast<dispatch::TeamSize>(size));
+      },
+      "run"_a, "size"_a);
 }
 
 }  // namespace elbokit::bindings

@@ -29,7 +29,7 @@ class RowTasks {
   // f(begin, end, task) for every task's rows.
   template <class F>
   void run(F&& f) const {
-    parallel_for(count_, [&](std::int64_t task, int) {
+    team_for(count_, [&](std::int64_t task, int) {
       f(task * per_task_, std::min(rows_, (task + 1) * per_task_), task);
     });
   }

@@ -97,11 +97,16 @@ struct Pool {
 // parent's threads and gets a pool of its own.
 std::atomic<Pool*> pool{nullptr};
 std::atomic<int> requested{0};
+std::atomic<TeamRun> team{nullptr};
+std::atomic<TeamSize> team_size{nullptr};
 
 Pool& get_pool() {
   static const bool registered = [] {
     pool.store(new Pool);
-    pthread_atfork(nullptr, nullptr, [] { pool.store(new Pool); });
+    pthread_atfork(nullptr, nullptr, [] {
+      pool.store(new Pool);
+      team.store(nullptr);
+    });
     return true;
   }();
   (void)registered;
@@ -139,6 +144,33 @@ void run_tasks(std::int64_t count, Task task, void* context) {
     job.work(0);
   else
     get_pool().run(job);
+  if (job.failure) std::rethrow_exception(job.failure);
+}
+
+void lend_team(TeamRun run, TeamSize size) {
+  get_pool();  // for what happens in a fork
+  team_size.store(size);
+  team.store(run);
+}
+
+void run_in_team(std::int64_t count, Task task, void* context) {
+  const TeamRun run = team.load();
+  if (run == nullptr) return run_tasks(count, task, context);
+  const int threads = std::min(thread_count(), std::max(1, team_size.load()()));
+  const int slots = static_cast<int>(std::min<std::int64_t>(threads, count));
+  struct TeamJob : Job {
+    using Job::Job;
+    std::atomic<int> next_slot{0};
+  } job(task, context, count, slots);
+  const auto member = [](void* data) {
+    TeamJob& job = *static_cast<TeamJob*>(data);
+    // However many threads come, also one alone in a team within a team, they do all tasks.
+    job.work(job.next_slot.fetch_add(1, std::memory_order_relaxed));
+  };
+  if (slots <= 1)
+    member(&job);
+  else
+    run(member, &job, static_cast<unsigned>(slots), 0);
   if (job.failure) std::rethrow_exception(job.failure);
 }
 

@@ -31,6 +31,32 @@ void parallel_for(std::int64_t count, F&& f) {
       const_cast<void*>(static_cast<const void*>(&f)));
 }
 
+// Threads that another library keeps, in the form of libgomp: GOMP_parallel, which calls a function
+// with some data on so many threads at most, and omp_get_max_threads.
+using TeamRun = void (*)(void (*function)(void*), void* data, unsigned threads, unsigned flags);
+using TeamSize = int (*)();
+
+// Lends the team to run_in_team, for a process whose losses run between that library's operators:
+// its threads may still spin when a loss begins, and threads of our own would have to share the
+// cores with them. A forked child, where the team would wait for threads that are not there, takes
+// our own.
+void lend_team(TeamRun run, TeamSize size);
+
+// run_tasks on the team, or on our own threads if none was lent.
+void run_in_team(std::int64_t count, Task task, void* context);
+
+// parallel_for by run_in_team.
+template <class F>
+void team_for(std::int64_t count, F&& f) {
+  using Function = std::remove_reference_t<F>;
+  run_in_team(
+      count,
+      [](void* context, std::int64_t index, int slot) {
+        (*static_cast<Function*>(context))(index, slot);
+      },
+      const_cast<void*>(static_cast<const void*>(&f)));
+}
+
 // Waking a thread costs 30 to 50 µs: less work than this, in ns, stays on the calling thread. Which
 // way it goes may depend on an estimate, since the results do not depend on it.
 inline constexpr double kWorthThreads = 100e3;

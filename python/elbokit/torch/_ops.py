@@ -16,11 +16,14 @@ from typing import Any
 import torch
 
 from elbokit.torch import _cpu, _fake
+from elbokit.torch._threads import share_threads
 
 __all__: list[str] = []
 
 _library: Any = torch.library  # parts of it have no types
 _LIBRARY = _library.Library("elbokit", "FRAGMENT")
+
+share_threads()
 
 # `reduction` is one of those of _reduction.py, and the grad of a loss is of the reduced loss;
 # `dim` is sorted and counted from 0.
