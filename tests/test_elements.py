@@ -27,7 +27,7 @@ def run(
     grad = torch.empty(logits.shape, dtype=grad_dtype or logits.dtype)
     loss, count = _core.bernoulli_loss(
         operand(logits, logits.shape, rows), operand(target, logits.shape, rows), None, None,
-        operand(mask, logits.shape, rows), None, target_scale, 1.0, None, None, output(grad, rows),
+        operand(mask, logits.shape, rows), None, target_scale, 1.0, None, None, output(grad, rows), True,
     )  # fmt: skip
     return loss, count, grad
 

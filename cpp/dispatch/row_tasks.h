@@ -11,7 +11,8 @@
 
 namespace elbokit::dispatch {
 
-inline constexpr std::int64_t kTaskElements = 1 << 15;  // enough to outweigh waking a thread
+inline constexpr std::int64_t kTaskElements = 1 << 13;  // some microseconds, evenly shared
+inline constexpr std::int64_t kWorthATeam = 1 << 15;    // less stays on the calling thread
 
 class RowTasks {
  public:
@@ -22,20 +23,23 @@ class RowTasks {
         per_task_(std::max(
             std::max<std::int64_t>(1, kTaskElements / std::max<std::int64_t>(1, elements_per_row)),
             rows / most + (rows % most != 0))),
-        count_((rows + per_task_ - 1) / per_task_) {}
+        count_((rows + per_task_ - 1) / per_task_),
+        elements_(rows * elements_per_row) {}
 
   std::int64_t count() const { return count_; }
 
   // f(begin, end, task) for every task's rows.
   template <class F>
   void run(F&& f) const {
-    team_for(count_, [&](std::int64_t task, int) {
+    const auto part = [&](std::int64_t task, int) {
       f(task * per_task_, std::min(rows_, (task + 1) * per_task_), task);
-    });
+    };
+    if (elements_ >= kWorthATeam) return team_for(count_, part);
+    for (std::int64_t task = 0; task < count_; ++task) part(task, 0);
   }
 
  private:
-  std::int64_t rows_, per_task_, count_;
+  std::int64_t rows_, per_task_, count_, elements_;
 };
 
 }  // namespace elbokit::dispatch

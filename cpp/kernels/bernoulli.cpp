@@ -39,7 +39,7 @@ class Rows {
       if (args_.row_loss) args_.row_loss[row] = static_cast<T>(loss);
       totals_.loss += loss;
     }
-    stream_fence();
+    if (args_.stream) stream_fence();
     return totals_;
   }
 

@@ -55,7 +55,7 @@ class CategoricalRows {
       totals_.loss += loss;
       loss = 0;
     }
-    stream_fence();
+    if (args_.stream) stream_fence();
     return totals_;
   }
 

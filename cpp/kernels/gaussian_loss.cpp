@@ -49,7 +49,7 @@ class GaussianRows {
       if (args_.row_grad_logvar) args_.row_grad_logvar[row] = static_cast<T>(sums.grad_logvar);
       totals += sums;
     }
-    stream_fence();
+    if (args_.stream_mean || args_.stream_logvar) stream_fence();
     return totals;
   }
 

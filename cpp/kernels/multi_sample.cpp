@@ -66,7 +66,7 @@ class Rows {
       if (args_.row_loss) args_.row_loss[row] = static_cast<T>(loss);
       total += loss;
     }
-    stream_fence();
+    if (args_.stream) stream_fence();
     return total;
   }
 

@@ -59,9 +59,7 @@ class SpanReader {
       : operand_(operand),
         factor_(factor),
         constant_(!operand || operand.col_stride == 0),
-        direct_(!constant_ && operand.element == kElement<T> && factor == 1) {
-    if (!operand) fill(1);
-  }
+        direct_(!constant_ && operand.element == kElement<T> && factor == 1) {}
 
   // Elements [col, col + n) of the row, n <= kSpan; valid until the next call.
   ELBOKIT_INLINE const T* operator()(std::int64_t row, std::int64_t col, int n) {
@@ -72,11 +70,12 @@ class SpanReader {
 
  private:
   void convert(std::int64_t row, std::int64_t col, int n) {
-    if (!operand_) return;
     if (constant_) {
-      if (filled_row_ >= 0 && (row == filled_row_ || operand_.row_stride == 0)) return;
+      const bool same = !operand_ || operand_.row_stride == 0 || row == filled_row_;
+      if (filled_row_ >= 0 && same) return;
       filled_row_ = row;
-      widen_span(operand_.at(row, 0), operand_.element, 1, buffer_);
+      buffer_[0] = 1;
+      if (operand_) widen_span(operand_.at(row, 0), operand_.element, 1, buffer_);
       fill(buffer_[0] * factor_);
       return;
     }
@@ -131,7 +130,7 @@ class SpanWriter {
 
   const Result& result_;
   bool direct_, stream_;
-  alignas(kVectorBytes) T buffer_[kSpan] = {};
+  alignas(kVectorBytes) T buffer_[kSpan];
 };
 
 }  // namespace elbokit::ELBOKIT_LEVEL

@@ -43,6 +43,7 @@ def bernoulli_loss(
     elementwise_out: _Operand | None,
     row_out: _Operand | None,
     grad_out: _Operand | None,
+    count: bool = False,
 ) -> tuple[float, int]: ...
 def categorical_loss(
     logits: _Operand,

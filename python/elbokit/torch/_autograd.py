@@ -47,9 +47,10 @@ def direct(*tensors: Tensor | None) -> bool:
         or torch._C._get_tracing_state() is not None
     ):
         return False
-    return all(
-        t is None or (type(t) in _PLAIN and t.is_cpu and t.layout is torch.strided) for t in tensors
-    )
+    for t in tensors:  # all() takes twice the time
+        if t is not None and not (type(t) in _PLAIN and t.is_cpu and t.layout is torch.strided):
+            return False
+    return True
 
 
 def direct_apply(function: type[torch.autograd.Function], forward: Callable[..., Any]) -> Any:

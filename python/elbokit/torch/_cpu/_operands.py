@@ -77,20 +77,28 @@ def vector(tensor: Tensor | None) -> Described | None:
     return tensor.data_ptr(), _ELEMENTS[tensor.dtype], tensor.shape[0], 1, stride, 1, tensor
 
 
+def _contiguous(shape: Sequence[int]) -> list[int]:
+    """Return the strides of a contiguous tensor."""
+    strides = [1]
+    for size in shape[:0:-1]:
+        strides.append(strides[-1] * max(1, size))
+    return strides[::-1]
+
+
 def gradient(like: Tensor, order: Sequence[int] | None = None) -> Tensor:
     """Return memory for a gradient, with the strides of `like` if `order` says that they serve.
 
-    Large gradients come from the pool (cpp/dispatch/buffer_pool.h) and return to it.
+    Large gradients come from the pool (cpp/dispatch/buffer_pool.h) and return to it. For small ones
+    that takes longer than it saves.
     """
-    if like.numel() >= _POOLED:
-        size = like.element_size() * like.numel()
-        storage = torch.frombuffer(_core.Buffer(size), dtype=like.dtype).untyped_storage()
-        shape = like.shape
-        strides = torch.empty(shape, device="meta").stride() if order is None else like.stride()
-        return like.new_empty(0).set_(storage, 0, shape, strides)
-    if order is None and not like.is_contiguous():
-        return like.new_empty(like.shape)
-    return torch.empty_like(like, requires_grad=False)
+    if like.numel() < _POOLED:
+        if order is None and not like.is_contiguous():
+            return like.new_empty(like.shape)
+        return torch.empty_like(like)
+    buffer = _core.Buffer(like.element_size() * like.numel())
+    storage = torch.frombuffer(buffer, dtype=like.dtype).untyped_storage()
+    strides = _contiguous(like.shape) if order is None else like.stride()
+    return like.new_empty(0).set_(storage, 0, like.shape, strides)
 
 
 def permuted(order: Sequence[int] | None, *tensors: Tensor | None) -> tuple[Any, ...]:
