@@ -11,8 +11,10 @@
 
 namespace elbokit::dispatch {
 
-inline constexpr std::int64_t kTaskElements = 1 << 13;  // some microseconds, evenly shared
-inline constexpr std::int64_t kWorthATeam = 1 << 15;    // less stays on the calling thread
+// A task is some microseconds of a small loss, so that the threads share it evenly, and longer
+// stretches of memory of a large one.
+inline constexpr std::int64_t kLeastElements = 1 << 13, kMostElements = 1 << 15, kTasks = 32;
+inline constexpr std::int64_t kWorthATeam = 1 << 15;  // less stays on the calling thread
 
 class RowTasks {
  public:
@@ -20,11 +22,11 @@ class RowTasks {
   RowTasks(std::int64_t rows, std::int64_t elements_per_row,
            std::int64_t most = std::numeric_limits<std::int64_t>::max())
       : rows_(rows),
-        per_task_(std::max(
-            std::max<std::int64_t>(1, kTaskElements / std::max<std::int64_t>(1, elements_per_row)),
-            rows / most + (rows % most != 0))),
-        count_((rows + per_task_ - 1) / per_task_),
-        elements_(rows * elements_per_row) {}
+        elements_(rows * elements_per_row),
+        per_task_(std::max(std::max<std::int64_t>(1, stretch() / std::max<std::int64_t>(
+                                                                     1, elements_per_row)),
+                           rows / most + (rows % most != 0))),
+        count_((rows + per_task_ - 1) / per_task_) {}
 
   std::int64_t count() const { return count_; }
 
@@ -39,7 +41,11 @@ class RowTasks {
   }
 
  private:
-  std::int64_t rows_, per_task_, count_, elements_;
+  std::int64_t stretch() const {
+    return std::clamp(elements_ / kTasks, kLeastElements, kMostElements);
+  }
+
+  std::int64_t rows_, elements_, per_task_, count_;
 };
 
 }  // namespace elbokit::dispatch

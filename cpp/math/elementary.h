@@ -36,7 +36,7 @@ struct Format<float> {
   static constexpr float round = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer
   static constexpr float ln2_high = 0.693359375f;
   static constexpr float ln2_low = -2.12194440e-4f;
-  static constexpr float exp_low = -104.0f, exp_high = 89.0f;
+  static constexpr float exp_low = -104.0f, exp_normal = -87.33f, exp_high = 89.0f;
   static constexpr float exp2_zero = -126.0f;
 
   template <class V>  // (e^x - 1 - x) / x^2
@@ -77,7 +77,7 @@ struct Format<double> {
   static constexpr double round = 6755399441055744.0;  // 1.5 * 2^52
   static constexpr double ln2_high = 6.93147180369123816490e-01;
   static constexpr double ln2_low = 1.90821492927058770002e-10;
-  static constexpr double exp_low = -746.0, exp_high = 710.0;
+  static constexpr double exp_low = -746.0, exp_normal = -708.39, exp_high = 710.0;
   static constexpr double exp2_zero = -1022.0;
 
   template <class V>  // (e^x - 1 - x) / x^2
@@ -195,18 +195,15 @@ ELBOKIT_INLINE V round_vector(V x) {
 }
 #endif
 
-// e^x for x <= 0, in fewer operations than exp.
+// e^x for x <= 0, in fewer operations than exp: what would be less than a normal number is 0.
 template <class V>
 ELBOKIT_INLINE V exp_nonpositive(V x) {
-#if defined(__AVX512F__)
   using F = Format<Lane<V>>;
-  if constexpr (sizeof(V) == 64) {
-    x = select(x < F::exp_low, constant<V>(F::exp_low), x);
-    const V n = round_vector(x * Lane<V>(1.4426950408889634074));
-    return scale(F::exp((x - n * F::ln2_high) - n * F::ln2_low), n);
-  }
-#endif
-  return exp(x);
+  const V shifted = x * Lane<V>(1.4426950408889634074) + F::round;
+  const V n = shifted - F::round;  // the nearest integer; it is in the low bits of `shifted` too
+  const V power = F::exp((x - n * F::ln2_high) - n * F::ln2_low);
+  const V scale = bit_cast<V>((bit_cast<Bits<V>>(shifted) + F::bias) << F::mantissa_bits);
+  return select(x < F::exp_normal, V{}, power * scale);  // a product, for NaN to stay NaN
 }
 
 // 2^x for x <= 0, and exactly 0 for x < exp2_zero, -inf among them; that select also discards what
