@@ -23,9 +23,9 @@ class RowTasks {
            std::int64_t most = std::numeric_limits<std::int64_t>::max())
       : rows_(rows),
         elements_(rows * elements_per_row),
-        per_task_(std::max(std::max<std::int64_t>(1, stretch() / std::max<std::int64_t>(
-                                                                     1, elements_per_row)),
-                           rows / most + (rows % most != 0))),
+        per_task_(std::max(
+            std::max<std::int64_t>(1, stretch() / std::max<std::int64_t>(1, elements_per_row)),
+            rows / most + (rows % most != 0))),
         count_((rows + per_task_ - 1) / per_task_) {}
 
   std::int64_t count() const { return count_; }
