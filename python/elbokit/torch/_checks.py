@@ -25,7 +25,7 @@ __all__ = [
     "check_weight",
 ]
 
-# One entry per file of implementations (_cpu.py); "meta" is served by the fake kernels.
+# One entry per package of implementations (_cpu); "meta" is served by the fake kernels.
 _DEVICES = ("cpu", "meta")
 _LOW_PRECISION = (torch.float16, torch.bfloat16)
 _BINARY = (torch.bool, torch.uint8)
