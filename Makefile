@@ -4,7 +4,7 @@ BIN := .venv/bin
 CPP_FILES = $(shell find cpp -name '*.h' -o -name '*.cpp')
 CHECKED = python tests benchmarks examples tools
 
-.PHONY: help demo test bench bench-all bench-kernels lint format clean
+.PHONY: help demo test test-torch-versions bench bench-all bench-kernels lint format clean
 help:                     ## this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*##/\t/'
 
@@ -13,6 +13,9 @@ demo: .venv/installed     ## EM and a VAE on handwritten digits; pictures and a 
 
 test: .venv/installed     ## the tests
 	$(BIN)/python -m pytest
+
+test-torch-versions:      ## one wheel under several versions of torch: TORCH="2.6.0 2.13.0"
+	tools/test_torch_versions.sh $(TORCH)
 
 bench: .venv/installed    ## the comparisons with other libraries, into benchmarks/results
 	$(BIN)/python benchmarks/run.py

@@ -101,9 +101,9 @@ class _LinearBernoulli(torch.autograd.Function):
             return *_by_formula(grad, operands, ctx.reduction, needs), *rest
         grads = [
             scaled(s, grad) if need and s is not None else None
-            for s, need in zip(saved, needs, strict=False)
+            for s, need in zip(saved, needs[:3], strict=True)
         ]
-        missing = [n and g is None for n, g in zip(needs, grads, strict=False)]
+        missing = [n and g is None for n, g in zip(needs[:3], grads, strict=True)]
         if any(missing):
             shape = operands[3].shape
             by_row = spread(grad, shape, ctx.reduction).reshape(-1).expand(shape[0])
