@@ -112,11 +112,12 @@ def main() -> None:
     harness.write(
         "vae_step",
         "A training step of a VAE",
-        "Networks 784-400-20-400-784, Adam, float32: data, forward, loss, backward and update, with "
-        "torch's eager loss, the same under `torch.compile`, and `vae_loss`, everything else alike. "
-        "Medians of interleaved rounds; the losses of five steps agree first. Workers: processes of "
-        "the DataLoader (fork) that prepare the batches meanwhile. Networks: the forward pass "
-        "alone, which is torch's own in all three: it should not notice which loss ran before.",
+        "Networks 784-400-20-400-784, Adam, float32: data, forward, loss, backward and update, "
+        "with torch's eager loss, the same under `torch.compile`, and `vae_loss`, everything else "
+        "alike. Medians of interleaved rounds; the losses of five steps agree first. Workers: "
+        "processes of the DataLoader (fork) that prepare the batches meanwhile. Networks: the "
+        "forward pass alone, which is torch's own in all three: it should not notice which loss "
+        "ran before.",
         harness.table(
             [
                 "batch",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 from elbokit import _core
 from elbokit.torch._checks import check_int, check_non_negative
 
@@ -18,7 +20,7 @@ def set_cache_limit(n_bytes: int) -> None:
 
     Fresh memory is cleared page by page when it is first touched, which takes longer than the loss
     that writes it. So the gradients that a loss computes, from 1 MiB on, come from memory that the
-    gradients of an earlier step have left.
+    gradients of an earlier step have left. Such a gradient cannot be resized.
 
     Parameters
     ----------
@@ -32,7 +34,7 @@ def set_cache_limit(n_bytes: int) -> None:
     """
     n_bytes = check_int("n_bytes", n_bytes)
     check_non_negative("n_bytes", n_bytes)
-    _core.set_pool_limit(n_bytes)
+    _core.set_pool_limit(min(n_bytes, sys.maxsize))
 
 
 def empty_cache() -> None:

@@ -171,9 +171,10 @@ def check_limits(name: str, limits: object) -> tuple[float, float]:
     """Return `limits` as two floats, -inf and inf if it is None."""
     if limits is None:
         return -math.inf, math.inf
-    if not (isinstance(limits, (tuple, list)) and len(limits) == 2):
+    pair = tuple(limits) if isinstance(limits, (tuple, list)) else ()
+    if len(pair) != 2 or not all(isinstance(limit, (int, float, Real)) for limit in pair):
         raise TypeError(f"`{name}` is {limits!r}, expected a pair of numbers")
-    low, high = limits
+    low, high = pair
     if not low <= high:
         raise ValueError(f"`{name}` is {limits!r}, expected its first number to be the smaller")
     return float(low), float(high)

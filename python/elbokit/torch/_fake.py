@@ -5,6 +5,7 @@ Outputs are new, and laid out as those of the implementations; None as theirs.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -16,6 +17,7 @@ from elbokit.torch._reduction import (
     gaussian_order,
     loss_shape,
     reduced_shape,
+    saved_dtype,
     storage_order,
 )
 
@@ -38,9 +40,10 @@ __all__ = [
 
 
 def _gradient(like: Tensor, order: Sequence[int] | None) -> Tensor:
+    dtype = saved_dtype(like)
     if order is None:
-        return like.new_empty(like.shape)
-    return like.new_empty_strided(like.shape, like.stride())
+        return like.new_empty(like.shape, dtype=dtype)
+    return like.new_empty_strided(like.shape, like.stride(), dtype=dtype)
 
 
 def bernoulli_loss(
@@ -141,7 +144,7 @@ def multi_sample_loss(
 ) -> tuple[Tensor | None, ...]:
     """Shapes of the loss and of its four gradients."""
     loss = mu.new_empty(loss_shape(mu.shape, reduction))
-    grad = logits.new_empty(logits.shape) if need_logits else None
+    grad = _gradient(logits, None) if need_logits else None
     latent = [t.new_empty(t.shape) if need_latent else None for t in (mu, logvar, z)]
     return loss, grad, *latent
 
@@ -193,7 +196,7 @@ def vae_loss(
     latent = [mu.new_empty(mu.shape) if need_latent else None for _ in range(2)]
     if not need_statistics:
         return *terms, grad, *latent, None, None
-    statistics = mu.new_empty((3, mu[:1].numel()), dtype=torch.float64)
+    statistics = mu.new_empty((3, math.prod(mu.shape[1:])), dtype=torch.float64)
     return *terms, grad, *latent, statistics, mu.new_empty((), dtype=torch.int64)
 
 
@@ -236,7 +239,7 @@ def _layer_gradients(
 ) -> tuple[Tensor | None, ...]:
     operands = hidden, weight, bias
     return tuple(
-        t.new_empty(t.shape) if t is not None and need else None
+        _gradient(t, None) if t is not None and need else None
         for t, need in zip(operands, needs, strict=True)
     )
 

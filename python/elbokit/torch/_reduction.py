@@ -15,6 +15,7 @@ __all__ = [
     "loss_scale",
     "loss_shape",
     "reduced_shape",
+    "saved_dtype",
     "spread",
     "storage_order",
 ]
@@ -28,6 +29,11 @@ __all__ = [
 def computed_dtype(tensor: Tensor) -> torch.dtype:
     """Return the dtype that the kernels compute in: float32 for anything narrower."""
     return torch.float64 if tensor.dtype == torch.float64 else torch.float32
+
+
+def saved_dtype(operand: Tensor) -> torch.dtype:
+    """Return the dtype in which the gradient in `operand` is kept until the backward pass."""
+    return torch.float32 if operand.dtype == torch.float16 else operand.dtype
 
 
 def loss_shape(shape: Sequence[int], reduction: str) -> tuple[int, ...]:

@@ -40,7 +40,7 @@ class VAEStatistics:
     def reset(self) -> None:
         """Forget all batches."""
         self.n_samples = 0
-        self.out_of_range = torch.zeros((), dtype=torch.int64)
+        self.out_of_range = torch.zeros((), dtype=torch.int64, device="cpu")
         self._sums: Tensor | None = None
 
     def update(self, sums: Tensor, out_of_range: Tensor, n_samples: int) -> None:
@@ -55,6 +55,11 @@ class VAEStatistics:
         n_samples : int
             Size of the batch.
         """
+        if self._sums is not None and sums.shape != self._sums.shape:
+            raise ValueError(
+                f"the batch has {sums.shape[1]} latent dimensions, expected {self._sums.shape[1]} "
+                "as the batches before"
+            )
         self._sums = sums if self._sums is None else self._sums + sums
         self.out_of_range = out_of_range + self.out_of_range.to(out_of_range.device)
         self.n_samples += n_samples

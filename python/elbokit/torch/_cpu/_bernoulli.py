@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from elbokit import _core
-from elbokit.torch._cpu._operands import gradient, operand, output, permuted, vector
+from elbokit.torch._cpu._operands import empty, filled, gradient, operand, output, permuted, vector
 from elbokit.torch._reduction import computed_dtype, loss_scale, loss_shape, storage_order
 
-__all__ = ["bernoulli_loss"]
+__all__ = ["bernoulli_loss", "count_out_of_range"]
 
 
 def bernoulli_loss(
@@ -24,7 +23,7 @@ def bernoulli_loss(
     need_grad: bool,
 ) -> tuple[Tensor, Tensor | None]:
     """Return the loss and its gradient in `input`."""
-    loss = torch.empty(loss_shape(input.shape, reduction), dtype=computed_dtype(input))
+    loss = empty(loss_shape(input.shape, reduction), dtype=computed_dtype(input))
     scale = loss_scale(input.shape, reduction)
     order = None
     if reduction != "none":
@@ -51,5 +50,12 @@ def bernoulli_loss(
         output(written, rows),
     )
     if reduction not in ("none", "rows"):
-        loss.fill_(total * scale)
+        filled(loss, total * scale)
     return loss, grad
+
+
+def count_out_of_range(target: Tensor, mask: Tensor | None, target_scale: float) -> int:
+    """Count the targets outside [0, 1] that no mask hides."""
+    scaled = target.double() * target_scale
+    outside = (scaled < 0) | (scaled > 1)
+    return int((outside if mask is None else outside & (mask != 0)).sum())

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from elbokit import _core
-from elbokit.torch._cpu._operands import gradient, operand, output, permuted, vector
+from elbokit.torch._cpu._operands import empty, filled, gradient, operand, output, permuted, vector
 from elbokit.torch._reduction import classes_last, computed_dtype, loss_scale, loss_shape
 
 __all__ = ["categorical_loss"]
@@ -22,7 +24,7 @@ def categorical_loss(
 ) -> tuple[Tensor, Tensor | None]:
     """Return the loss and its gradient in `logits`; `mask` is of any dtype."""
     n_samples, n_classes = logits.shape[:2]
-    loss = torch.empty(loss_shape(logits.shape, reduction), dtype=computed_dtype(logits))
+    loss = empty(loss_shape(logits.shape, reduction), dtype=computed_dtype(logits))
     scale = loss_scale(logits.shape, reduction)
     order = [0, *range(2, logits.dim()), 1] if classes_last(logits) else None
     grad = gradient(logits, order) if need_grad else None
@@ -30,9 +32,10 @@ def categorical_loss(
         return loss.fill_(0.0 * scale), grad
     logits, written = permuted(order, logits, grad)
     rows = n_samples if order is None else target.numel()
-    counted = None
+    counted: Any = None
     if mask is not None:
-        counted = (mask != 0).expand(target.shape).reshape(-1).view(torch.uint8).numpy()
+        counted = (mask != 0).expand(target.shape).reshape(-1).contiguous()
+        counted = counted.view(torch.uint8).numpy()
     total, outside = _core.categorical_loss(
         operand(logits, logits.shape, rows),
         target.detach().reshape(-1).contiguous().numpy(),
@@ -47,7 +50,7 @@ def categorical_loss(
     if outside >= 0:
         _raise_no_class(target, outside, n_classes)
     if reduction != "rows":
-        loss.fill_(total * scale)
+        filled(loss, total * scale)
     return loss, grad
 
 

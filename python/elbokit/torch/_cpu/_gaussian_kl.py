@@ -6,10 +6,10 @@ import torch
 from torch import Tensor
 
 from elbokit import _core
-from elbokit.torch._cpu._operands import operand, output, vector
+from elbokit.torch._cpu._operands import empty, filled, operand, output, vector
 from elbokit.torch._reduction import loss_scale, loss_shape
 
-__all__ = ["gaussian_kl", "gaussian_kl_backward"]
+__all__ = ["fill_statistics", "gaussian_kl", "gaussian_kl_backward"]
 
 
 def gaussian_kl(
@@ -25,8 +25,8 @@ def gaussian_kl(
     """Return the KL, the KL floored at `free_bits`, and the latter's gradients in mu, logvar."""
     shape, scale = mu.shape, loss_scale(mu.shape, reduction)
     size = loss_shape(shape, reduction)
-    kl, charged = torch.empty(size, dtype=mu.dtype), torch.empty(size, dtype=mu.dtype)
-    grads = [torch.empty(shape, dtype=mu.dtype) if need_grad else None for _ in range(2)]
+    kl, charged = empty(size, dtype=mu.dtype), empty(size, dtype=mu.dtype)
+    grads = [empty(shape, dtype=mu.dtype) if need_grad else None for _ in range(2)]
     if mu.numel() == 0:
         return kl.fill_(0.0 * scale), charged.fill_(0.0 * scale), *grads
     rows, by_row = shape[0], reduction == "rows"
@@ -45,16 +45,41 @@ def gaussian_kl(
         None,
     )
     if not by_row:
-        kl.fill_(totals[0] * scale)
-        charged.fill_(totals[1] * scale)
+        filled(kl, totals[0] * scale)
+        filled(charged, totals[1] * scale)
     return kl, charged, *grads
+
+
+def fill_statistics(
+    out: Tensor,
+    mu: Tensor,
+    logvar: Tensor,
+    prior_mu: Tensor | None,
+    prior_logvar: Tensor | None,
+) -> None:
+    """Add the sums over the rows of each dimension's KL, mu and mu^2 to `out`, (3, latent)."""
+    rows, shape = mu.shape[0], mu.shape
+    _core.gaussian_kl(
+        operand(mu, shape, rows),
+        operand(logvar, shape, rows),
+        operand(prior_mu, shape, rows),
+        operand(prior_logvar, shape, rows),
+        0.0,
+        None,
+        1.0,
+        None,
+        None,
+        None,
+        None,
+        output(out, 3),
+    )
 
 
 def _row_factor(
     grad: Tensor | None, row_weight: Tensor | None, scale: float, rows: int, dtype: torch.dtype
 ) -> Tensor:
     """Return the weight of each row's KL in the gradient, shape (rows,)."""
-    factor = torch.empty(rows, dtype=dtype)
+    factor = empty(rows, dtype=dtype)
     if grad is None:
         return factor.zero_()
     factor.copy_(grad).mul_(scale)
@@ -75,7 +100,7 @@ def gaussian_kl_backward(
 ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
     """Gradient of grad * kl + grad_charged * charged, before any sum over broadcast dimensions."""
     shape = mu.shape
-    grads = [torch.empty(shape, dtype=mu.dtype) for _ in range(4 if need_prior else 2)]
+    grads = [empty(shape, dtype=mu.dtype) for _ in range(4 if need_prior else 2)]
     if mu.numel():
         rows = shape[0]
         scale = loss_scale(shape, reduction)

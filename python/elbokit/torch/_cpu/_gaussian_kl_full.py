@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from elbokit import _core
-from elbokit.torch._cpu._operands import operand, output, vector
+from elbokit.torch._cpu._operands import empty, filled, operand, output, vector
 from elbokit.torch._reduction import loss_scale, loss_shape
 
 __all__ = ["gaussian_kl_full"]
@@ -17,8 +16,8 @@ def gaussian_kl_full(
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """Return the KL from N(0, I), and its gradients in `mu` and `scale_tril`."""
     scale = loss_scale(mu.shape, reduction)
-    kl = torch.empty(loss_shape(mu.shape, reduction), dtype=mu.dtype)
-    grads = [torch.empty(t.shape, dtype=t.dtype) if need_grad else None for t in (mu, scale_tril)]
+    kl = empty(loss_shape(mu.shape, reduction), dtype=mu.dtype)
+    grads = [empty(t.shape, dtype=t.dtype) if need_grad else None for t in (mu, scale_tril)]
     if mu.numel() == 0:
         return kl.fill_(0.0 * scale), grads[0], grads[1]
     rows = mu.shape[0]
@@ -38,5 +37,5 @@ def gaussian_kl_full(
             "positive numbers"
         )
     if reduction != "rows":
-        kl.fill_(total * scale)
+        filled(kl, total * scale)
     return kl, grads[0], grads[1]

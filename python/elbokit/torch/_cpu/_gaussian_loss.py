@@ -6,8 +6,23 @@ import torch
 from torch import Tensor
 
 from elbokit import _core
-from elbokit.torch._cpu._operands import gradient, operand, output, permuted, vector
-from elbokit.torch._reduction import computed_dtype, gaussian_order, loss_scale, loss_shape
+from elbokit.torch._cpu._operands import (
+    empty,
+    filled,
+    gradient,
+    operand,
+    output,
+    permuted,
+    vector,
+    zeros,
+)
+from elbokit.torch._reduction import (
+    computed_dtype,
+    gaussian_order,
+    loss_scale,
+    loss_shape,
+    saved_dtype,
+)
 
 __all__ = ["gaussian_loss"]
 
@@ -37,24 +52,24 @@ def gaussian_loss(
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """Return the loss and its gradients in `mean` and `logvar`, each of its operand's shape."""
     dtype, given = computed_dtype(mean), mean.shape
-    loss = torch.empty(loss_shape(given, reduction), dtype=dtype)
+    loss = empty(loss_shape(given, reduction), dtype=dtype)
     scale = loss_scale(given, reduction)
     order = gaussian_order(mean, target, logvar, mask)
     grad_mean = gradient(mean, order) if need_mean else None
     wanted = logvar if need_logvar else None
     if mean.numel() == 0:
-        zeros = None if wanted is None else torch.zeros(wanted.shape, dtype=wanted.dtype)
-        return loss.fill_(0.0 * scale), grad_mean, zeros
+        nothing = None if wanted is None else zeros(wanted.shape, dtype=saved_dtype(wanted))
+        return loss.fill_(0.0 * scale), grad_mean, nothing
     rows = given[0]
     of_elements = of_rows = of_columns = None
     cells = "" if wanted is None else _cells(wanted, mean)
     if cells == "elements" and wanted is not None:
         whole = wanted.shape == given
-        of_elements = gradient(wanted, order) if whole else torch.empty(given, dtype=dtype)
+        of_elements = gradient(wanted, order) if whole else empty(given, dtype=dtype)
     elif cells == "rows":
-        of_rows = torch.empty(rows, dtype=dtype)
+        of_rows = empty(rows, dtype=dtype)
     elif cells == "columns":
-        of_columns = torch.zeros((1, mean.numel() // rows), dtype=torch.float64)
+        of_columns = zeros((1, mean.numel() // rows), dtype=torch.float64)
     if logvar is not None and logvar.numel() == 1:
         logvar = logvar.reshape((1,) * len(given))
     mean, target, logvar, mask, written, written_logvar = permuted(
@@ -78,7 +93,7 @@ def gaussian_loss(
         output(of_columns, 1),
     )
     if reduction != "rows":
-        loss.fill_(total * scale)
+        filled(loss, total * scale)
     if wanted is None:
         return loss, grad_mean, None
     if of_elements is not None:
@@ -88,7 +103,7 @@ def gaussian_loss(
     elif of_columns is not None:
         slopes = of_columns.view(given[1:])
     else:
-        slopes = torch.full(wanted.shape, slope, dtype=dtype)
+        slopes = torch.full(wanted.shape, slope, dtype=dtype, device="cpu")
     return loss, grad_mean, _summed(slopes, wanted)
 
 
@@ -97,4 +112,4 @@ def _summed(slopes: Tensor, like: Tensor) -> Tensor:
     if slopes.shape != like.shape:
         shape = like.shape[like.dim() - slopes.dim() :] if like.dim() > slopes.dim() else like.shape
         slopes = slopes.sum_to_size(shape).reshape(like.shape)
-    return slopes.to(like.dtype)
+    return slopes.to(saved_dtype(like))

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from elbokit import _core
+from elbokit.torch._cpu._operands import empty, zeros
 
 __all__ = ["gmm_log_prob", "gmm_log_prob_backward"]
 
@@ -25,7 +26,7 @@ def gmm_log_prob(
     x: Tensor, weights: Tensor, means: Tensor, precisions_cholesky: Tensor, covariance_type: str
 ) -> Tensor:
     """Log-density of the rows of a batch of mixtures; every operand has one batch dimension."""
-    log_prob = torch.empty(x.shape[:2], dtype=x.dtype)
+    log_prob = empty(x.shape[:2], dtype=x.dtype)
     if x.numel():
         _core.gmm_estep(
             x.detach().numpy(),
@@ -53,7 +54,7 @@ def gmm_log_prob_backward(
     operands = grad, x, weights, means, precisions_cholesky
     if x.dtype == torch.float32 and x.numel() and precisions_cholesky.max() > _LARGEST_PRECISION:
         grad, x, weights, means, precisions_cholesky = (t.double() for t in operands)
-    make = torch.empty if x.numel() else torch.zeros
+    make = empty if x.numel() else zeros
     grad_x = make(x.shape, dtype=x.dtype) if need_x else None
     grads = [
         make(t.shape, dtype=x.dtype) if need_parameters else None

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from elbokit import _core
-from elbokit.torch._cpu._operands import operand, output, vector
-from elbokit.torch._reduction import computed_dtype, loss_scale, loss_shape
+from elbokit.torch._cpu._operands import empty, filled, operand, output, vector, zeros
+from elbokit.torch._reduction import computed_dtype, loss_scale, loss_shape, saved_dtype
 
 __all__ = ["linear_bernoulli_loss", "linear_bernoulli_loss_backward"]
 
@@ -68,12 +68,12 @@ class _Sums:
     def __init__(self, layer: _Layer, needs: tuple[bool, bool, bool], scale: float) -> None:
         self.layer, self.scale = layer, scale
         dtype = self.dtype = computed_dtype(layer.hidden)
-        self.narrow = layer.product != dtype
-        self.hidden = torch.zeros(layer.hidden.shape, dtype=dtype) if needs[0] else None
+        self.hidden = zeros(layer.hidden.shape, dtype=dtype) if needs[0] else None
         # Written by the first rows of every chunk, if there are any.
-        some = torch.empty if len(layer.hidden) else torch.zeros
-        self.weight = some(layer.weight.shape, dtype=layer.weight.dtype) if needs[1] else None
-        self.bias = torch.zeros(layer.weight.shape[0], dtype=dtype) if needs[2] else None
+        some = empty if len(layer.hidden) else zeros
+        kept = saved_dtype(layer.weight)
+        self.weight = some(layer.weight.shape, dtype=kept) if needs[1] else None
+        self.bias = zeros(layer.weight.shape[0], dtype=dtype) if needs[2] else None
 
     @property
     def wanted(self) -> bool:
@@ -85,7 +85,7 @@ class _Sums:
         if self.weight is not None:
             own = self.chunk = self.weight[cols]
             if own.dtype != self.dtype:
-                self.chunk = torch.empty(own.shape, dtype=self.dtype)
+                self.chunk = empty(own.shape, dtype=self.dtype)
 
     def add(self, slope: Tensor, rows: slice, weight: Tensor) -> None:
         """Add the gradient `slope` in the logits of `rows` and of the features of the chunk."""
@@ -98,7 +98,10 @@ class _Sums:
         self.first = False
 
     def _add_product(self, to: Tensor, a: Tensor, b: Tensor, beta: int) -> None:
-        if not self.narrow:
+        if self.layer.product == torch.float16:
+            # A sum over many samples may be beyond float16 before it is divided by their number.
+            a, b = a.to(self.dtype), b.to(self.dtype)
+        if a.dtype == self.dtype:
             torch.addmm(to, a, b, beta=beta, alpha=self.scale, out=to)
         elif beta:
             to.add_(torch.mm(a, b), alpha=self.scale)
@@ -111,9 +114,9 @@ class _Sums:
             self.weight[self.cols] = self.chunk
 
     def grads(self, hidden: Tensor, bias: Tensor | None) -> _Grads:
-        """Gradients in the dtypes of the operands."""
-        in_hidden = None if self.hidden is None else self.hidden.to(hidden.dtype)
-        in_bias = None if self.bias is None or bias is None else self.bias.to(bias.dtype)
+        """Gradients in the dtypes of the operands, float32 for float16."""
+        in_hidden = None if self.hidden is None else self.hidden.to(saved_dtype(hidden))
+        in_bias = None if self.bias is None or bias is None else self.bias.to(saved_dtype(bias))
         return in_hidden, self.weight, in_bias
 
 
@@ -131,8 +134,8 @@ def _pass(
     """Run over all blocks: return the sum of the loss, add to `row_loss` and to the gradients."""
     (n_samples, _), n_features = layer.hidden.shape, layer.weight.shape[0]
     block_rows, block_cols = layer.block(chunk_size)
-    memory = torch.empty(block_rows * block_cols, dtype=layer.product)
-    block_loss = None if row_loss is None else torch.empty(block_rows, dtype=sums.dtype)
+    memory = empty(block_rows * block_cols, dtype=layer.product)
+    block_loss = None if row_loss is None else empty(block_rows, dtype=sums.dtype)
     loss = 0.0
     for cols in _pieces(n_features, block_cols):
         weight = layer.weight[cols].to(layer.product)
@@ -188,13 +191,13 @@ def linear_bernoulli_loss(
     shape, dtype = target.shape, computed_dtype(hidden)
     scale = loss_scale(shape, reduction)
     sums = _Sums(layer, (need_hidden, need_weight, need_bias), scale)
-    rows = torch.zeros(shape[0], dtype=torch.float64) if reduction == "rows" else None
+    rows = zeros(shape[0], dtype=torch.float64) if reduction == "rows" else None
     with torch.no_grad(), torch.autocast("cpu", enabled=False):
         total = _pass(layer, sums, chunk_size, None, rows)
         if rows is not None:
             loss = rows.to(dtype, copy=True)
         else:
-            loss = torch.empty(loss_shape(shape, reduction), dtype=dtype).fill_(total * scale)
+            loss = filled(empty(loss_shape(shape, reduction), dtype=dtype), total * scale)
         return loss, *sums.grads(hidden, bias)
 
 

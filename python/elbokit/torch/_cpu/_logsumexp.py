@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 
 from elbokit import _core
+from elbokit.torch._cpu._operands import empty
 from elbokit.torch._reduction import reduced_shape
 
 __all__ = ["logsumexp", "logsumexp_backward"]
@@ -29,7 +29,7 @@ def _fold(input: Tensor, dim: Sequence[int]) -> tuple[Tensor, bool]:
 
 def logsumexp(input: Tensor, dim: Sequence[int], keepdim: bool) -> Tensor:
     """Log-sum-exp over the dimensions `dim`."""
-    out = torch.empty(reduced_shape(input.shape, dim, keepdim), dtype=input.dtype)
+    out = empty(reduced_shape(input.shape, dim, keepdim), dtype=input.dtype)
     if input.numel() == 0:
         return out.fill_(-math.inf)
     folded, _ = _fold(input, dim)
@@ -40,10 +40,10 @@ def logsumexp(input: Tensor, dim: Sequence[int], keepdim: bool) -> Tensor:
 def logsumexp_backward(grad: Tensor, input: Tensor, output: Tensor, dim: Sequence[int]) -> Tensor:
     """Gradient of log-sum-exp; `grad` and `output` have their reduced dimensions or not."""
     if input.numel() == 0:
-        return torch.empty(input.shape, dtype=input.dtype)
+        return empty(input.shape, dtype=input.dtype)
     folded, in_place = _fold(input, dim)
     outer, _, inner = folded.shape
-    result = torch.empty(folded.shape, dtype=input.dtype)
+    result = empty(folded.shape, dtype=input.dtype)
     _core.logsumexp_backward(
         folded.numpy(),
         output.detach().reshape(outer, inner).contiguous().numpy(),

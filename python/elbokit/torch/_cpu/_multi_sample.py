@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from elbokit import _core
-from elbokit.torch._cpu._operands import operand, output, vector
+from elbokit.torch._cpu._operands import empty, filled, gradient, operand, output, vector
 from elbokit.torch._reduction import loss_scale, loss_shape
 
 __all__ = ["multi_sample_loss"]
@@ -33,9 +32,9 @@ def multi_sample_loss(
 ) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None, Tensor | None]:
     """Return the negative bound and its gradients in logits, mu, logvar and z."""
     rows, scale = mu.shape[0], loss_scale(mu.shape, reduction)
-    loss = torch.empty(loss_shape(mu.shape, reduction), dtype=mu.dtype)
-    grad = torch.empty(logits.shape, dtype=logits.dtype) if need_logits else None
-    latent = [torch.empty(t.shape, dtype=t.dtype) if need_latent else None for t in (mu, logvar, z)]
+    loss = empty(loss_shape(mu.shape, reduction), dtype=mu.dtype)
+    grad = gradient(logits) if need_logits else None
+    latent = [empty(t.shape, dtype=t.dtype) if need_latent else None for t in (mu, logvar, z)]
     if rows == 0:
         return loss.fill_(0.0 * scale), grad, latent[0], latent[1], latent[2]
     every = logits.shape[0] * rows
@@ -59,5 +58,5 @@ def multi_sample_loss(
         output(latent[2], every),
     )
     if reduction != "rows":
-        loss.fill_(total * scale)
+        filled(loss, total * scale)
     return loss, grad, latent[0], latent[1], latent[2]

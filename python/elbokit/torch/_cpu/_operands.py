@@ -5,15 +5,18 @@ The last item of the tuple is the tensor that owns the memory, which lives as lo
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, overload
 
 import torch
 from torch import Tensor
 
 from elbokit import _core
+from elbokit.torch._reduction import saved_dtype
 
-__all__ = ["gradient", "operand", "output", "permuted", "vector"]
+__all__ = ["empty", "filled", "gradient", "operand", "output", "permuted", "vector", "zeros"]
 
 Described = tuple[Any, ...]
 
@@ -26,7 +29,13 @@ _ELEMENTS = {
     torch.uint8: 4,
     torch.bool: 4,
 }
+_LARGEST_FLOAT = torch.finfo(torch.float32).max
 _POOLED = 1 << 18  # elements from which a gradient comes from the pool
+
+
+# Beside CPU operands, whatever torch's default device is.
+empty = partial(torch.empty, device="cpu")
+zeros = partial(torch.zeros, device="cpu")
 
 
 def _describe(view: Tensor) -> Described:
@@ -43,6 +52,8 @@ def operand(tensor: Tensor | None, shape: Sequence[int], rows: int) -> Described
     """Describe `tensor`, broadcast to `shape`, as (rows, cols); copy only what has no such view."""
     if tensor is None:
         return None
+    if tensor.is_neg():  # a view whose numbers are the negative of what lies in memory
+        tensor = tensor.resolve_neg()
     if tensor.is_contiguous() and tensor.shape == shape:
         return output(tensor, rows)
     view = tensor.detach().expand(shape)
@@ -73,6 +84,8 @@ def vector(tensor: Tensor | None) -> Described | None:
     """Describe a tensor of shape (n,) as a column."""
     if tensor is None:
         return None
+    if tensor.is_neg():
+        tensor = tensor.resolve_neg()
     stride = tensor.stride(0)
     return tensor.data_ptr(), _ELEMENTS[tensor.dtype], tensor.shape[0], 1, stride, 1, tensor
 
@@ -85,20 +98,30 @@ def _contiguous(shape: Sequence[int]) -> list[int]:
     return strides[::-1]
 
 
+def filled(out: Tensor, value: float) -> Tensor:
+    """Fill `out` with a number, which may be beyond what its dtype holds."""
+    if abs(value) > _LARGEST_FLOAT and out.dtype == torch.float32:
+        value = math.copysign(math.inf, value)
+    return out.fill_(value)
+
+
 def gradient(like: Tensor, order: Sequence[int] | None = None) -> Tensor:
     """Return memory for a gradient, with the strides of `like` if `order` says that they serve.
+
+    That of float16 is float32 until the upstream gradient is known: a mean's is too small for it.
 
     Large gradients come from the pool (cpp/dispatch/buffer_pool.h) and return to it. For small ones
     that takes longer than it saves.
     """
+    dtype = saved_dtype(like)
     if like.numel() < _POOLED:
         if order is None and not like.is_contiguous():
-            return like.new_empty(like.shape)
-        return torch.empty_like(like)
-    buffer = _core.Buffer(like.element_size() * like.numel())
-    storage = torch.frombuffer(buffer, dtype=like.dtype).untyped_storage()
+            return like.new_empty(like.shape, dtype=dtype)
+        return torch.empty_like(like, dtype=dtype)
+    buffer = _core.Buffer(dtype.itemsize * like.numel())
+    storage = torch.frombuffer(buffer, dtype=dtype).untyped_storage()
     strides = _contiguous(like.shape) if order is None else like.stride()
-    return like.new_empty(0).set_(storage, 0, like.shape, strides)
+    return like.new_empty(0, dtype=dtype).set_(storage, 0, like.shape, strides)
 
 
 def permuted(order: Sequence[int] | None, *tensors: Tensor | None) -> tuple[Any, ...]:

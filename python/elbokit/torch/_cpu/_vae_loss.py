@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
 from elbokit import _core
-from elbokit.torch._cpu._bernoulli import bernoulli_loss
-from elbokit.torch._cpu._gaussian_kl import gaussian_kl
-from elbokit.torch._cpu._operands import gradient, operand, output, permuted, vector
+from elbokit.torch._cpu._bernoulli import bernoulli_loss, count_out_of_range
+from elbokit.torch._cpu._gaussian_kl import fill_statistics, gaussian_kl
+from elbokit.torch._cpu._operands import gradient, operand, output, permuted, vector, zeros
 from elbokit.torch._reduction import loss_scale, storage_order
 
 __all__ = ["vae_loss"]
@@ -41,10 +43,14 @@ def vae_loss(
     rows = shape[0]
     statistics = count = None
     if need_statistics:
-        cols = mu.numel() // rows if rows else 0
-        statistics = torch.zeros((3, cols), dtype=torch.float64)
-        count = torch.zeros((), dtype=torch.int64)
+        cols = math.prod(latent[1:])
+        statistics = zeros((3, cols), dtype=torch.float64)
+        count = zeros((), dtype=torch.int64)
     if logits.numel() == 0 or mu.numel() == 0:
+        if statistics is not None and mu.numel():
+            fill_statistics(statistics, mu, logvar, prior_mu, prior_logvar)
+        if count is not None and logits.numel():
+            count.fill_(count_out_of_range(target, mask, target_scale))
         # Nothing to fuse; each stem knows what an empty operand gives.
         reconstruction, grad = bernoulli_loss(
             logits, target, None, None, mask, row_weight, target_scale, reduction, need_logits
