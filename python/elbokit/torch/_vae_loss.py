@@ -2,21 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from elbokit.torch import _cpu, _ops  # noqa: F401  (registers the operators)
-from elbokit.torch._autograd import (
-    direct,
-    direct_apply,
-    passes_on,
-    to_differentiate,
-    with_signature,
-)
-from elbokit.torch._bernoulli import bernoulli_backward
+from elbokit.torch._autograd import direct
 from elbokit.torch._checks import (
     check_broadcast,
     check_event_dims,
@@ -26,14 +17,9 @@ from elbokit.torch._checks import (
     check_tensors,
     check_weight,
 )
-from elbokit.torch._gaussian_kl import (
-    BATCH_REDUCTIONS,
-    MEAN_HINT,
-    both_of_prior,
-    clamped,
-    kl_grads,
-)
+from elbokit.torch._gaussian_kl import BATCH_REDUCTIONS, MEAN_HINT, both_of_prior, clamped
 from elbokit.torch._statistics import VAEStatistics
+from elbokit.torch._vae_terms import VAETerms, direct_vae_terms
 
 __all__ = ["VAELoss", "VAELossOutput", "vae_loss"]
 
@@ -54,131 +40,6 @@ class VAELossOutput(NamedTuple):
     loss: Tensor
     reconstruction: Tensor
     kl: Tensor
-
-
-class _VAETerms(torch.autograd.Function):
-    """Total, reconstruction, KL; and the gradients that the same pass computed.
-
-    The total is the loss, or without a number `beta` the charged KL alone.
-    """
-
-    generate_vmap_rule = True
-
-    @staticmethod
-    @with_signature
-    def forward(
-        logits: Tensor,
-        target: Tensor,
-        mask: Tensor | None,
-        row_weight: Tensor | None,
-        mu: Tensor,
-        logvar: Tensor,
-        prior_mu: Tensor | None,
-        prior_logvar: Tensor | None,
-        beta: float | None,
-        target_scale: float,
-        free_bits: float,
-        reduction: str,
-        need_logits: bool,
-        need_latent: bool,
-        need_statistics: bool,
-    ) -> tuple[Tensor, ...]:
-        operands = logits, target, mask, row_weight, mu, logvar, prior_mu, prior_logvar
-        asked = need_logits, need_latent, need_statistics
-        outputs: tuple[Tensor, ...] = torch.ops.elbokit.vae_loss.default(
-            *operands, beta, target_scale, free_bits, reduction, *asked
-        )
-        return outputs
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        *operands, beta, target_scale, free_bits, reduction, need_logits, need_latent, _ = inputs
-        *terms, d_logits, d_mu, d_logvar, sums, count = output
-        constant = _constant(ctx.needs_input_grad, beta, terms)
-        ctx.mark_non_differentiable(d_logits, d_mu, d_logvar, sums, count, *constant)
-        ctx.set_materialize_grads(False)
-        saved = [d_logits if need_logits else None]
-        saved += [d_mu, d_logvar] if need_latent else [None, None]
-        ctx.save_for_backward(*operands, *saved)
-        ctx.beta, ctx.target_scale = beta, target_scale
-        ctx.free_bits, ctx.reduction = free_bits, reduction
-
-    @staticmethod
-    def backward(
-        ctx: Any,
-        grad: Tensor | None,
-        grad_reconstruction: Tensor | None,
-        grad_kl: Tensor | None,
-        *_: None,
-    ) -> tuple[Tensor | None, ...]:
-        saved = ctx.saved_tensors
-        needs = ctx.needs_input_grad
-        if (
-            grad is not None
-            and grad_reconstruction is None
-            and grad_kl is None
-            and not (needs[1] or needs[3] or needs[6] or needs[7])
-            and ctx.beta == 1
-            and not to_differentiate()
-            and passes_on(grad)
-        ):
-            return saved[8], None, None, None, *saved[9:], *(None,) * 9
-        logits, target, mask, row_weight, *latent = saved[:8]
-        grad_charged = grad
-        if ctx.beta is not None and grad is not None:
-            grad_charged = grad * ctx.beta
-            grad_reconstruction = _sum(grad, grad_reconstruction)
-        decoder = bernoulli_backward(
-            grad_reconstruction,
-            (logits, target, None, None, mask, row_weight),
-            ctx.target_scale,
-            saved[8],
-            ctx.reduction,
-            (*needs[:2], False, False, False, needs[3]),
-        )
-        encoder = kl_grads(
-            (*latent, row_weight),
-            grad_kl,
-            grad_charged,
-            ctx.free_bits,
-            saved[9:],
-            ctx.reduction,
-            (*needs[4:8], needs[3]),
-        )
-        d_row_weight = _sum(decoder[5], encoder[4])
-        return *decoder[:2], None, d_row_weight, *encoder[:4], *(None,) * 7
-
-
-def _sum(a: Tensor | None, b: Tensor | None) -> Tensor | None:
-    return b if a is None else a if b is None else a + b
-
-
-def _constant(
-    needs: Sequence[bool], beta: float | None, terms: Sequence[Tensor | None]
-) -> list[Tensor | None]:
-    """Return the terms of no tracked operand.
-
-    They have no gradient: one of None would pass for it in silence.
-    """
-    decoder, latent = needs[0] or needs[1] or needs[3], any(needs[3:8])
-    total, reconstruction, kl = terms
-    constant = [] if decoder else [reconstruction]
-    constant += [] if latent else [kl]
-    return constant if latent or (decoder and beta is not None) else [total, *constant]
-
-
-def _forward(ctx: Any, *inputs: Any) -> tuple[Tensor | None, ...]:
-    *terms, d_logits, d_mu, d_logvar, sums, count = _cpu.vae_loss(*inputs)
-    *operands, ctx.beta, ctx.target_scale, ctx.free_bits, ctx.reduction, _, _, _ = inputs
-    ctx.set_materialize_grads(False)
-    ctx.save_for_backward(*operands, d_logits, d_mu, d_logvar)
-    constant = _constant(ctx.needs_input_grad, ctx.beta, terms)
-    if constant or sums is not None:
-        ctx.mark_non_differentiable(*constant, *(t for t in (sums, count) if t is not None))
-    return *terms, sums, count
-
-
-_direct_vae_terms = direct_apply(_VAETerms, _forward)
 
 
 def _fit(logits: Tensor, target: Tensor, mu: Tensor, logvar: Tensor) -> bool:
@@ -357,7 +218,7 @@ def vae_loss(
         short = short and direct(mask, weight, prior_mu, prior_logvar)
     by_hand = isinstance(beta, Tensor) or capacity is not None
     grad_enabled = torch.is_grad_enabled()
-    output = (_direct_vae_terms if short else _VAETerms.apply)(
+    output = (direct_vae_terms if short else VAETerms.apply)(
         logits,
         target,
         mask,
