@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from elbokit.torch import binary_cross_entropy_with_logits
 from torch_cases import assert_as_good_as
 
+# It imports expecttest, which the extra [test] brings. Other versions may have it elsewhere.
 methods = pytest.importorskip("torch.testing._internal.common_methods_invocations")
 NAME = "nn.functional.binary_cross_entropy_with_logits"
 
