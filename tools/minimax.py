@@ -53,8 +53,13 @@ def series(f: Function) -> Function:
     return lambda x: f(x if abs(x) > mp.mpf("1e-18") else mp.mpf("1e-18"))
 
 
+def _share_of_log1p(u: mp.mpf) -> mp.mpf:
+    return (1 + u) * mp.log1p(u) / u if u > mp.mpf("1e-20") else mp.mpf(1)
+
+
 HALF_LN2 = mp.log(2) / 2 * mp.mpf("1.0001")
-TABLES: dict[str, tuple[Function, Function, mp.mpf, mp.mpf, int, int]] = {
+# Degrees for float and double; None where the header has another way.
+TABLES: dict[str, tuple[Function, Function, mp.mpf, mp.mpf, int, int | None]] = {
     # e^r - 1 = r + r^2 p(r), relative error
     "expm1": (
         series(lambda r: (mp.expm1(r) - r) / r**2),
@@ -63,6 +68,24 @@ TABLES: dict[str, tuple[Function, Function, mp.mpf, mp.mpf, int, int]] = {
         HALF_LN2,
         5,
         10,
+    ),
+    # e^r = 1 + r + r^2 p(r), relative error
+    "exp": (
+        series(lambda r: (mp.expm1(r) - r) / r**2),
+        lambda r: r * r / mp.exp(r) + mp.mpf("1e-9"),
+        -HALF_LN2,
+        HALF_LN2,
+        4,
+        None,
+    ),
+    # log(1 + u) = u / (1 + u) p(u - 1/2), relative error
+    "log1p": (
+        lambda v: _share_of_log1p(v + mp.mpf("0.5")),
+        lambda v: 1 / _share_of_log1p(v + mp.mpf("0.5")),
+        -mp.mpf("0.5"),
+        mp.mpf("0.5"),
+        7,
+        None,
     ),
     # 2^f = 1 + f p(f), relative error
     "exp2": (
@@ -87,6 +110,8 @@ TABLES: dict[str, tuple[Function, Function, mp.mpf, mp.mpf, int, int]] = {
 if __name__ == "__main__":
     for name, (f, weight, low, high, single, double) in TABLES.items():
         for kind, degree in (("float", single), ("double", double)):
+            if degree is None:
+                continue
             coefficients, error = remez(f, weight, low, high, degree)
             print(f"{name} {kind}: degree {degree}, error {mp.nstr(error, 3)}")
             for c in coefficients:

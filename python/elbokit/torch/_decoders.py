@@ -14,18 +14,15 @@ from elbokit.torch._checks import (
     check_tensors,
     check_weight,
 )
+from elbokit.torch._gaussian_kl import BATCH_REDUCTIONS, MEAN_HINT
 
-__all__ = ["REDUCTIONS", "check_elementwise", "check_decoder_reduction"]
-
-# The public names, and those of _reduction.py.
-REDUCTIONS = {"none": "rows", "sum": "sum", "batchmean": "batchmean"}
+__all__ = ["check_elementwise", "check_decoder_reduction"]
 
 
 def check_decoder_reduction(reduction: str) -> str:
     """Return the operators' name of `reduction`, if it is one that a decoder's loss has."""
-    hint = " ('batchmean' sums over events and averages over the batch)"
-    check_reduction(reduction, tuple(REDUCTIONS), hint if reduction == "mean" else "")
-    return REDUCTIONS[reduction]
+    check_reduction(reduction, tuple(BATCH_REDUCTIONS), MEAN_HINT if reduction == "mean" else "")
+    return BATCH_REDUCTIONS[reduction]
 
 
 def check_elementwise(
