@@ -1,7 +1,9 @@
 # One virtual environment serves every target; it is made at the first use and kept.
 PYTHON ?= python3
 BIN := .venv/bin
-CPP_FILES = $(shell find cpp -name '*.h' -o -name '*.cpp')
+CPP_FILES = $(shell find cpp cuda -name '*.h' -o -name '*.cpp' -o -name '*.cu')
+# One architecture is compiled in a fifth of the time; a wheel has them all (cmake/cuda.cmake).
+CUDA_ARCHITECTURES ?= 90-real
 CHECKED = python tests benchmarks examples tools
 
 .PHONY: help demo test test-torch-versions bench bench-all bench-kernels lint format clean
@@ -46,7 +48,10 @@ clean:                    ## everything that the other targets made
 	touch $@
 
 # Python sources are used in place; only the compiled core has to be built anew.
-.venv/installed: .venv/tools pyproject.toml CMakeLists.txt cmake/isa.cmake $(CPP_FILES)
+.venv/installed: .venv/tools pyproject.toml CMakeLists.txt cmake/isa.cmake cmake/cuda.cmake \
+    cuda/emulation/CMakeLists.txt $(CPP_FILES)
 	$(BIN)/pip install --quiet -c constraints.txt --no-build-isolation \
-	  -Cbuild-dir=build/editable -Ccmake.define.ELBOKIT_WERROR=ON -e '.[test,lint]'
+	  -Cbuild-dir=build/editable -Ccmake.define.ELBOKIT_WERROR=ON \
+	  -Ccmake.define.ELBOKIT_EMULATION=ON \
+	  -Ccmake.define.CMAKE_CUDA_ARCHITECTURES=$(CUDA_ARCHITECTURES) -e '.[test,lint]'
 	touch $@

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
+from typing import Any
 
 import hypothesis
 import numpy as np
@@ -34,3 +36,19 @@ def restore_threads() -> Iterator[None]:
 @pytest.fixture
 def rng() -> np.random.Generator:
     return np.random.default_rng(20240229)
+
+
+@pytest.fixture(params=["emulated", *(["cuda"] if os.path.exists("/dev/nvidia0") else [])])
+def gpu(request: pytest.FixtureRequest) -> Iterator[Any]:
+    """The device of tensors that the CUDA implementations take: the CPU where they are emulated."""
+    import torch
+
+    import gpu as where  # imports torch
+
+    if request.param == "cuda":
+        if not where.has_gpu():
+            pytest.skip("no GPU")
+        yield torch.device("cuda")
+    else:
+        with where.emulation(schedule=5):
+            yield torch.device("cpu")

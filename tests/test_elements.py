@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from elbokit import _core
-from elbokit.torch._cpu._operands import operand, output
+from elbokit.torch._operands import operand, output
 
 NARROW = (torch.bfloat16, torch.float16)
 # Around the span of 512 elements and the vectors.

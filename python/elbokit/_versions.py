@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from elbokit import _core
+from elbokit._cuda_library import cuda_status
 
 __all__ = ["show_versions"]
 
@@ -31,7 +32,7 @@ def show_versions() -> None:
         "CPU levels": f"built {', '.join(built)}; usable here {', '.join(usable)}",
         "CPU level": f"{_core.cpu_level()} (override: ELBOKIT_CPU_LEVEL)",
         "threads": f"{_core.get_num_threads()} (override: ELBOKIT_NUM_THREADS)",
-        "CUDA": "not built; kernels run on the CPU",
+        "CUDA": cuda_status(),
         "numpy": _installed("numpy"),
         "scikit-learn": _installed("scikit-learn"),
         "torch": _installed("torch"),

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from elbokit.torch import _cpu, _fake
+from elbokit.torch import _cpu, _cuda, _fake
 from elbokit.torch._threads import share_threads
 
 __all__: list[str] = []
@@ -90,5 +90,7 @@ for _schema in _SCHEMAS:
     _LIBRARY.define(_schema, tags=(torch.Tag.pt2_compliant_tag,))
     _name = _schema.partition("(")[0]
     _LIBRARY.impl(_name, _without_none(getattr(_cpu, _name)), "CPU")
+    if hasattr(_cuda, _name):
+        _LIBRARY.impl(_name, _without_none(getattr(_cuda, _name)), "CUDA")
     _fake_kernel = _without_none(getattr(_fake, _name))
     _library.register_fake(f"elbokit::{_name}", _fake_kernel, lib=_LIBRARY)

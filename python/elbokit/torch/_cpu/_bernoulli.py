@@ -5,7 +5,8 @@ from __future__ import annotations
 from torch import Tensor
 
 from elbokit import _core
-from elbokit.torch._cpu._operands import empty, filled, gradient, operand, output, permuted, vector
+from elbokit.torch._cpu._operands import empty, filled, gradient
+from elbokit.torch._operands import operand, output, permuted, vector
 from elbokit.torch._reduction import computed_dtype, loss_scale, loss_shape, storage_order
 
 __all__ = ["bernoulli_loss", "count_out_of_range"]

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from elbokit import _core
-from elbokit.torch._cpu._operands import empty, filled, gradient, operand, output, permuted, vector
+from elbokit.torch._cpu._operands import empty, filled, gradient
+from elbokit.torch._operands import operand, output, permuted, vector
 from elbokit.torch._reduction import classes_last, computed_dtype, loss_scale, loss_shape
 
 __all__ = ["categorical_loss"]

@@ -5,7 +5,8 @@ from __future__ import annotations
 from torch import Tensor
 
 from elbokit import _core
-from elbokit.torch._cpu._operands import empty, filled, operand, output, vector
+from elbokit.torch._cpu._operands import empty, filled
+from elbokit.torch._operands import operand, output, vector
 from elbokit.torch._reduction import loss_scale, loss_shape
 
 __all__ = ["gaussian_kl_full"]

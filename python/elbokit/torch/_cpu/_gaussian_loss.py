@@ -6,16 +6,8 @@ import torch
 from torch import Tensor
 
 from elbokit import _core
-from elbokit.torch._cpu._operands import (
-    empty,
-    filled,
-    gradient,
-    operand,
-    output,
-    permuted,
-    vector,
-    zeros,
-)
+from elbokit.torch._cpu._operands import empty, filled, gradient, zeros
+from elbokit.torch._operands import operand, output, permuted, vector
 from elbokit.torch._reduction import (
     computed_dtype,
     gaussian_order,

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from elbokit import _core
-from elbokit.torch._cpu._operands import empty, filled, operand, output, vector, zeros
+from elbokit.torch._cpu._operands import empty, filled, zeros
+from elbokit.torch._operands import operand, output, vector
 from elbokit.torch._reduction import computed_dtype, loss_scale, loss_shape, saved_dtype
 
 __all__ = ["linear_bernoulli_loss", "linear_bernoulli_loss_backward"]

@@ -10,7 +10,8 @@ from torch import Tensor
 from elbokit import _core
 from elbokit.torch._cpu._bernoulli import bernoulli_loss, count_out_of_range
 from elbokit.torch._cpu._gaussian_kl import fill_statistics, gaussian_kl
-from elbokit.torch._cpu._operands import gradient, operand, output, permuted, vector, zeros
+from elbokit.torch._cpu._operands import gradient, zeros
+from elbokit.torch._operands import operand, output, permuted, vector
 from elbokit.torch._reduction import loss_scale, storage_order
 
 __all__ = ["vae_loss"]

@@ -1,0 +1,62 @@
+# The CUDA kernels, in an extension module of their own, which is loaded at the first CUDA array.
+set(ELBOKIT_CUDA_KERNELS
+    cuda/common/loss.cu
+    cuda/common/queue.cu
+    cuda/kernels/bernoulli.cu
+    cuda/kernels/gaussian_kl.cu
+    cuda/kernels/vae_loss.cu)
+set(ELBOKIT_CUDA_BINDINGS
+    cuda/bindings/module.cpp
+    cuda/bindings/bernoulli.cpp
+    cuda/bindings/gaussian_kl.cpp
+    cuda/bindings/vae_loss.cpp)
+list(TRANSFORM ELBOKIT_CUDA_KERNELS PREPEND ${CMAKE_CURRENT_SOURCE_DIR}/)
+list(TRANSFORM ELBOKIT_CUDA_BINDINGS PREPEND ${CMAKE_CURRENT_SOURCE_DIR}/)
+
+function(elbokit_add_cuda_module name architectures)
+  pybind11_add_module(${name} NO_EXTRAS ${ELBOKIT_CUDA_BINDINGS} ${ELBOKIT_CUDA_KERNELS})
+  target_include_directories(${name} PRIVATE ${PROJECT_SOURCE_DIR}/cuda ${PROJECT_SOURCE_DIR}/cpp
+                                             ${PROJECT_SOURCE_DIR}/cpp/include
+                                             ${PROJECT_SOURCE_DIR}/cuda/bindings)
+  target_compile_definitions(
+    ${name} PRIVATE ELBOKIT_MODULE=${name} ELBOKIT_VERSION="${SKBUILD_PROJECT_VERSION}"
+                    ELBOKIT_CUDA_ARCHITECTURES="${architectures}")
+  install(TARGETS ${name} LIBRARY DESTINATION .)
+endfunction()
+
+# What a build is for if it is not told: one architecture of each generation whose code the later
+# ones of that generation run, and PTX for those to come.
+if(NOT DEFINED CMAKE_CUDA_ARCHITECTURES)
+  set(CMAKE_CUDA_ARCHITECTURES 75-real 80-real 86-real 90-real 90-virtual)
+endif()
+
+set(ELBOKIT_CUDA_STATUS "off")
+if(NOT ELBOKIT_CUDA STREQUAL "OFF")
+  include(CheckLanguage)
+  check_language(CUDA)
+  if(CMAKE_CUDA_COMPILER)
+    enable_language(CUDA)
+    set(CMAKE_CUDA_STANDARD 17)
+    set(CMAKE_CUDA_STANDARD_REQUIRED ON)
+    set(CMAKE_CUDA_RUNTIME_LIBRARY Static)
+    elbokit_add_cuda_module(_cuda "${CMAKE_CUDA_ARCHITECTURES}")
+    set(warnings -Wall,-Wextra)
+    if(ELBOKIT_WERROR)
+      string(APPEND warnings ,-Werror)
+    endif()
+    target_compile_options(
+      _cuda PRIVATE $<$<COMPILE_LANGUAGE:CUDA>:-Xcompiler=${warnings}
+                    $<$<BOOL:${ELBOKIT_WERROR}>:-Werror=all-warnings> -Xfatbin=-compress-all>
+                    $<$<COMPILE_LANGUAGE:CXX>:-Wall -Wextra $<$<BOOL:${ELBOKIT_WERROR}>:-Werror>>)
+    set(ELBOKIT_CUDA_STATUS "${CMAKE_CUDA_COMPILER_VERSION} for ${CMAKE_CUDA_ARCHITECTURES}")
+  elseif(ELBOKIT_CUDA STREQUAL "ON")
+    message(FATAL_ERROR "ELBOKIT_CUDA is ON, and no CUDA compiler was found: name one with the "
+                        "environment variable CUDACXX, or set ELBOKIT_CUDA to AUTO or OFF.")
+  else()
+    set(ELBOKIT_CUDA_STATUS "no compiler found")
+  endif()
+endif()
+
+if(ELBOKIT_EMULATION)
+  add_subdirectory(cuda/emulation)
+endif()

@@ -1,0 +1,33 @@
+#include "bindings.h"
+
+#ifdef ELBOKIT_EMULATION
+#include "emulation/simt.h"
+#endif
+
+PYBIND11_MODULE(ELBOKIT_MODULE, m, pybind11::mod_gil_not_used()) {
+  using namespace elbokit::cuda_bindings;
+  using namespace pybind11::literals;
+  m.doc() = "The CUDA kernels of elbokit. Their contracts: cpp/include/elbokit and cuda/kernels.";
+  m.attr("version") = ELBOKIT_VERSION;
+  m.attr("architectures") = ELBOKIT_CUDA_ARCHITECTURES;
+#ifdef ELBOKIT_EMULATION
+  m.def(
+      "set_machine",
+      [](unsigned schedule, int multiprocessors, std::size_t shared_bytes) {
+        elbokit::emulation::machine() = {schedule, multiprocessors, shared_bytes};
+      },
+      "schedule"_a, "multiprocessors"_a = 3, "shared_bytes"_a = 65536);
+#endif
+  m.def(
+      "describe_device",
+      [](int device) {
+        elbokit::cuda::Queue queue;
+        queue.device = device;
+        const elbokit::cuda::Device& found = elbokit::cuda::device_of(queue);
+        return pybind11::make_tuple(found.capability, found.name);
+      },
+      "device"_a);
+  register_bernoulli(m);
+  register_gaussian_kl(m);
+  register_vae_loss(m);
+}

@@ -1,0 +1,87 @@
+"""Arrays in a GPU's memory: seen as torch tensors, whose allocator gives the workspaces."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = ["as_gpu_tensor", "on_gpu", "returns_gpu_like"]
+
+_GPU_KINDS = (2,)  # DLPack's number of CUDA's memory
+
+
+def on_gpu(a: Any) -> bool:
+    """Whether `a` is an array in the memory of a CUDA device."""
+    if isinstance(a, np.ndarray) or not hasattr(a, "__dlpack_device__"):
+        return False
+    try:
+        kind, _ = a.__dlpack_device__()
+    except ValueError:  # such as torch's meta tensors
+        return False
+    return int(kind) in _GPU_KINDS
+
+
+def as_gpu_tensor(a: Any, name: str, like: Tensor | None = None) -> Tensor:
+    """Return `a` as a torch tensor, without a copy for one that is on the GPU.
+
+    Parameters
+    ----------
+    a : array_like
+        An array on the GPU, of any library that speaks DLPack; or, beside `like`, anything that
+        NumPy understands, which is copied there.
+    name : str
+        The argument's name, for the errors.
+    like : Tensor, optional
+        A tensor of the device that `a` must be on, or is copied to.
+
+    Raises
+    ------
+    TypeError
+        If the dtype is not floating-point; narrower than 16 bits counts as not.
+    ValueError
+        If `a` is on another GPU.
+    RuntimeError
+        If torch is not installed.
+    """
+    try:
+        import torch
+        import torch.utils.dlpack
+    except ImportError:
+        raise RuntimeError(
+            f"`{name}` is in a GPU's memory, for which elbokit needs torch: it gives the memory to "
+            "work in. Install elbokit[torch]"
+        ) from None
+    if isinstance(a, torch.Tensor):
+        tensor = a.detach()
+    elif on_gpu(a):
+        tensor = torch.utils.dlpack.from_dlpack(a)
+    else:
+        from elbokit._arrays import as_float_array
+
+        tensor = torch.from_numpy(np.ascontiguousarray(as_float_array(a, name)))
+    if tensor.dtype not in (torch.float32, torch.float64, torch.bfloat16, torch.float16):
+        raise TypeError(
+            f"`{name}` has dtype {tensor.dtype}, expected float64, float32, bfloat16 or float16"
+        )
+    if like is None or tensor.device == like.device:
+        return tensor
+    if on_gpu(a):
+        raise ValueError(f"`{name}` is on device {tensor.device}, expected {like.device}")
+    return tensor.to(like.device)
+
+
+def returns_gpu_like(a: Any) -> Callable[[Tensor], Any]:
+    """Return the function that turns a tensor into an array of the library of `a`, on the GPU."""
+    import torch
+
+    if isinstance(a, torch.Tensor):
+        return lambda tensor: tensor
+    import importlib
+
+    library = importlib.import_module(type(a).__module__.partition(".")[0])
+    return lambda tensor: library.from_dlpack(tensor)

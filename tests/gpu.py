@@ -1,0 +1,35 @@
+"""Where the tests of the CUDA kernels run: on the model of a GPU, and on a GPU if there is one."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+import elbokit
+from elbokit import _cuda_library
+
+# In order, reversed, shuffled.
+SCHEDULES = (0, 1, 5)
+
+
+def emulated_kernels() -> Any:
+    """Return the module of the model, or skip the test."""
+    return pytest.importorskip("elbokit._cuda_emulated", reason="built without ELBOKIT_EMULATION")
+
+
+@contextmanager
+def emulation(schedule: int = 0, multiprocessors: int = 3) -> Iterator[None]:
+    """Let the CUDA implementations launch on the model, for tensors in the CPU's memory."""
+    kernels = emulated_kernels()
+    kernels.set_machine(schedule, multiprocessors)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "elbokit._cuda", kernels)
+        patch.setattr(elbokit, "_cuda", kernels, raising=False)
+        patch.setattr("elbokit._gpu_arrays._GPU_KINDS", (1, 2))
+        _cuda_library.cuda_kernels.cache_clear()
+        yield
+    _cuda_library.cuda_kernels.cache_clear()
