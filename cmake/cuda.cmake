@@ -4,11 +4,13 @@ set(ELBOKIT_CUDA_KERNELS
     cuda/common/queue.cu
     cuda/kernels/bernoulli.cu
     cuda/kernels/gaussian_kl.cu
+    cuda/kernels/scale.cu
     cuda/kernels/vae_loss.cu)
 set(ELBOKIT_CUDA_BINDINGS
     cuda/bindings/module.cpp
     cuda/bindings/bernoulli.cpp
     cuda/bindings/gaussian_kl.cpp
+    cuda/bindings/scale.cpp
     cuda/bindings/vae_loss.cpp)
 list(TRANSFORM ELBOKIT_CUDA_KERNELS PREPEND ${CMAKE_CURRENT_SOURCE_DIR}/)
 list(TRANSFORM ELBOKIT_CUDA_BINDINGS PREPEND ${CMAKE_CURRENT_SOURCE_DIR}/)

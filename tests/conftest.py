@@ -17,6 +17,25 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("elbokit")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--emulate-cuda",
+        action="store_true",
+        help="run elbokit.torch through its CUDA kernels, on the CPU's model of a GPU",
+    )
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _emulated_cuda(request: pytest.FixtureRequest) -> Iterator[None]:
+    if not request.config.getoption("--emulate-cuda"):
+        yield
+        return
+    import gpu as where  # imports torch
+
+    with where.emulated_dispatch():
+        yield
+
+
 @pytest.fixture(params=_core.cpu_levels())
 def cpu_level(request: pytest.FixtureRequest) -> Iterator[str]:
     """Run the test once per CPU level that this machine has."""
@@ -52,3 +71,15 @@ def gpu(request: pytest.FixtureRequest) -> Iterator[Any]:
     else:
         with where.emulation(schedule=5):
             yield torch.device("cpu")
+
+
+@pytest.fixture
+def dispatched(gpu: Any) -> Iterator[Any]:
+    """As `gpu`, for what users call: it comes to the CUDA implementations of itself."""
+    import gpu as where
+
+    if gpu.type == "cuda":
+        yield gpu
+    else:
+        with where.emulated_dispatch(schedule=5):
+            yield gpu

@@ -22,6 +22,17 @@ def emulated_kernels() -> Any:
 
 
 @contextmanager
+def emulated_dispatch(schedule: int = 0) -> Iterator[None]:
+    """Let all of ``elbokit.torch`` run CPU tensors through the CUDA implementations and the model.
+
+    So does every operator, whether a call goes past the dispatcher, through it or is compiled.
+    """
+    with emulation(schedule), pytest.MonkeyPatch.context() as patch:
+        patch.setattr("elbokit.torch._backends.on_cpu", lambda tensor: False)
+        yield
+
+
+@contextmanager
 def emulation(schedule: int = 0, multiprocessors: int = 3) -> Iterator[None]:
     """Let the CUDA implementations launch on the model, for tensors in the CPU's memory."""
     kernels = emulated_kernels()
@@ -33,3 +44,16 @@ def emulation(schedule: int = 0, multiprocessors: int = 3) -> Iterator[None]:
         _cuda_library.cuda_kernels.cache_clear()
         yield
     _cuda_library.cuda_kernels.cache_clear()
+
+
+def has_gpu() -> bool:
+    """Whether torch and the kernels of this build can use a GPU here."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return False
+    try:
+        _cuda_library.cuda_kernels().describe_device(0)
+    except RuntimeError:
+        return False
+    return True

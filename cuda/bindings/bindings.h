@@ -22,6 +22,7 @@ inline cuda::Queue queue_of(const py::tuple& given) {
 
 void register_bernoulli(py::module_& m);
 void register_gaussian_kl(py::module_& m);
+void register_scale(py::module_& m);
 void register_vae_loss(py::module_& m);
 
 }  // namespace elbokit::cuda_bindings

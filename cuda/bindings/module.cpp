@@ -29,5 +29,6 @@ PYBIND11_MODULE(ELBOKIT_MODULE, m, pybind11::mod_gil_not_used()) {
       "device"_a);
   register_bernoulli(m);
   register_gaussian_kl(m);
+  register_scale(m);
   register_vae_loss(m);
 }

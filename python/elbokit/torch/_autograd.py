@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
+
+from elbokit.torch import _backends, _cuda
+from elbokit.torch._reduction import storage_order
 
 __all__ = [
     "direct",
@@ -16,6 +19,7 @@ __all__ = [
     "is_batched",
     "passes_on",
     "scaled",
+    "scaled_on_gpu",
     "to_differentiate",
     "with_signature",
 ]
@@ -37,8 +41,8 @@ def with_signature(forward: _F) -> _F:
 def direct(*tensors: Tensor | None) -> bool:
     """Whether these tensors may go to the kernels without torch's dispatcher.
 
-    True for plain CPU tensors that nothing traces, transforms or intercepts. The way through the
-    dispatcher takes longer than a small loss.
+    True for plain tensors, all on the CPU or all on one GPU, that nothing traces, transforms or
+    intercepts. The way through the dispatcher takes longer than a small loss.
     """
     if (
         torch.compiler.is_compiling()
@@ -49,8 +53,17 @@ def direct(*tensors: Tensor | None) -> bool:
         return False
     for t in tensors:  # all() takes twice the time
         if t is not None and not (type(t) in _PLAIN and t.is_cpu and t.layout is torch.strided):
-            return False
+            return t.is_cuda and _on_one_gpu(tensors)
     return True
+
+
+def _on_one_gpu(tensors: Sequence[Tensor | None]) -> bool:
+    given = [t for t in tensors if t is not None]
+    device = given[0].device
+    return all(
+        type(t) in _PLAIN and t.is_cuda and t.device == device and t.layout is torch.strided
+        for t in given
+    )
 
 
 def direct_apply(function: type[torch.autograd.Function], forward: Callable[..., Any]) -> Any:
@@ -65,15 +78,15 @@ def direct_apply(function: type[torch.autograd.Function], forward: Callable[...,
     return super(torch.autograd.Function, twin).apply  # type: ignore[misc]
 
 
-def eager_twin(function: type[torch.autograd.Function], implementation: Callable[..., Any]) -> Any:
-    """Return `direct_apply` of `function` with `implementation` in place of its operator.
+def eager_twin(function: type[torch.autograd.Function], operator: str) -> Any:
+    """Return `direct_apply` of `function` with the implementation in place of its operator.
 
     Shorter to write than a forward of one's own, and slower by some microseconds: the gradients
     that the implementation returns pass as outputs.
     """
 
     def forward(ctx: Any, *inputs: Any) -> Any:
-        output = implementation(*inputs)
+        output = _backends.implementation(operator, inputs[0])(*inputs)
         function.setup_context(ctx, inputs, output)
         return output
 
@@ -103,7 +116,7 @@ def passes_on(grad: Tensor) -> bool:
         not torch.compiler.is_compiling()
         and type(grad) is Tensor
         and grad.dim() == 0
-        and grad.is_cpu
+        and _backends.on_cpu(grad)
         and not torch._C._functorch.peek_interpreter_stack()
         and not is_batched(grad)
         and not torch._C._autograd._get_current_graph_task_keep_graph()
@@ -112,5 +125,39 @@ def passes_on(grad: Tensor) -> bool:
 
 
 def scaled(saved: Tensor, grad: Tensor) -> Tensor:
-    """Return ``saved * grad``, without a pass over `saved` if it `passes_on`."""
-    return saved if passes_on(grad) else saved * grad
+    """Return ``saved * grad``, without a pass over `saved` if `grad` is 1 (see `passes_on`).
+
+    In a backward that frees its graph, the memory of `saved` may be that of the result.
+    """
+    if passes_on(grad):
+        return saved
+    products = scaled_on_gpu((saved,), (1.0,), grad)
+    product = None if products is None else products[0]
+    return saved * grad if product is None else product
+
+
+def scaled_on_gpu(
+    saved: Sequence[Tensor | None], factors: Sequence[float], grad: Tensor
+) -> list[Tensor | None] | None:
+    """Return each of `saved` times its factor and `grad`, in one launch; None where that cannot be.
+
+    What dies with the graph in this backward is overwritten, or left as it is where it is
+    multiplied by 1: only the GPU need see the numbers.
+    """
+    if (
+        _backends.on_cpu(grad)
+        or grad.dim() > 0
+        or grad.dtype not in (torch.float32, torch.float64)
+        or not direct(grad, *saved)
+        or is_batched(grad)
+        or not all(s is None or _fills_its_memory(s) for s in saved)
+    ):
+        return None
+    dies = not torch._C._autograd._get_current_graph_task_keep_graph()
+    return _cuda.scale(saved, factors, grad, dies)
+
+
+def _fills_its_memory(tensor: Tensor) -> bool:
+    # One that came through the hooks of saved tensors may be anything.
+    dense = tensor.is_contiguous() or storage_order(tensor) is not None
+    return dense and tensor.is_floating_point() and not tensor.is_neg()

@@ -83,16 +83,28 @@ class EpochSampler(Sampler[int]):
 class _TensorBatches:
     """Batches gathered from one tensor, without a detour over single samples."""
 
-    def __init__(self, X: Tensor, batch_size: int, sampler: EpochSampler) -> None:
+    def __init__(
+        self, X: Tensor, batch_size: int, sampler: EpochSampler, pin_memory: bool
+    ) -> None:
         self.X, self.batch_size, self.sampler = X, batch_size, sampler
+        self.pin_memory = pin_memory and X.device.type == "cpu"
         self.n_samples = sampler.n
 
     def set_epoch(self, epoch: int) -> None:
         self.sampler.set_epoch(epoch)
 
     def __iter__(self) -> Iterator[Tensor]:
-        for index in torch.split(self.sampler.indices(), self.batch_size):
-            yield self.X[index.to(self.X.device)]
+        indices = self.sampler.indices()
+        if self.X.is_cuda:  # as a whole, and from where the host need not wait for the copy
+            indices = indices.pin_memory()
+        indices = indices.to(self.X.device, non_blocking=self.X.is_cuda)
+        for index in torch.split(indices, self.batch_size):
+            if self.pin_memory:
+                size = len(index), *self.X.shape[1:]
+                pinned = torch.empty(size, dtype=self.X.dtype, device="cpu", pin_memory=True)
+                yield torch.index_select(self.X, 0, index, out=pinned)
+            else:
+                yield self.X[index]
 
     def __len__(self) -> int:
         return -(-len(self.sampler) // self.batch_size)
@@ -101,9 +113,16 @@ class _TensorBatches:
 class _LoaderBatches:
     """The data of a DataLoader, without labels, checked batch by batch."""
 
-    def __init__(self, name: str, loader: Any, likelihood: Likelihood, dtype: torch.dtype) -> None:
+    def __init__(
+        self,
+        name: str,
+        loader: Any,
+        likelihood: Likelihood,
+        dtype: torch.dtype,
+        pin_memory: bool,
+    ) -> None:
         self.name, self.loader, self.dtype = name, loader, dtype
-        self.likelihood = likelihood
+        self.likelihood, self.pin_memory = likelihood, pin_memory
         sampler = loader.sampler
         self.n_samples = sampler.n if isinstance(sampler, EpochSampler) else None
 
@@ -119,7 +138,10 @@ class _LoaderBatches:
             if not isinstance(x, Tensor):
                 kind = type(x).__name__
                 raise TypeError(f"`{self.name}` gives batches of {kind}, expected tensors")
-            yield _checked(self.name, x, self.likelihood, self.dtype, first_row=done)
+            checked = _checked(self.name, x, self.likelihood, self.dtype, first_row=done)
+            # Here, not by the loader: its batches may be in a GPU's memory, or get another dtype.
+            pinned = self.pin_memory and checked.device.type == "cpu"
+            yield checked.pin_memory() if pinned else checked
             done += len(x)
 
     def __len__(self) -> int:
@@ -197,6 +219,7 @@ def make_batches(
     dtype: torch.dtype,
     rank: int = 0,
     world_size: int = 1,
+    pin_memory: bool = False,
 ) -> Batches:
     """Batches of arrays, a Dataset or a DataLoader.
 
@@ -216,6 +239,8 @@ def make_batches(
         Dtype of the batches, except of classes and of bytes.
     rank, world_size : int
         Which of how many processes.
+    pin_memory : bool, default=False
+        Whether batches lie where a GPU copies them from while the host goes on.
 
     Returns
     -------
@@ -229,9 +254,9 @@ def make_batches(
         The data is empty or sparse, or holds a value that is none of the likelihood's.
     """
     if isinstance(data, DataLoader):
-        return _LoaderBatches(name, data, likelihood, dtype)
+        return _LoaderBatches(name, data, likelihood, dtype, pin_memory)
     if isinstance(data, IterableDataset):
-        return _LoaderBatches(name, DataLoader(data, batch_size), likelihood, dtype)
+        return _LoaderBatches(name, DataLoader(data, batch_size), likelihood, dtype, pin_memory)
     if isinstance(data, Dataset):
         n = len(data)  # type: ignore[arg-type]
         if n == 0:
@@ -239,6 +264,6 @@ def make_batches(
         sampler = EpochSampler(n, seed, rank, world_size)
         # With a generator of its own, for a loader draws from it even without workers.
         loader = DataLoader(data, batch_size, sampler=sampler, generator=torch.Generator())
-        return _LoaderBatches(name, loader, likelihood, dtype)
+        return _LoaderBatches(name, loader, likelihood, dtype, pin_memory)
     X = as_data(name, data, likelihood, dtype)
-    return _TensorBatches(X, batch_size, EpochSampler(len(X), seed, rank, world_size))
+    return _TensorBatches(X, batch_size, EpochSampler(len(X), seed, rank, world_size), pin_memory)

@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from elbokit.torch import _cpu, _ops  # noqa: F401  (registers the operators)
+from elbokit.torch import _ops  # noqa: F401  (registers the operators)
 from elbokit.torch._autograd import direct, direct_apply, scaled, to_differentiate, with_signature
+from elbokit.torch._backends import implementation
 from elbokit.torch._checks import (
     autocast_low_precision,
     check_broadcast,
@@ -95,7 +96,7 @@ class _BernoulliLoss(torch.autograd.Function):
 
 
 def _forward(ctx: Any, *inputs: Any) -> Tensor:
-    loss, grad = _cpu.bernoulli_loss(*inputs)
+    loss, grad = implementation("bernoulli_loss", inputs[0])(*inputs)
     *operands, ctx.target_scale, ctx.reduction, _ = inputs
     ctx.set_materialize_grads(False)
     ctx.save_for_backward(*operands, grad)

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from elbokit.torch import _cpu, _ops  # noqa: F401  (registers the operators)
+from elbokit.torch import _ops  # noqa: F401  (registers the operators)
 from elbokit.torch._autograd import direct, eager_twin, scaled, to_differentiate, with_signature
 from elbokit.torch._checks import (
     check_broadcast,
@@ -69,7 +69,7 @@ class _CategoricalLoss(torch.autograd.Function):
         return d_logits, None, None, d_weight, None, None
 
 
-_direct_categorical_loss = eager_twin(_CategoricalLoss, _cpu.categorical_loss)
+_direct_categorical_loss = eager_twin(_CategoricalLoss, "categorical_loss")
 
 
 def _check_operands(

@@ -9,6 +9,8 @@ from numbers import Integral, Real
 import torch
 from torch import Tensor
 
+from elbokit._cuda_library import cuda_kernels
+
 __all__ = [
     "autocast_low_precision",
     "check_broadcast",
@@ -25,8 +27,8 @@ __all__ = [
     "check_weight",
 ]
 
-# One entry per package of implementations (_cpu); "meta" is served by the fake kernels.
-_DEVICES = ("cpu", "meta")
+# Those of the packages of implementations (_backends.py); "meta" is served by the fake kernels.
+_DEVICES = ("cpu", "cuda", "meta")
 _LOW_PRECISION = (torch.float16, torch.bfloat16)
 _BINARY = (torch.bool, torch.uint8)
 _MAY_BE_BINARY = ("target", "mask")
@@ -65,6 +67,8 @@ def check_tensors(**arguments: Tensor | None) -> torch.dtype:
         An operand is not a tensor, is not floating-point, or mixes float64 with a narrower type.
     ValueError
         The operands are on several devices, or on one without kernels, or are sparse.
+    RuntimeError
+        The operands are on a GPU, and this build has no CUDA kernels.
     """
     first = first_name = None
     dtype = None
@@ -80,6 +84,8 @@ def check_tensors(**arguments: Tensor | None) -> torch.dtype:
                     f"`{name}` is on device {value.device}, expected a CPU tensor: this build has "
                     "no kernels for that device"
                 )
+            if value.device.type == "cuda" and not torch.compiler.is_compiling():
+                cuda_kernels()  # the error of a build without them names what it lacks
         elif value.device != first.device:
             raise ValueError(
                 f"`{name}` is on device {value.device}, expected {first.device} as `{first_name}`"

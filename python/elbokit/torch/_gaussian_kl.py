@@ -8,15 +8,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from elbokit.torch import _cpu, _ops  # noqa: F401  (registers the operators)
+from elbokit.torch import _ops  # noqa: F401  (registers the operators)
 from elbokit.torch._autograd import (
     direct,
     direct_apply,
     is_batched,
     scaled,
+    scaled_on_gpu,
     to_differentiate,
     with_signature,
 )
+from elbokit.torch._backends import implementation
 from elbokit.torch._checks import (
     check_broadcast,
     check_event_dims,
@@ -72,11 +74,14 @@ def kl_grads(
         assert one_grad is not None
         if reduction == "rows":
             one_grad = spread(one_grad, saved[0].shape, reduction)
-        own = [None if s is None else scaled(s, one_grad) for s in saved]
+        own = scaled_on_gpu(saved, (1.0, 1.0), one_grad)
+        if own is None:
+            own = [None if s is None else scaled(s, one_grad) for s in saved]
         return *own, None, None, None
     assert one_grad is not None
-    backward: Any = _cpu.gaussian_kl_backward
-    if not direct(*operands, one_grad) or is_batched(one_grad):
+    if direct(*operands, one_grad) and not is_batched(one_grad):
+        backward: Any = implementation("gaussian_kl_backward", one_grad)
+    else:
         backward = torch.ops.elbokit.gaussian_kl_backward.default
     grads = backward(grad, grad_charged, *operands, free_bits, reduction, need_prior)
     if not need_prior:
@@ -129,7 +134,7 @@ class _GaussianKL(torch.autograd.Function):
 
 
 def _forward(ctx: Any, *inputs: Any) -> tuple[Tensor | None, ...]:
-    kl, charged, *grads = _cpu.gaussian_kl(*inputs)
+    kl, charged, *grads = implementation("gaussian_kl", inputs[0])(*inputs)
     *operands, ctx.free_bits, ctx.reduction, _ = inputs
     ctx.set_materialize_grads(False)
     ctx.save_for_backward(*operands, *grads)

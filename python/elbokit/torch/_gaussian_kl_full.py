@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from elbokit.torch import _cpu, _ops  # noqa: F401  (registers the operators)
+from elbokit.torch import _backends, _ops  # noqa: F401  (registers the operators)
 from elbokit.torch._autograd import direct, eager_twin, scaled, to_differentiate, with_signature
 from elbokit.torch._checks import check_broadcast, check_reduction, check_tensors, check_weight
 from elbokit.torch._formulas import gaussian_kl_full_grads
@@ -56,7 +56,7 @@ class _GaussianKLFull(torch.autograd.Function):
         return *each, None, None, None
 
 
-_direct_gaussian_kl_full = eager_twin(_GaussianKLFull, _cpu.gaussian_kl_full)
+_direct_gaussian_kl_full = eager_twin(_GaussianKLFull, "gaussian_kl_full")
 
 
 def _check_shapes(
@@ -89,7 +89,7 @@ def _relative(
         mu = mu - prior_mu
     if prior_scale_tril is None:
         return mu, scale_tril
-    if direct(prior_scale_tril):
+    if direct(prior_scale_tril) and _backends.on_cpu(prior_scale_tril):
         diagonal = prior_scale_tril.detach().diagonal(dim1=-2, dim2=-1)
         if not bool((diagonal > 0).all()):
             raise ValueError(
@@ -140,7 +140,8 @@ def gaussian_kl_full(
         An argument is no tensor, is not floating-point, or float64 meets another dtype.
     ValueError
         Shapes, devices or `reduction` do not fit, an argument is sparse, or a diagonal holds a
-        number that is not positive.
+        number that is not positive. (That is not looked for in a GPU's memory, which would take
+        waiting for it: there the result is not finite.)
 
     Notes
     -----

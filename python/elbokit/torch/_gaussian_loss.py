@@ -7,8 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from elbokit.torch import _cpu, _ops  # noqa: F401  (registers the operators)
+from elbokit.torch import _ops  # noqa: F401  (registers the operators)
 from elbokit.torch._autograd import direct, eager_twin, scaled, to_differentiate, with_signature
+from elbokit.torch._backends import implementation
 from elbokit.torch._checks import check_limits
 from elbokit.torch._decoders import check_decoder_reduction, check_elementwise
 from elbokit.torch._formulas import gaussian_loss_grads
@@ -96,12 +97,15 @@ def _by_kernel(
         # Each sample's part of a shared log-variance has a factor of its own.
         factor = grad if row_weight is None else grad * row_weight
         operands = mean, target, logvar, mask, factor
-        run = _cpu.gaussian_loss if direct(*operands) else torch.ops.elbokit.gaussian_loss.default
+        if direct(*operands):
+            run: Any = implementation("gaussian_loss", mean)
+        else:
+            run = torch.ops.elbokit.gaussian_loss.default
         grads[2] = run(*operands, low, high, target_scale, "sum", False, True)[2]
     return grads
 
 
-_direct_gaussian_loss = eager_twin(_GaussianLoss, _cpu.gaussian_loss)
+_direct_gaussian_loss = eager_twin(_GaussianLoss, "gaussian_loss")
 
 
 def gaussian_loss(

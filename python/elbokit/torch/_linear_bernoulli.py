@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
-from elbokit.torch import _cpu, _ops  # noqa: F401  (registers the operators)
+from elbokit.torch import _ops  # noqa: F401  (registers the operators)
 from elbokit.torch._autograd import direct, eager_twin, scaled, to_differentiate, with_signature
+from elbokit.torch._backends import implementation
 from elbokit.torch._checks import (
     check_positive_int,
     check_reduction,
@@ -107,15 +108,16 @@ class _LinearBernoulli(torch.autograd.Function):
         if any(missing):
             shape = operands[3].shape
             by_row = spread(grad, shape, ctx.reduction).reshape(-1).expand(shape[0])
-            backward: Any = _cpu.linear_bernoulli_loss_backward
-            if not direct(*operands, by_row):
+            if direct(*operands, by_row):
+                backward: Any = implementation("linear_bernoulli_loss_backward", by_row)
+            else:
                 backward = torch.ops.elbokit.linear_bernoulli_loss_backward.default
             others = backward(by_row, *operands, ctx.product, ctx.chunk_size, *missing)
             grads = [o if m else g for o, m, g in zip(others, missing, grads, strict=True)]
         return *grads, None, *rest
 
 
-_direct_linear_bernoulli = eager_twin(_LinearBernoulli, _cpu.linear_bernoulli_loss)
+_direct_linear_bernoulli = eager_twin(_LinearBernoulli, "linear_bernoulli_loss")
 
 
 def _check_operands(

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from elbokit.torch import _cpu, _ops  # noqa: F401  (registers the operators)
+from elbokit.torch import _ops  # noqa: F401  (registers the operators)
 from elbokit.torch._autograd import direct, eager_twin, scaled, to_differentiate, with_signature
 from elbokit.torch._checks import (
     check_broadcast,
@@ -97,7 +97,7 @@ def _times_row(saved: Tensor, grad: Tensor, reduction: str, sampled: bool) -> Te
     return scaled(saved, grad)
 
 
-_direct_multi_sample_loss = eager_twin(_MultiSampleLoss, _cpu.multi_sample_loss)
+_direct_multi_sample_loss = eager_twin(_MultiSampleLoss, "multi_sample_loss")
 
 
 def _check_bound(bound: object) -> None:

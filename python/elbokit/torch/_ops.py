@@ -4,18 +4,19 @@ Each operator is opaque to autograd (the ``autograd.Function`` sits outside, in 
 stem) and to ``torch.compile``, which sees the schema and the fake kernel. No operator returns
 an alias of an input. An output that a call does not ask for is a tensor of shape (0,).
 
-An implementation for another device is another package like ``_cpu``, with the same names.
+The implementations for CUDA tensors are another package like ``_cpu``, with the same names.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
 
-from elbokit.torch import _cpu, _cuda, _fake
+from elbokit.torch import _fake
+from elbokit.torch._backends import implementation
 from elbokit.torch._threads import share_threads
 
 __all__: list[str] = []
@@ -72,15 +73,28 @@ _SCHEMAS = (
 )
 
 
-def _without_none(implementation: Callable[..., Any]) -> Callable[..., Any]:
+def _by_device(name: str) -> Callable[..., Any]:
+    """Return what calls the implementation for the device of the first tensor."""
+
+    def call(*arguments: Any) -> Any:
+        return implementation(name, _first(arguments))(*arguments)
+
+    return call
+
+
+def _first(arguments: Iterable[Any]) -> torch.Tensor:
+    return next(a for a in arguments if isinstance(a, torch.Tensor))
+
+
+def _without_none(function: Callable[..., Any]) -> Callable[..., Any]:
     """Give a tensor of shape (0,) for an output that was not asked for."""
 
-    @functools.wraps(implementation)
+    @functools.wraps(function)
     def operator(*arguments: Any) -> Any:
-        outputs = implementation(*arguments)
+        outputs = function(*arguments)
         if isinstance(outputs, torch.Tensor):
             return outputs
-        like = next(a for a in arguments if isinstance(a, torch.Tensor))
+        like = _first(arguments)
         return tuple(like.new_empty(0) if o is None else o for o in outputs)
 
     return operator
@@ -89,8 +103,7 @@ def _without_none(implementation: Callable[..., Any]) -> Callable[..., Any]:
 for _schema in _SCHEMAS:
     _LIBRARY.define(_schema, tags=(torch.Tag.pt2_compliant_tag,))
     _name = _schema.partition("(")[0]
-    _LIBRARY.impl(_name, _without_none(getattr(_cpu, _name)), "CPU")
-    if hasattr(_cuda, _name):
-        _LIBRARY.impl(_name, _without_none(getattr(_cuda, _name)), "CUDA")
+    for _device in ("CPU", "CUDA"):
+        _LIBRARY.impl(_name, _without_none(_by_device(_name)), _device)
     _fake_kernel = _without_none(getattr(_fake, _name))
     _library.register_fake(f"elbokit::{_name}", _fake_kernel, lib=_LIBRARY)

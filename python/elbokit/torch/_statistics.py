@@ -60,8 +60,11 @@ class VAEStatistics:
                 f"the batch has {sums.shape[1]} latent dimensions, expected {self._sums.shape[1]} "
                 "as the batches before"
             )
-        self._sums = sums if self._sums is None else self._sums + sums
-        self.out_of_range = out_of_range + self.out_of_range.to(out_of_range.device)
+        if self._sums is None:  # nor is anything moved to the device, which would wait for it
+            self._sums, self.out_of_range = sums, out_of_range
+        else:
+            self._sums = self._sums + sums
+            self.out_of_range = self.out_of_range + out_of_range
         self.n_samples += n_samples
 
     @property

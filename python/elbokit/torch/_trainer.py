@@ -198,7 +198,7 @@ class VAETrainer:
         home = os.getpid()
         saved = fabric.launch(self._fit, X_train, X_val, resume, home)
         if saved is not None:
-            self._last = state = torch.load(io.BytesIO(saved), weights_only=True)
+            self._last = state = torch.load(io.BytesIO(saved), "cpu", weights_only=True)
             self.adopt(state)
             self.vae.load_state_dict(state["model"])
             self._load_best_weights()
@@ -276,7 +276,8 @@ class VAETrainer:
         dtype = torch.float64 if str(self.precision).startswith("64") else parameter.dtype
         ranks = fabric.global_rank, fabric.world_size
         likelihood = self.vae.likelihood
-        return make_batches(name, data, self.batch_size, seed, likelihood, dtype, *ranks)
+        pin = fabric.device.type == "cuda"
+        return make_batches(name, data, self.batch_size, seed, likelihood, dtype, *ranks, pin)
 
     def _make_optimizer(self) -> torch.optim.Optimizer:
         if self.optimizer is None:

@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from elbokit.torch import _cpu, _ops  # noqa: F401  (registers the operators)
-from elbokit.torch._autograd import direct_apply, passes_on, to_differentiate, with_signature
+from elbokit.torch import _ops  # noqa: F401  (registers the operators)
+from elbokit.torch._autograd import direct_apply, passes_on, scaled_on_gpu, to_differentiate, with_signature
+from elbokit.torch._backends import implementation
 from elbokit.torch._bernoulli import bernoulli_backward
 from elbokit.torch._gaussian_kl import kl_grads
 
@@ -78,11 +79,14 @@ class VAETerms(torch.autograd.Function):
             and grad_reconstruction is None
             and grad_kl is None
             and not (needs[1] or needs[3] or needs[6] or needs[7])
-            and ctx.beta == 1
+            and ctx.beta is not None
             and not to_differentiate()
-            and passes_on(grad)
         ):
-            return saved[8], None, None, None, *saved[9:], *(None,) * 9
+            own = saved[8:]
+            if ctx.beta != 1 or not passes_on(grad):
+                own = scaled_on_gpu(own, (1.0, ctx.beta, ctx.beta), grad)
+            if own is not None:
+                return own[0], None, None, None, *own[1:], *(None,) * 9
         logits, target, mask, row_weight, *latent = saved[:8]
         grad_charged = grad
         if ctx.beta is not None and grad is not None:
@@ -128,7 +132,7 @@ def _constant(
 
 
 def _forward(ctx: Any, *inputs: Any) -> tuple[Tensor | None, ...]:
-    *terms, d_logits, d_mu, d_logvar, sums, count = _cpu.vae_loss(*inputs)
+    *terms, d_logits, d_mu, d_logvar, sums, count = implementation("vae_loss", inputs[0])(*inputs)
     *operands, ctx.beta, ctx.target_scale, ctx.free_bits, ctx.reduction, _, _, _ = inputs
     ctx.set_materialize_grads(False)
     ctx.save_for_backward(*operands, d_logits, d_mu, d_logvar)

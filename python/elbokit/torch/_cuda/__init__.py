@@ -6,11 +6,13 @@ allocator; one that a call does not ask for is None.
 
 from elbokit.torch._cuda._bernoulli import bernoulli_loss
 from elbokit.torch._cuda._gaussian_kl import gaussian_kl, gaussian_kl_backward
+from elbokit.torch._cuda._scale import scale
 from elbokit.torch._cuda._vae_loss import vae_loss
 
 __all__ = [
     "bernoulli_loss",
     "gaussian_kl",
     "gaussian_kl_backward",
+    "scale",
     "vae_loss",
 ]
