@@ -6,7 +6,7 @@ CPP_FILES = $(shell find cpp cuda -name '*.h' -o -name '*.cpp' -o -name '*.cu')
 CUDA_ARCHITECTURES ?= 90-real
 CHECKED = python tests benchmarks examples tools
 
-.PHONY: help demo test test-torch-versions bench bench-all bench-kernels lint format clean
+.PHONY: help demo test test-torch-versions bench bench-all bench-kernels cuda-report gpu-check lint format clean
 help:                     ## this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*##/\t/'
 
@@ -27,6 +27,17 @@ bench-all: .venv/installed ## the long form: more shapes, tied and spherical cov
 
 bench-kernels: .venv/installed  ## each kernel alone, at each CPU level
 	$(BIN)/python -m pytest benchmarks/test_kernels.py --benchmark-enable --benchmark-only --benchmark-sort=name --benchmark-columns=median,iqr,rounds
+
+cuda-report: .venv/installed build/disassembler  ## registers, spills and SASS of the CUDA kernels
+	$(BIN)/python tools/cuda_report.py --nvdisasm build/disassembler/nvidia/cu13/bin/nvdisasm
+
+gpu-check:                ## on a machine with a GPU, offline: build, tests, sanitizers, times
+	$(PYTHON) tools/gpu_check.py
+
+build/disassembler: constraints.txt
+	$(BIN)/pip install --quiet -c constraints.txt --upgrade --target $@ nvidia-cuda-nvdisasm
+	chmod +x $@/nvidia/cu13/bin/nvdisasm
+	touch $@
 
 lint: .venv/installed     ## style and types
 	$(BIN)/ruff check $(CHECKED)
@@ -49,7 +60,7 @@ clean:                    ## everything that the other targets made
 
 # Python sources are used in place; only the compiled core has to be built anew.
 .venv/installed: .venv/tools pyproject.toml CMakeLists.txt cmake/isa.cmake cmake/cuda.cmake \
-    cuda/emulation/CMakeLists.txt $(CPP_FILES)
+    cmake/find_nvcc.cmake cuda/emulation/CMakeLists.txt $(CPP_FILES)
 	$(BIN)/pip install --quiet -c constraints.txt --no-build-isolation \
 	  -Cbuild-dir=build/editable -Ccmake.define.ELBOKIT_WERROR=ON \
 	  -Ccmake.define.ELBOKIT_EMULATION=ON \

@@ -3,13 +3,24 @@ set(ELBOKIT_CUDA_KERNELS
     cuda/common/loss.cu
     cuda/common/queue.cu
     cuda/kernels/bernoulli.cu
+    cuda/kernels/categorical.cu
     cuda/kernels/gaussian_kl.cu
+    cuda/kernels/gaussian_kl_full.cu
+    cuda/kernels/gaussian_loss.cu
+    cuda/kernels/gmm_sparse.cu
+    cuda/kernels/gmm_sparse_filter.cu
+    cuda/kernels/gmm_sparse_model.cu
+    cuda/kernels/logsumexp.cu
     cuda/kernels/scale.cu
     cuda/kernels/vae_loss.cu)
 set(ELBOKIT_CUDA_BINDINGS
     cuda/bindings/module.cpp
     cuda/bindings/bernoulli.cpp
+    cuda/bindings/categorical.cpp
     cuda/bindings/gaussian_kl.cpp
+    cuda/bindings/gaussian_kl_full.cpp
+    cuda/bindings/gaussian_loss.cpp
+    cuda/bindings/logsumexp.cpp
     cuda/bindings/scale.cpp
     cuda/bindings/vae_loss.cpp)
 list(TRANSFORM ELBOKIT_CUDA_KERNELS PREPEND ${CMAKE_CURRENT_SOURCE_DIR}/)
@@ -32,11 +43,16 @@ if(NOT DEFINED CMAKE_CUDA_ARCHITECTURES)
   set(CMAKE_CUDA_ARCHITECTURES 75-real 80-real 86-real 90-real 90-virtual)
 endif()
 
-set(ELBOKIT_CUDA_STATUS "off")
+if(NOT ELBOKIT_CUDA MATCHES "^(AUTO|ON|OFF)$")
+  message(FATAL_ERROR "ELBOKIT_CUDA is ${ELBOKIT_CUDA}, expected AUTO, ON or OFF.")
+endif()
+
+# Of a build without the kernels, ELBOKIT_CUDA_STATUS is also what its users are told.
+set(ELBOKIT_CUDA_STATUS "ELBOKIT_CUDA was OFF")
 if(NOT ELBOKIT_CUDA STREQUAL "OFF")
-  include(CheckLanguage)
-  check_language(CUDA)
-  if(CMAKE_CUDA_COMPILER)
+  include(cmake/find_nvcc.cmake)
+  elbokit_find_nvcc(found_nvcc problem)
+  if(found_nvcc)
     enable_language(CUDA)
     set(CMAKE_CUDA_STANDARD 17)
     set(CMAKE_CUDA_STANDARD_REQUIRED ON)
@@ -50,14 +66,23 @@ if(NOT ELBOKIT_CUDA STREQUAL "OFF")
       _cuda PRIVATE $<$<COMPILE_LANGUAGE:CUDA>:-Xcompiler=${warnings}
                     $<$<BOOL:${ELBOKIT_WERROR}>:-Werror=all-warnings> -Xfatbin=-compress-all>
                     $<$<COMPILE_LANGUAGE:CXX>:-Wall -Wextra $<$<BOOL:${ELBOKIT_WERROR}>:-Werror>>)
-    set(ELBOKIT_CUDA_STATUS "${CMAKE_CUDA_COMPILER_VERSION} for ${CMAKE_CUDA_ARCHITECTURES}")
+    # The symbols of the static runtime are nobody else's.
+    target_link_options(_cuda PRIVATE -Wl,--exclude-libs,ALL)
+    set(ELBOKIT_CUDA_STATUS "")
+    set(summary "${CMAKE_CUDA_COMPILER_VERSION} for ${CMAKE_CUDA_ARCHITECTURES}")
   elseif(ELBOKIT_CUDA STREQUAL "ON")
-    message(FATAL_ERROR "ELBOKIT_CUDA is ON, and no CUDA compiler was found: name one with the "
-                        "environment variable CUDACXX, or set ELBOKIT_CUDA to AUTO or OFF.")
+    message(FATAL_ERROR "ELBOKIT_CUDA is ON, but ${problem}. Name a compiler with the environment "
+                        "variable CUDACXX, or set ELBOKIT_CUDA to AUTO or OFF.")
   else()
-    set(ELBOKIT_CUDA_STATUS "no compiler found")
+    set(ELBOKIT_CUDA_STATUS "${problem}")
   endif()
 endif()
+if(ELBOKIT_CUDA_STATUS)
+  set(summary "no: ${ELBOKIT_CUDA_STATUS}")
+endif()
+set(ELBOKIT_CUDA_SUMMARY "${summary}")
+set_source_files_properties(cpp/bindings/system.cpp PROPERTIES COMPILE_DEFINITIONS
+                            "ELBOKIT_WITHOUT_CUDA=\"${ELBOKIT_CUDA_STATUS}\"")
 
 if(ELBOKIT_EMULATION)
   add_subdirectory(cuda/emulation)

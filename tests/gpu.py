@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
+import torch
+from torch import Tensor
 
 import elbokit
 from elbokit import _cuda_library
@@ -46,10 +48,32 @@ def emulation(schedule: int = 0, multiprocessors: int = 3) -> Iterator[None]:
     _cuda_library.cuda_kernels.cache_clear()
 
 
+def agree(ours: Any, theirs: Any) -> None:
+    """Outputs agree to the rounding of their types; both give None for the same ones."""
+    assert len(ours) == len(theirs)
+    for a, b in zip(ours, theirs, strict=True):
+        assert (a is None) == (b is None)
+        if b is None:
+            continue
+        assert a.dtype == b.dtype
+        assert a.shape == b.shape
+        assert a.stride() == b.stride()
+        tolerance = {
+            torch.float64: 1e-6 if b.dim() == 2 and b.shape[0] == 3 else 1e-12,
+            torch.float32: 2e-6,
+            torch.bfloat16: 8e-3,
+            torch.float16: 1e-3,
+            torch.int64: 0.0,
+        }[b.dtype]
+        torch.testing.assert_close(a.cpu(), b, rtol=tolerance, atol=tolerance * 0.1, equal_nan=True)
+
+
+def moved(device: torch.device, *operands: Any) -> list[Any]:
+    return [o.to(device) if isinstance(o, Tensor) else o for o in operands]
+
+
 def has_gpu() -> bool:
     """Whether torch and the kernels of this build can use a GPU here."""
-    import torch
-
     if not torch.cuda.is_available():
         return False
     try:

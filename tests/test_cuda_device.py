@@ -144,7 +144,7 @@ def test_another_device_than_the_current_one() -> None:
 def test_operands_on_the_host_are_refused(i: int) -> None:
     x = operands()
     x[i] = x[i].detach().cpu()
-    with pytest.raises(ValueError, match="is on device c.*, expected c"):
+    with pytest.raises(ValueError, match=r"is on device c.*, expected c"):
         vae_loss(*x)
 
 
@@ -184,9 +184,7 @@ DATA = targets(96, 12, dtype=torch.float32)
 
 
 @pytest.mark.parametrize("kind", ["array", "bytes", "tensor", "on the GPU", "dataset", "loader"])
-def test_training(
-    waiting_is_an_error: None, monkeypatch: pytest.MonkeyPatch, kind: str
-) -> None:
+def test_training(waiting_is_an_error: None, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
     """Steps do not wait for the GPU, wherever the data come from."""
     data: Any = {
         "array": DATA.numpy(),

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 import torch
 from torch import Tensor
 
 from elbokit.torch import _cpu, _cuda
-from gpu import SCHEDULES, emulation
+from gpu import SCHEDULES, agree, emulation, moved
 
 # Around a vector, a warp, a short row, what a block has in flight; primes; the classic batch.
 SIZES = [(1, 1), (3, 4), (7, 33), (2, 511), (5, 516), (3, 4099), (2, 8192), (128, 784)]
@@ -44,30 +42,6 @@ def data(
         for _ in range(2)
     )
     return (3 * x).to(logits), t.to(target), mu, logvar
-
-
-def agree(ours: Any, theirs: Any) -> None:
-    """Outputs agree to the rounding of their types; both give None for the same ones."""
-    assert len(ours) == len(theirs)
-    for a, b in zip(ours, theirs, strict=True):
-        assert (a is None) == (b is None)
-        if b is None:
-            continue
-        assert a.dtype == b.dtype
-        assert a.shape == b.shape
-        assert a.stride() == b.stride()
-        tolerance = {
-            torch.float64: 1e-6 if b.dim() == 2 and b.shape[0] == 3 else 1e-12,
-            torch.float32: 2e-6,
-            torch.bfloat16: 8e-3,
-            torch.float16: 1e-3,
-            torch.int64: 0.0,
-        }[b.dtype]
-        torch.testing.assert_close(a.cpu(), b, rtol=tolerance, atol=tolerance * 0.1)
-
-
-def moved(device: torch.device, *operands: Any) -> list[Any]:
-    return [o.to(device) if isinstance(o, Tensor) else o for o in operands]
 
 
 @pytest.mark.parametrize(("logits", "target"), PAIRS)

@@ -15,23 +15,10 @@ py::tuple gaussian_loss(const py::object& mean, const py::object& target, const 
   const View view = view_of(mean, "mean", false);
   const GaussianLossTotals totals = with_computed_type(view, [&](auto value) {
     using T = decltype(value);
-    GaussianLossArgs<T> args{};
-    args.rows = view.rows;
-    args.cols = view.cols;
-    args.mean = operand<T>(mean, "mean", args.rows, args.cols);
-    args.target = operand<T>(target, "target", args.rows, args.cols);
-    args.target_scale = static_cast<T>(target_scale);
-    args.logvar = operand<T>(logvar, "logvar", args.rows, args.cols);
-    args.low = static_cast<T>(low);
-    args.high = static_cast<T>(high);
-    args.mask = operand<T>(mask, "mask", args.rows, args.cols);
-    args.row_weight = vector_of<const T>(row_weight, "row_weight", args.rows);
-    args.row_loss = vector_of<T>(row_out, "row_out", args.rows);
-    args.grad_mean = result(grad_mean, "grad_mean", args.rows, args.cols);
-    args.grad_logvar = result(grad_logvar, "grad_logvar", args.rows, args.cols);
-    args.row_grad_logvar = vector_of<T>(row_grad_logvar, "row_grad_logvar", args.rows);
-    args.col_grad_logvar = matrix_of<double>(col_grad_logvar, "col_grad_logvar", 1, args.cols).data;
-    args.scale = static_cast<T>(scale);
+    auto args = gaussian_loss_args<T>(view, mean, target, logvar, mask, row_weight, low, high,
+                                      target_scale, scale);
+    set_gaussian_loss_outputs<T>(args, row_out, grad_mean, grad_logvar, row_grad_logvar,
+                                 col_grad_logvar);
     const py::gil_scoped_release release;
     return cpu::gaussian_loss(args);
   });

@@ -13,6 +13,7 @@ void register_system(py::module_& m) {
   m.attr("version") = ELBOKIT_VERSION;
   m.attr("compiler") = ELBOKIT_COMPILER;
   m.attr("build_type") = ELBOKIT_BUILD_TYPE;
+  m.attr("without_cuda") = ELBOKIT_WITHOUT_CUDA;  // why this build has no CUDA kernels, or empty
   m.def("built_cpu_levels", &dispatch::built_levels);
   m.def("cpu_levels", [] {
     std::vector<std::string> names;

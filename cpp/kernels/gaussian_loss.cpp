@@ -9,12 +9,6 @@ namespace elbokit::ELBOKIT_LEVEL {
 namespace {
 
 template <class T>
-struct ClampedNoise {
-  GaussianNoise<Vec<T>> noise;
-  Vec<T> slope;  // of the clamp: 0 or 1
-};
-
-template <class T>
 class GaussianRows {
  public:
   explicit GaussianRows(const GaussianLossArgs<T>& args)
@@ -54,12 +48,8 @@ class GaussianRows {
   }
 
  private:
-  ELBOKIT_INLINE ClampedNoise<T> noise_of(Vec<T> logvar) const {
-    // Written so that NaN passes.
-    const auto below = logvar<low_, above = logvar> high_;
-    const Vec<T> clamped = select(below, low_, select(above, high_, logvar));
-    const Vec<T> slope = select(below, Vec<T>{}, select(above, Vec<T>{}, broadcast<T>(1)));
-    return {gaussian_noise<Vec<T>>(clamped), slope};
+  ELBOKIT_INLINE ClampedNoise<Vec<T>> noise_of(Vec<T> logvar) const {
+    return clamped_noise<Vec<T>>(logvar, low_, high_);
   }
 
   // kConstant: logvar is the same along the row.
@@ -69,12 +59,12 @@ class GaussianRows {
     const T* const target = target_(row, col, n);
     const T* const logvar = args_.logvar ? logvar_(row, col, n) : nullptr;
     const T* const mask = kMasked ? mask_(row, col, n) : nullptr;
-    const ClampedNoise<T> shared =
+    const ClampedNoise<Vec<T>> shared =
         noise_of(kConstant && logvar ? broadcast<T>(logvar[0]) : Vec<T>{});
     const Vec<T> factor = broadcast<T>(args_.scale * weight);
     Vec<T> loss{}, slopes{};
     const auto term = [&](int i, int count) ELBOKIT_INLINE_LAMBDA {
-      const ClampedNoise<T> own = kConstant ? shared : noise_of(read(logvar + i, count));
+      const ClampedNoise<Vec<T>> own = kConstant ? shared : noise_of(read(logvar + i, count));
       auto result =
           gaussian_term<Vec<T>>(read(mean + i, count) - read(target + i, count), own.noise);
       Vec<T> slope = result.grad_logvar * own.slope * factor;

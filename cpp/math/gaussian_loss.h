@@ -18,6 +18,21 @@ ELBOKIT_INLINE GaussianNoise<V> gaussian_noise(V logvar) {
 }
 
 template <class V>
+struct ClampedNoise {
+  GaussianNoise<V> noise;
+  V slope;  // of the clamp: 0 or 1
+};
+
+// Of a log-variance that is clamped to [low, high]; written so that NaN passes.
+template <class V>
+ELBOKIT_INLINE ClampedNoise<V> clamped_noise(V logvar, V low, V high) {
+  const auto below = (logvar < low);
+  const auto above = (logvar > high);
+  const V clamped = select(below, low, select(above, high, logvar));
+  return {gaussian_noise<V>(clamped), select(below, V{}, select(above, V{}, constant<V>(1)))};
+}
+
+template <class V>
 struct GaussianTerm {
   V loss, grad_mean, grad_logvar;
 };

@@ -21,7 +21,11 @@ inline cuda::Queue queue_of(const py::tuple& given) {
 }
 
 void register_bernoulli(py::module_& m);
+void register_categorical(py::module_& m);
 void register_gaussian_kl(py::module_& m);
+void register_gaussian_kl_full(py::module_& m);
+void register_gaussian_loss(py::module_& m);
+void register_logsumexp(py::module_& m);
 void register_scale(py::module_& m);
 void register_vae_loss(py::module_& m);
 

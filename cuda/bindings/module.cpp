@@ -28,7 +28,11 @@ PYBIND11_MODULE(ELBOKIT_MODULE, m, pybind11::mod_gil_not_used()) {
       },
       "device"_a);
   register_bernoulli(m);
+  register_categorical(m);
   register_gaussian_kl(m);
+  register_gaussian_kl_full(m);
+  register_gaussian_loss(m);
+  register_logsumexp(m);
   register_scale(m);
   register_vae_loss(m);
 }

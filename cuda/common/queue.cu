@@ -19,14 +19,54 @@ namespace {
 
 constexpr std::size_t kSharedByDefault = 48 * 1024;
 
+std::string version_of(int number) {
+  return std::to_string(number / 1000) + "." + std::to_string(number % 1000 / 10);
+}
+
+// Why there is no GPU to be had, for those who have to make it good.
+std::string missing_driver() {
+  int driver = 0;
+  cudaDriverGetVersion(&driver);
+  if (driver == 0)
+    return "no NVIDIA driver was found (libcuda.so.1): install one, and give a container its GPUs "
+           "(such as by docker run --gpus all)";
+  return "the NVIDIA driver is too old: it runs CUDA " + version_of(driver) +
+         ", and these kernels were built with CUDA " + version_of(CUDART_VERSION) +
+         "; update the driver, or build elbokit with an older toolkit";
+}
+
+std::string missing_kernels() {
+  std::string text = "this build of elbokit has kernels for " ELBOKIT_CUDA_ARCHITECTURES
+                     ", and none that runs on this GPU";
+  int device = 0, major = 0, minor = 0;
+  if (cudaGetDevice(&device) == cudaSuccess &&
+      cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device) == cudaSuccess &&
+      cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device) == cudaSuccess)
+    text += ", whose compute capability is " + std::to_string(major) + "." + std::to_string(minor) +
+            ": build it with -Ccmake.define.CMAKE_CUDA_ARCHITECTURES=" + std::to_string(major) +
+            std::to_string(minor);
+  return text;
+}
+
+std::string reason_of(cudaError_t error) {
+  switch (error) {
+    case cudaErrorInsufficientDriver:
+      return missing_driver();
+    case cudaErrorNoDevice:
+      return "the NVIDIA driver sees no GPU; CUDA_VISIBLE_DEVICES may hide it";
+    case cudaErrorNoKernelImageForDevice:
+    case cudaErrorInvalidDeviceFunction:
+    case cudaErrorUnsupportedPtxVersion:
+      return missing_kernels();
+    default:
+      return cudaGetErrorString(error);
+  }
+}
+
 void check(cudaError_t error, const char* what) {
   if (error == cudaSuccess) return;
   cudaGetLastError();  // so that it is not reported once more
-  std::string text = std::string(what) + ": " + cudaGetErrorString(error);
-  if (error == cudaErrorNoKernelImageForDevice || error == cudaErrorInvalidDeviceFunction)
-    text += "; this build has kernels for the architectures " ELBOKIT_CUDA_ARCHITECTURES
-            ": build elbokit with CMAKE_CUDA_ARCHITECTURES for this device";
-  throw std::runtime_error(text);
+  throw std::runtime_error(std::string(what) + ": " + reason_of(error));
 }
 
 Device read_properties(int device) {
@@ -38,8 +78,8 @@ Device read_properties(int device) {
   int count = 0;
   check(cudaGetDeviceCount(&count), "looking for a GPU");
   if (device < 0 || device >= count)
-    throw std::runtime_error("there is no GPU " + std::to_string(device) + ", only " +
-                             std::to_string(count));
+    throw std::runtime_error("there is no GPU " + std::to_string(device) + ": the driver sees " +
+                             std::to_string(count) + ", counted from 0");
   cudaDeviceProp properties;
   check(cudaGetDeviceProperties(&properties, device), "reading the properties of the GPU");
   return {properties.name,

@@ -52,6 +52,13 @@ ELBOKIT_DEVICE unsigned ballot(bool predicate) { return __ballot_sync(0xffffffff
 ELBOKIT_DEVICE void atomic_add(unsigned long long* to, unsigned long long value) {
   atomicAdd(to, value);
 }
+ELBOKIT_DEVICE void atomic_or(unsigned* to, unsigned value) { atomicOr(to, value); }
+
+// The place of the lowest bit that is set, and the number of such bits.
+ELBOKIT_DEVICE int lowest_bit(std::uint64_t bits) {
+  return __ffsll(static_cast<long long>(bits)) - 1;
+}
+ELBOKIT_DEVICE int count_bits(std::uint64_t bits) { return __popcll(bits); }
 
 #else
 
@@ -89,6 +96,10 @@ ELBOKIT_DEVICE unsigned ballot(bool predicate) {
 }
 
 ELBOKIT_DEVICE void atomic_add(unsigned long long* to, unsigned long long value) { *to += value; }
+ELBOKIT_DEVICE void atomic_or(unsigned* to, unsigned value) { *to |= value; }
+
+ELBOKIT_DEVICE int lowest_bit(std::uint64_t bits) { return __builtin_ctzll(bits); }
+ELBOKIT_DEVICE int count_bits(std::uint64_t bits) { return __builtin_popcountll(bits); }
 
 #endif
 

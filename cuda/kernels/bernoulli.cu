@@ -1,14 +1,12 @@
 #include "kernels/bernoulli.h"
 
+#include "common/plain.h"
 #include "kernels/gaussian_kl.h"
 #include "math/bernoulli.h"
 
 namespace elbokit::cuda {
 
 namespace {
-
-// Vectors of logits that a thread has in flight.
-constexpr int kUnroll = 4;
 
 template <class T>
 ELBOKIT_DEVICE T row_weight_of(const BernoulliArgs<T>& args, std::int64_t row) {
@@ -132,10 +130,6 @@ std::int64_t launch_rows(const Queue& queue, const BernoulliArgs<T>& args, std::
   return own + others;
 }
 
-bool contiguous(const Operand& m, std::int64_t rows, std::int64_t cols) {
-  return m.col_stride == 1 && (rows == 1 || m.row_stride == cols);
-}
-
 // Operands of which every row may be read in whole vectors of `width` elements.
 template <class T>
 struct Plain {
@@ -143,37 +137,26 @@ struct Plain {
   std::int64_t last;  // columns of the last row
 };
 
-// The same elements in rows of what a block has in flight, if there is no row to tell apart:
-// neither short rows nor a single long one leave threads idle.
+// The same elements in stretches, if there is no row to tell apart.
 template <class T>
 Plain<T> reshaped(BernoulliArgs<T> args, int width) {
-  const std::int64_t n = args.rows * args.cols, stretch = kLossThreads * kUnroll * width;
+  const std::int64_t n = args.rows * args.cols;
   const bool flat = contiguous(args.logits, args.rows, args.cols) &&
                     contiguous(args.target, args.rows, args.cols) &&
-                    (!args.grad || args.rows == 1 || args.grad.row_stride == args.cols);
+                    contiguous(args.grad, args.rows, args.cols);
   if (!flat || args.row_loss || args.row_weight || n % width) return {args, args.cols};
-  args.rows = (n + stretch - 1) / stretch;
-  args.cols = stretch;
-  args.logits.row_stride = args.target.row_stride = args.grad.row_stride = stretch;
-  return {args, n - (args.rows - 1) * stretch};
-}
-
-// Whether each row begins at a whole vector of `width` elements.
-bool aligned(const void* data, Element element, std::ptrdiff_t row_stride, int width,
-             std::int64_t rows) {
-  const std::ptrdiff_t bytes = size_of(element) * width;
-  const std::ptrdiff_t access = bytes < 16 ? bytes : 16;
-  return reinterpret_cast<std::uintptr_t>(data) % static_cast<std::uintptr_t>(access) == 0 &&
-         (rows <= 1 || row_stride * size_of(element) % access == 0);
+  const Stretches stretches(n, width);
+  args.rows = stretches.rows;
+  args.cols = stretches.cols;
+  args.logits.row_stride = args.target.row_stride = args.grad.row_stride = stretches.cols;
+  return {args, stretches.last};
 }
 
 template <class T>
 bool is_plain(const BernoulliArgs<T>& args, int width) {
   return !args.weight && !args.pos_weight && !args.mask && !args.elementwise &&
-         args.logits.col_stride == 1 && args.target.col_stride == 1 && args.cols % width == 0 &&
-         aligned(args.logits.data, args.logits.element, args.logits.row_stride, width, args.rows) &&
-         aligned(args.target.data, args.target.element, args.target.row_stride, width, args.rows) &&
-         aligned(args.grad.data, args.grad.element, args.grad.row_stride, width, args.rows);
+         args.cols % width == 0 && aligned(args.logits, width, args.rows) &&
+         aligned(args.target, width, args.rows) && aligned(args.grad, width, args.rows);
 }
 
 template <class T, class L, class X, class G>

@@ -54,27 +54,15 @@ __global__ void __launch_bounds__(kLossThreads)
   out[2 * args.cols] = second;
 }
 
-__global__ void __launch_bounds__(kLossThreads)
-    add_chunks(const double* partial, int chunks, std::int64_t n, double* sums) {
-  const std::int64_t i = std::int64_t{blockIdx.x} * kLossThreads + threadIdx.x;
-  if (i >= n) return;
-  double sum = 0;
-  for (int chunk = 0; chunk < chunks; ++chunk) sum += partial[chunk * n + i];
-  sums[i] += sum;
-}
-
-std::int64_t blocks_of(std::int64_t threads) { return (threads + kLossThreads - 1) / kLossThreads; }
-
 }  // namespace
 
 template <class T>
 void add_to_dimensions(const Queue& queue, const GaussianKlArgs<T>& args, double* partial) {
   if (!args.dimensions) return;
-  const int chunks = static_cast<int>(args.rows < kDimensionChunks ? args.rows : kDimensionChunks);
+  const int chunks = column_chunks(args.rows);
   launch(queue, {blocks_of(args.cols), chunks}, kLossThreads, 0, dimensions_kernel<T>, args,
          partial);
-  const std::int64_t n = 3 * args.cols;
-  launch(queue, {blocks_of(n)}, kLossThreads, 0, add_chunks, partial, chunks, n, args.dimensions);
+  add_chunks(queue, partial, chunks, 3 * args.cols, args.dimensions);
 }
 
 std::size_t gaussian_kl_workspace(std::int64_t cols, bool dimensions) {

@@ -65,8 +65,7 @@ ELBOKIT_DEVICE void kl_rows(const GaussianKlArgs<T>& args, std::int64_t block, s
 template <class T>
 void add_to_dimensions(const Queue& queue, const GaussianKlArgs<T>& args, double* partial);
 
-inline constexpr std::int64_t kDimensionChunks = 64;
-inline std::int64_t dimensions_partial(std::int64_t cols) { return kDimensionChunks * 3 * cols; }
+inline std::int64_t dimensions_partial(std::int64_t cols) { return kColumnChunks * 3 * cols; }
 
 // Bytes that the functions below need, with sums over dimensions or without.
 std::size_t gaussian_kl_workspace(std::int64_t cols, bool dimensions);

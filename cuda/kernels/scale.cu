@@ -18,7 +18,8 @@ ELBOKIT_DEVICE void scale_elements(const Scaled& t, double grad, std::int64_t bl
   if (factor == T(1) && t.in == t.out) return;
   const auto* const in = static_cast<const S*>(t.in);
   auto* const out = static_cast<S*>(t.out);
-  const auto addresses = reinterpret_cast<std::uintptr_t>(in) | reinterpret_cast<std::uintptr_t>(out);
+  const auto addresses =
+      reinterpret_cast<std::uintptr_t>(in) | reinterpret_cast<std::uintptr_t>(out);
   const std::int64_t vectors = addresses % sizeof(Vector) == 0 ? t.n / width : 0;
   for (std::int64_t begin = block * kThreads * kUnroll + threadIdx.x; begin < vectors;
        begin += t.blocks * kThreads * kUnroll) {
@@ -46,8 +47,9 @@ ELBOKIT_DEVICE void scale_elements(const Scaled& t, double grad, std::int64_t bl
 
 // The first blocks have the first tensor, the next ones the second.
 __global__ void __launch_bounds__(kThreads) scale_kernel(ScaleArgs args) {
-  const double grad = args.grad_is_double ? *static_cast<const double*>(args.grad)
-                                          : static_cast<double>(*static_cast<const float*>(args.grad));
+  const double grad = args.grad_is_double
+                          ? *static_cast<const double*>(args.grad)
+                          : static_cast<double>(*static_cast<const float*>(args.grad));
   std::int64_t block = blockIdx.x;
   Scaled mine = args.at[0];
 #pragma unroll

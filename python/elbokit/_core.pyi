@@ -12,6 +12,7 @@ _Prior = tuple[_Float64, float, _Float64, float, _Float64, float]
 version: str
 compiler: str
 build_type: str
+without_cuda: str
 
 def built_cpu_levels() -> list[str]: ...
 def cpu_levels() -> list[str]: ...

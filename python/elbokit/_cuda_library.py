@@ -5,6 +5,8 @@ from __future__ import annotations
 import functools
 from types import ModuleType
 
+from elbokit import _core
+
 __all__ = ["cuda_kernels", "cuda_status"]
 
 
@@ -21,10 +23,9 @@ def cuda_kernels() -> ModuleType:
         from elbokit import _cuda
     except ImportError as error:
         raise RuntimeError(
-            "this installation of elbokit has no CUDA kernels: there was no CUDA compiler (nvcc) "
-            "when it was built. Install a CUDA toolkit and build it again with "
-            "`pip install --no-binary elbokit -Ccmake.define.ELBOKIT_CUDA=ON elbokit`, or move the "
-            f"data to the CPU ({error})"
+            f"this installation of elbokit has no CUDA kernels: {_core.without_cuda or error}. "
+            "Install a CUDA toolkit of 12.0 or newer and build elbokit again, with "
+            "`pip install -Ccmake.define.ELBOKIT_CUDA=ON .`, or move the data to the CPU"
         ) from error
     return _cuda
 
@@ -34,11 +35,11 @@ def cuda_status() -> str:
     try:
         kernels = cuda_kernels()
     except RuntimeError:
-        return "not built; kernels run on the CPU"
+        return f"not built: {_core.without_cuda or 'the module is missing'}; CPU only"
     try:
         capability, name = kernels.describe_device(0)
     except RuntimeError as error:
-        found = str(error)
+        found = str(error).removeprefix("looking for a GPU: ")
     else:
         found = f"{name}, compute capability {capability / 10}"
     return f"kernels for {kernels.architectures}; {found}"

@@ -16,6 +16,7 @@ from elbokit._arrays import as_float_array, returns_like
 from elbokit._gmm_density import gmm_log_prob
 from elbokit._gmm_fit import as_gmm_fit, check_fit_options, check_fit_weight, run_fits
 from elbokit._gmm_underflow import squares_underflow, statistics_in_float64
+from elbokit._gpu_arrays import as_gpu_tensor, on_gpu, returns_gpu_like
 from elbokit._kmeans import kmeans
 from elbokit._mixture_arguments import (
     check_mixtures,
@@ -53,7 +54,7 @@ def logsumexp(a: Any, axis: int | tuple[int, ...] | None = -1) -> Any:
     Parameters
     ----------
     a : array_like of shape (...), float32 or float64
-        May contain infinities and NaN.
+        May contain infinities and NaN. On a GPU also bfloat16 and float16, computed in float32.
     axis : int, tuple of int or None, default=-1
         The axes summed over; None means all.
 
@@ -75,6 +76,8 @@ def logsumexp(a: Any, axis: int | tuple[int, ...] | None = -1) -> Any:
     >>> float(logsumexp([0.0, 0.0]))  # doctest: +ELLIPSIS
     0.69314...
     """
+    if on_gpu(a):
+        return _logsumexp_on_gpu(a, axis)
     values = as_float_array(a, "a")
     axes = _check_axis(axis, values.ndim)
     if len(axes) != 1:
@@ -87,6 +90,16 @@ def logsumexp(a: Any, axis: int | tuple[int, ...] | None = -1) -> Any:
     out = np.empty((math.prod(outer), math.prod(inner)), dtype=values.dtype)
     _core.logsumexp(values.reshape(math.prod(outer), values.shape[at], math.prod(inner)), out)
     return returns_like(a)(out.reshape(outer + inner))
+
+
+def _logsumexp_on_gpu(a: Any, axis: int | tuple[int, ...] | None) -> Any:
+    tensor = as_gpu_tensor(a, "a")
+    from elbokit.torch._cuda import logsumexp
+    from elbokit.torch._reduction import computed_dtype
+
+    axes = sorted(_check_axis(axis, tensor.ndim))
+    result = logsumexp(tensor.to(computed_dtype(tensor)), axes, False)
+    return returns_gpu_like(a)(result.to(tensor.dtype))
 
 
 def _check_axis(axis: Any, ndim: int) -> tuple[int, ...]:

@@ -83,9 +83,7 @@ class EpochSampler(Sampler[int]):
 class _TensorBatches:
     """Batches gathered from one tensor, without a detour over single samples."""
 
-    def __init__(
-        self, X: Tensor, batch_size: int, sampler: EpochSampler, pin_memory: bool
-    ) -> None:
+    def __init__(self, X: Tensor, batch_size: int, sampler: EpochSampler, pin_memory: bool) -> None:
         self.X, self.batch_size, self.sampler = X, batch_size, sampler
         self.pin_memory = pin_memory and X.device.type == "cpu"
         self.n_samples = sampler.n

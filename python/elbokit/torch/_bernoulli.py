@@ -95,7 +95,7 @@ class _BernoulliLoss(torch.autograd.Function):
         return *grads, None, None, None
 
 
-def _forward(ctx: Any, *inputs: Any) -> Tensor:
+def _forward(ctx: Any, *inputs: Any) -> Any:
     loss, grad = implementation("bernoulli_loss", inputs[0])(*inputs)
     *operands, ctx.target_scale, ctx.reduction, _ = inputs
     ctx.set_materialize_grads(False)

@@ -9,7 +9,13 @@ import torch
 from torch import Tensor
 
 from elbokit.torch import _ops  # noqa: F401  (registers the operators)
-from elbokit.torch._autograd import direct_apply, passes_on, scaled_on_gpu, to_differentiate, with_signature
+from elbokit.torch._autograd import (
+    direct_apply,
+    passes_on,
+    scaled_on_gpu,
+    to_differentiate,
+    with_signature,
+)
 from elbokit.torch._backends import implementation
 from elbokit.torch._bernoulli import bernoulli_backward
 from elbokit.torch._gaussian_kl import kl_grads

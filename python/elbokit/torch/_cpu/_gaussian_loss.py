@@ -15,18 +15,9 @@ from elbokit.torch._reduction import (
     loss_shape,
     saved_dtype,
 )
+from elbokit.torch._slopes import cells, summed
 
 __all__ = ["gaussian_loss"]
-
-
-def _cells(logvar: Tensor, mean: Tensor) -> str:
-    """Say what of `mean` seen as (rows, columns) `logvar` tells apart: as few sums as it needs."""
-    if logvar.numel() == 1:
-        return "none"
-    rows = mean.shape[0]
-    if logvar.dim() < mean.dim() or logvar.shape[0] < rows:
-        return "columns"
-    return "rows" if logvar.numel() == rows else "elements"
 
 
 def gaussian_loss(
@@ -54,13 +45,13 @@ def gaussian_loss(
         return loss.fill_(0.0 * scale), grad_mean, nothing
     rows = given[0]
     of_elements = of_rows = of_columns = None
-    cells = "" if wanted is None else _cells(wanted, mean)
-    if cells == "elements" and wanted is not None:
+    kind = "" if wanted is None else cells(wanted, mean)
+    if kind == "elements" and wanted is not None:
         whole = wanted.shape == given
         of_elements = gradient(wanted, order) if whole else empty(given, dtype=dtype)
-    elif cells == "rows":
+    elif kind == "rows":
         of_rows = empty(rows, dtype=dtype)
-    elif cells == "columns":
+    elif kind == "columns":
         of_columns = zeros((1, mean.numel() // rows), dtype=torch.float64)
     if logvar is not None and logvar.numel() == 1:
         logvar = logvar.reshape((1,) * len(given))
@@ -96,12 +87,4 @@ def gaussian_loss(
         slopes = of_columns.view(given[1:])
     else:
         slopes = torch.full(wanted.shape, slope, dtype=dtype, device="cpu")
-    return loss, grad_mean, _summed(slopes, wanted)
-
-
-def _summed(slopes: Tensor, like: Tensor) -> Tensor:
-    """Sum over what is left of broadcasting."""
-    if slopes.shape != like.shape:
-        shape = like.shape[like.dim() - slopes.dim() :] if like.dim() > slopes.dim() else like.shape
-        slopes = slopes.sum_to_size(shape).reshape(like.shape)
-    return slopes.to(saved_dtype(like))
+    return loss, grad_mean, summed(slopes, wanted)

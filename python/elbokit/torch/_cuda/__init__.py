@@ -5,14 +5,23 @@ allocator; one that a call does not ask for is None.
 """
 
 from elbokit.torch._cuda._bernoulli import bernoulli_loss
+from elbokit.torch._cuda._categorical import categorical_loss
 from elbokit.torch._cuda._gaussian_kl import gaussian_kl, gaussian_kl_backward
+from elbokit.torch._cuda._gaussian_kl_full import gaussian_kl_full
+from elbokit.torch._cuda._gaussian_loss import gaussian_loss
+from elbokit.torch._cuda._logsumexp import logsumexp, logsumexp_backward
 from elbokit.torch._cuda._scale import scale
 from elbokit.torch._cuda._vae_loss import vae_loss
 
 __all__ = [
     "bernoulli_loss",
+    "categorical_loss",
     "gaussian_kl",
     "gaussian_kl_backward",
+    "gaussian_kl_full",
+    "gaussian_loss",
+    "logsumexp",
+    "logsumexp_backward",
     "scale",
     "vae_loss",
 ]

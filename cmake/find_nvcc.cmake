@@ -1,0 +1,36 @@
+# Looks for an nvcc that can build the kernels. A toolkit that is too old, or that the host's
+# compiler does not suit, is told apart from none at all.
+set(ELBOKIT_OLDEST_NVCC 12.0)
+
+# Sets `found`, and where it is false `problem`: what is missing, for the user.
+function(elbokit_find_nvcc found problem)
+  set(${found} FALSE PARENT_SCOPE)
+  if(CMAKE_CUDA_COMPILER)
+    set(nvcc ${CMAKE_CUDA_COMPILER})
+  elseif(DEFINED ENV{CUDACXX})
+    set(nvcc $ENV{CUDACXX})
+  else()
+    find_program(ELBOKIT_NVCC nvcc PATHS ENV CUDA_PATH PATH_SUFFIXES bin)
+    set(nvcc ${ELBOKIT_NVCC})
+  endif()
+  if(NOT nvcc)
+    set(${problem} "no CUDA compiler (nvcc) was found" PARENT_SCOPE)
+    return()
+  endif()
+  execute_process(COMMAND ${nvcc} --version OUTPUT_VARIABLE said ERROR_QUIET RESULT_VARIABLE failed)
+  if(failed OR NOT said MATCHES "Cuda compilation tools, release ([0-9.]+)")
+    set(${problem} "${nvcc} is no working nvcc" PARENT_SCOPE)
+  elseif(CMAKE_MATCH_1 VERSION_LESS ELBOKIT_OLDEST_NVCC)
+    set(${problem} "${nvcc} is of CUDA ${CMAKE_MATCH_1}, and ${ELBOKIT_OLDEST_NVCC} is needed"
+        PARENT_SCOPE)
+  else()
+    include(CheckLanguage)
+    check_language(CUDA)
+    if(CMAKE_CUDA_COMPILER)
+      set(${found} TRUE PARENT_SCOPE)
+    else()
+      set(${problem} "${nvcc} does not compile with ${CMAKE_CXX_COMPILER}: CUDAHOSTCXX names another\
+ host compiler, CMakeFiles/CMakeConfigureLog.yaml has the error" PARENT_SCOPE)
+    endif()
+  endif()
+endfunction()

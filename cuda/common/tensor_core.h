@@ -1,0 +1,49 @@
+// Products on the matrix units: one instruction of a warp, in bfloat16 with float sums.
+#pragma once
+
+#include "common/elements.h"
+
+namespace elbokit::cuda {
+
+// The least compute capability that has them.
+inline constexpr int kTensorCoreCapability = 80;
+
+// Two neighbouring elements of a row in a register.
+ELBOKIT_DEVICE std::uint32_t packed_bfloat16(float low, float high) {
+  return to_bfloat16(low).bits | std::uint32_t{to_bfloat16(high).bits} << 16;
+}
+
+// sum += a b for a (16, 16) and b (16, 8). With g = lane / 4 and t = lane % 4, a lane has (PTX ISA,
+// "Matrix fragments for mma.m16n8k16"):
+//   a    columns 2 t, 2 t + 1 of rows g and g + 8, then columns 2 t + 8, 2 t + 9 of the same
+//   b    rows 2 t, 2 t + 1 of column g, then rows 2 t + 8, 2 t + 9
+//   sum  columns 2 t, 2 t + 1 of row g, then of row g + 8
+ELBOKIT_DEVICE void add_product(float (&sum)[4], const std::uint32_t (&a)[4], std::uint32_t b0,
+                                std::uint32_t b1) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+  asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 "
+      "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+      : "+f"(sum[0]), "+f"(sum[1]), "+f"(sum[2]), "+f"(sum[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+#elif defined(__CUDACC__)
+  __trap();  // the host does not choose such a kernel for this device
+#else
+  struct Operands {
+    std::uint32_t a[4], b[2];
+  };
+  const Operands mine{{a[0], a[1], a[2], a[3]}, {b0, b1}};
+  const unsigned char* const slots = emulation::exchange(&mine, sizeof(mine), "add_product");
+  const auto half = [](std::uint32_t word, int index) {
+    return widened<float>(BFloat16{static_cast<std::uint16_t>(word >> (16 * index))});
+  };
+  const int g = lane_index() / 4, t = lane_index() % 4;
+  for (int k = 0; k < 16; ++k)
+    for (int i = 0; i < 4; ++i) {
+      const auto of_a = shown_by<Operands>(slots, g * 4 + k % 8 / 2);
+      const auto of_b = shown_by<Operands>(slots, (2 * t + i % 2) * 4 + k % 8 / 2);
+      sum[i] += half(of_a.a[i / 2 + 2 * (k / 8)], k % 2) * half(of_b.b[k / 8], k % 2);
+    }
+#endif
+}
+
+}  // namespace elbokit::cuda
