@@ -7,6 +7,8 @@ set(ELBOKIT_CUDA_KERNELS
     cuda/kernels/gaussian_kl.cu
     cuda/kernels/gaussian_kl_full.cu
     cuda/kernels/gaussian_loss.cu
+    cuda/kernels/gmm_fit_many.cu
+    cuda/kernels/gmm_small.cu
     cuda/kernels/gmm_sparse.cu
     cuda/kernels/gmm_sparse_filter.cu
     cuda/kernels/gmm_sparse_model.cu
@@ -20,6 +22,8 @@ set(ELBOKIT_CUDA_BINDINGS
     cuda/bindings/gaussian_kl.cpp
     cuda/bindings/gaussian_kl_full.cpp
     cuda/bindings/gaussian_loss.cpp
+    cuda/bindings/gmm_fit_many.cpp
+    cuda/bindings/gmm_small.cpp
     cuda/bindings/logsumexp.cpp
     cuda/bindings/scale.cpp
     cuda/bindings/vae_loss.cpp)
