@@ -7,11 +7,21 @@ set(ELBOKIT_CUDA_KERNELS
     cuda/kernels/gaussian_kl.cu
     cuda/kernels/gaussian_kl_full.cu
     cuda/kernels/gaussian_loss.cu
+    cuda/kernels/gmm.cu
     cuda/kernels/gmm_fit_many.cu
+    cuda/kernels/gmm_gradient.cu
+    cuda/kernels/gmm_logits.cu
+    cuda/kernels/gmm_merge.cu
+    cuda/kernels/gmm_model.cu
+    cuda/kernels/gmm_moments.cu
+    cuda/kernels/gmm_plan.cu
+    cuda/kernels/gmm_responsibilities.cu
+    cuda/kernels/gmm_scatter.cu
     cuda/kernels/gmm_small.cu
     cuda/kernels/gmm_sparse.cu
     cuda/kernels/gmm_sparse_filter.cu
     cuda/kernels/gmm_sparse_model.cu
+    cuda/kernels/gmm_weights.cu
     cuda/kernels/logsumexp.cu
     cuda/kernels/scale.cu
     cuda/kernels/vae_loss.cu)
@@ -22,6 +32,7 @@ set(ELBOKIT_CUDA_BINDINGS
     cuda/bindings/gaussian_kl.cpp
     cuda/bindings/gaussian_kl_full.cpp
     cuda/bindings/gaussian_loss.cpp
+    cuda/bindings/gmm.cpp
     cuda/bindings/gmm_fit_many.cpp
     cuda/bindings/gmm_small.cpp
     cuda/bindings/logsumexp.cpp

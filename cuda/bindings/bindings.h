@@ -25,6 +25,7 @@ void register_categorical(py::module_& m);
 void register_gaussian_kl(py::module_& m);
 void register_gaussian_kl_full(py::module_& m);
 void register_gaussian_loss(py::module_& m);
+void register_gmm(py::module_& m);
 void register_gmm_fit_many(py::module_& m);
 void register_gmm_small(py::module_& m);
 void register_logsumexp(py::module_& m);

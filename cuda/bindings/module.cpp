@@ -32,6 +32,7 @@ PYBIND11_MODULE(ELBOKIT_MODULE, m, pybind11::mod_gil_not_used()) {
   register_gaussian_kl(m);
   register_gaussian_kl_full(m);
   register_gaussian_loss(m);
+  register_gmm(m);
   register_gmm_fit_many(m);
   register_gmm_small(m);
   register_logsumexp(m);

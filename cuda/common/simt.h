@@ -48,6 +48,10 @@ ELBOKIT_DEVICE T shuffle(T value, int lane) {
 // Bit i: the predicate of lane i.
 ELBOKIT_DEVICE unsigned ballot(bool predicate) { return __ballot_sync(0xffffffffu, predicate); }
 
+// The number of bits that are set, and the place of the lowest one.
+ELBOKIT_DEVICE int count_bits(unsigned bits) { return __popc(bits); }
+ELBOKIT_DEVICE int lowest_bit(unsigned bits) { return __ffs(static_cast<int>(bits)) - 1; }
+
 // Integers alone: their sum does not depend on the order.
 ELBOKIT_DEVICE void atomic_add(unsigned long long* to, unsigned long long value) {
   atomicAdd(to, value);
@@ -94,6 +98,9 @@ ELBOKIT_DEVICE unsigned ballot(bool predicate) {
     bits |= static_cast<unsigned>(shown_by<bool>(slots, lane)) << lane;
   return bits;
 }
+
+ELBOKIT_DEVICE int count_bits(unsigned bits) { return __builtin_popcount(bits); }
+ELBOKIT_DEVICE int lowest_bit(unsigned bits) { return __builtin_ctz(bits); }
 
 ELBOKIT_DEVICE void atomic_add(unsigned long long* to, unsigned long long value) { *to += value; }
 ELBOKIT_DEVICE void atomic_or(unsigned* to, unsigned value) { *to |= value; }

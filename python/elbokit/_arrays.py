@@ -14,6 +14,7 @@ __all__ = [
     "as_float_array",
     "as_numpy",
     "library_of",
+    "not_finite",
     "require_finite",
     "returns_like",
 ]
@@ -142,10 +143,14 @@ def require_finite(a: FloatArray, name: str, axis: int = -2) -> None:
         bad = np.any(bad, axis=-1)
     if not bad.any():
         return
-    where = np.argwhere(bad)[0]
+    where = tuple(np.argwhere(bad)[0])
+    raise not_finite(name, where, a[where])
+
+
+def not_finite(name: str, where: tuple[int, ...], values: FloatArray) -> ValueError:
+    """Return the error that names a row with a NaN or an infinity."""
     row = ", ".join(str(i) for i in where)
-    values = a[tuple(where)]
-    raise ValueError(
+    return ValueError(
         f"`{name}` has NaN or infinity in row {row}, expected finite values; "
         f"the row is {np.array2string(values, threshold=8)}"
     )

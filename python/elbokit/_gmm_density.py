@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from elbokit import _core
 from elbokit._arrays import FloatArray, returns_like
+from elbokit._gpu_arrays import on_gpu
 from elbokit._mixture_arguments import check_mixtures, require_finite_rows
 
 __all__ = ["density_of_rows", "gmm_log_prob"]
@@ -54,6 +55,10 @@ def gmm_log_prob(
     >>> log_prob.round(4).tolist()
     [-0.9189, -1.4189]
     """
+    if on_gpu(X):
+        from elbokit import _gpu_gmm
+
+        return _gpu_gmm.log_prob(X, weights, means, precisions_cholesky, covariance_type)
     mixtures = check_mixtures(X, weights, means, precisions_cholesky, covariance_type)
     size, n_samples, _ = mixtures.X.shape
     log_prob = np.empty((size, n_samples), dtype=mixtures.X.dtype)

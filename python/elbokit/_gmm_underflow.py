@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from elbokit import _core
@@ -21,14 +23,14 @@ _LEAST_SHARE = 2.0**-20
 _BLOCK_VALUES = 1 << 20
 
 
-def squares_underflow(statistics: GmmStatistics, mixtures: Mixtures, covariance_type: str) -> bool:
+def squares_underflow(statistics: GmmStatistics, X: Any, covariance_type: str) -> bool:
     """Tell whether second moments that float32 summed up have lost digits to underflow.
 
     Parameters
     ----------
     statistics : GmmStatistics
-        Of `mixtures`.
-    mixtures : Mixtures
+        Of the rows.
+    X : ndarray or Tensor of shape (n_mixtures, n_samples, n_features)
     covariance_type : {'full', 'tied', 'diag', 'spherical'}
 
     Returns
@@ -36,7 +38,7 @@ def squares_underflow(statistics: GmmStatistics, mixtures: Mixtures, covariance_
     lost : bool
         A feature that is constant, on its mean, loses nothing: its first moments are zero too.
     """
-    if mixtures.X.dtype != np.float32:
+    if X.dtype == np.float64:
         return False
     counts, first, second = (np.asarray(a) for a in statistics[:3])
     total = counts.sum(axis=1)[:, None, None]
@@ -54,8 +56,8 @@ def squares_underflow(statistics: GmmStatistics, mixtures: Mixtures, covariance_
     if (tiny & present & (moved | (second != 0.0))).any():
         return True
     # Rows on both sides of a mean may cancel to the last bit: the data tell.
-    everywhere = np.broadcast_to(tiny.all(axis=1), (len(tiny), mixtures.X.shape[2]))
-    columns = (mixtures.X[m, :, j] for m, j in np.argwhere(everywhere).tolist())
+    everywhere = np.broadcast_to(tiny.all(axis=1), (len(tiny), X.shape[2]))
+    columns = (X[m, :, j] for m, j in np.argwhere(everywhere).tolist())
     return any(bool(column.min() != column.max()) for column in columns)
 
 

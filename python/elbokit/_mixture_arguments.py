@@ -13,12 +13,18 @@ from elbokit._types import GmmStatistics
 
 __all__ = [
     "Mixtures",
+    "check_covariance_type",
     "check_mixtures",
     "check_offsets",
+    "check_parameter_values",
+    "check_row_shape",
     "check_rows",
     "check_sample_weight",
+    "check_shapes",
+    "core_dimensions",
     "require_finite_moments",
     "require_finite_rows",
+    "weight_scale",
 ]
 
 # Dimensions of precisions_cholesky behind the batch, in terms of k components and d features.
@@ -48,50 +54,44 @@ class Batched(Protocol):
 def check_rows(X: Any) -> FloatArray:
     """Return ``X`` as an array of shape (..., n_samples, n_features), neither of them zero."""
     rows = as_float_array(X, "X")
-    if rows.ndim < 2 or 0 in rows.shape[-2:]:
-        raise ValueError(
-            f"`X` has shape {rows.shape}, expected (..., n_samples, n_features) with at least one "
-            "sample and feature"
-        )
+    check_row_shape(rows.shape)
     return rows
 
 
-def check_mixtures(
-    X: Any,
-    weights: Any,
-    means: Any,
-    precisions_cholesky: Any,
-    covariance_type: str,
-    n_ragged: int | None = None,
-) -> Mixtures:
-    """Check and flatten. n_ragged: so many mixtures share the rows of a two-dimensional ``X``."""
+def check_covariance_type(covariance_type: str) -> None:
     if not isinstance(covariance_type, str) or covariance_type not in _FACTOR_SHAPES:
         raise ValueError(
             f"`covariance_type` is {covariance_type!r}, "
             f"expected one of {', '.join(map(repr, _FACTOR_SHAPES))}"
         )
-    rows = check_rows(X)
-    arrays = {
-        "weights": _as_parameter(weights, "weights"),
-        "means": _as_parameter(means, "means"),
-        "precisions_cholesky": _as_parameter(precisions_cholesky, "precisions_cholesky"),
-    }
-    if arrays["weights"].ndim < 1 or arrays["weights"].shape[-1] == 0:
-        raise ValueError(
-            f"`weights` has shape {arrays['weights'].shape}, expected (..., n_components)"
-        )
-    n_features = rows.shape[-1]
-    sizes = {"k": arrays["weights"].shape[-1], "d": n_features}
+
+
+def core_dimensions(covariance_type: str) -> tuple[int, int, int]:
+    """Dimensions of weights, means and precisions_cholesky behind the batch."""
+    return 1, 2, len(_FACTOR_SHAPES[covariance_type])
+
+
+def check_shapes(
+    rows: tuple[int, ...],
+    parameters: dict[str, tuple[int, ...]],
+    covariance_type: str,
+    n_ragged: int | None = None,
+) -> tuple[int, ...]:
+    """Check the shapes of X and of the parameters by name; return the batch dimensions."""
+    weights = parameters["weights"]
+    if len(weights) < 1 or weights[-1] == 0:
+        raise ValueError(f"`weights` has shape {weights}, expected (..., n_components)")
+    sizes = {"k": weights[-1], "d": rows[-1]}
     cores = {"weights": "k", "means": "kd", "precisions_cholesky": _FACTOR_SHAPES[covariance_type]}
-    batches = [rows.shape[:-2] if n_ragged is None else (n_ragged,)]
+    batches = [rows[:-2] if n_ragged is None else (n_ragged,)]
     for name, letters in cores.items():
         core = tuple(sizes[letter] for letter in letters)
-        shape = arrays[name].shape
+        shape = parameters[name]
         if shape[max(0, len(shape) - len(core)) :] != core:
             raise ValueError(
                 f"`{name}` has shape {shape}, expected (..., {', '.join(map(str, core))}) "
                 f"for covariance_type={covariance_type!r}, {sizes['k']} components and "
-                f"{n_features} features"
+                f"{sizes['d']} features"
             )
         batches.append(shape[: len(shape) - len(core)])
     try:
@@ -105,7 +105,36 @@ def check_mixtures(
         raise ValueError(
             f"the parameters have batch dimensions {batch}, expected ({n_ragged},) as by `offsets`"
         )
-    _check_parameter_values(**arrays, covariance_type=covariance_type, dtype=rows.dtype)
+    return batch
+
+
+def check_row_shape(shape: tuple[int, ...]) -> None:
+    if len(shape) < 2 or 0 in shape[-2:]:
+        raise ValueError(
+            f"`X` has shape {shape}, expected (..., n_samples, n_features) with at least one "
+            "sample and feature"
+        )
+
+
+def check_mixtures(
+    X: Any,
+    weights: Any,
+    means: Any,
+    precisions_cholesky: Any,
+    covariance_type: str,
+    n_ragged: int | None = None,
+) -> Mixtures:
+    """Check and flatten. n_ragged: so many mixtures share the rows of a two-dimensional ``X``."""
+    check_covariance_type(covariance_type)
+    rows = check_rows(X)
+    arrays = {
+        "weights": _as_parameter(weights, "weights"),
+        "means": _as_parameter(means, "means"),
+        "precisions_cholesky": _as_parameter(precisions_cholesky, "precisions_cholesky"),
+    }
+    shapes = {name: a.shape for name, a in arrays.items()}
+    batch = check_shapes(rows.shape, shapes, covariance_type, n_ragged)
+    check_parameter_values(**arrays, covariance_type=covariance_type, dtype=rows.dtype)
 
     def flat(a: FloatArray, n_core: int) -> FloatArray:
         core = a.shape[a.ndim - n_core :]
@@ -115,8 +144,8 @@ def check_mixtures(
         batch,
         rows if n_ragged is not None else flat(rows, 2),
         *(
-            np.ascontiguousarray(flat(arrays[name], len(letters)), dtype=np.float64)
-            for name, letters in cores.items()
+            np.ascontiguousarray(flat(a, n_core), dtype=np.float64)
+            for a, n_core in zip(arrays.values(), core_dimensions(covariance_type), strict=True)
         ),
     )
 
@@ -125,7 +154,7 @@ def _as_parameter(a: Any, name: str) -> npt.NDArray[np.float64]:
     return as_float_array(a, name).astype(np.float64, copy=False)
 
 
-def _check_parameter_values(
+def check_parameter_values(
     weights: npt.NDArray[np.float64],
     means: npt.NDArray[np.float64],
     precisions_cholesky: npt.NDArray[np.float64],
@@ -182,12 +211,15 @@ def check_sample_weight(sample_weight: Any, mixtures: Batched) -> tuple[FloatArr
     require_finite(given, "sample_weight", axis=-1)
     if (given < 0).any():
         raise ValueError(f"`sample_weight` has the value {given.min()}, expected values >= 0")
-    # A power of two changes no digit, and keeps float64 weights of any size within float32.
-    largest = float(given.max(initial=0.0))
-    scale = 2.0 ** min(1000, max(-1000, math.frexp(largest)[1])) if largest > 0 else 1.0
+    scale = weight_scale(float(given.max(initial=0.0)))
     scaled = row_weight if scale == 1.0 else row_weight / scale
     scaled = scaled.astype(mixtures.X.dtype, copy=False)
     return scaled.reshape(mixtures.X.shape[:2]), scale
+
+
+def weight_scale(largest: float) -> float:
+    """Return a power of two, which changes no digit, and keeps weights of any size in float32."""
+    return 2.0 ** min(1000, max(-1000, math.frexp(largest)[1])) if largest > 0 else 1.0
 
 
 def require_finite_moments(statistics: GmmStatistics, mixtures: Mixtures) -> None:

@@ -2,6 +2,10 @@
 
 Arrays may be NumPy's, or a CPU array of any library that speaks DLPack (torch, JAX, ...); results
 come back as arrays of the first argument's library. Any strides are read in place.
+
+Where the first argument is in a GPU's memory, so are the results, and the work is done there; the
+mixture's E-step, log-density and statistics can. The other arguments may be there too, or NumPy
+arrays. Rows of bfloat16 and float16 are computed in float32, as are what is returned for rows.
 """
 
 from __future__ import annotations
@@ -159,6 +163,10 @@ def gmm_estep(
     origin; a row farther out has squared distances that float32 cannot tell apart as finely, and
     the error grows with their size.
     """
+    if on_gpu(X):
+        from elbokit import _gpu_gmm
+
+        return _gpu_gmm.estep(X, weights, means, precisions_cholesky, covariance_type)
     mixtures = check_mixtures(X, weights, means, precisions_cholesky, covariance_type)
     size, n_samples, _ = mixtures.X.shape
     log_prob = np.empty((size, n_samples), dtype=mixtures.X.dtype)
@@ -211,6 +219,11 @@ def gmm_statistics(
     sum of the statistics (Neal & Hinton, 1998). Of float32 rows whose squares underflow the sums
     are taken in float64.
     """
+    if on_gpu(X):
+        from elbokit import _gpu_gmm
+
+        parameters = weights, means, precisions_cholesky, covariance_type
+        return _gpu_gmm.statistics(X, *parameters, sample_weight)
     mixtures = check_mixtures(X, weights, means, precisions_cholesky, covariance_type)
     size, _, n_features = mixtures.X.shape
     n_components = mixtures.weights.shape[1]
@@ -228,7 +241,7 @@ def gmm_statistics(
         covariance_type,
         *statistics,  # type: ignore[arg-type]
     )
-    if squares_underflow(statistics, mixtures, covariance_type):
+    if squares_underflow(statistics, mixtures.X, covariance_type):
         statistics = statistics_in_float64(mixtures, row_weight, covariance_type)
     if not all(np.isfinite(a).all() for a in statistics):
         require_finite_rows(mixtures)

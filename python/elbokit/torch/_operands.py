@@ -11,12 +11,12 @@ from typing import Any, overload
 import torch
 from torch import Tensor
 
-__all__ = ["Described", "operand", "output", "permuted", "vector"]
+__all__ = ["ELEMENTS", "Described", "operand", "output", "permuted", "vector"]
 
 Described = tuple[Any, ...]
 
 # The numbers of Element in cpp/include/elbokit/matrix.h.
-_ELEMENTS = {
+ELEMENTS = {
     torch.float32: 0,
     torch.float64: 1,
     torch.bfloat16: 2,
@@ -29,7 +29,7 @@ _ELEMENTS = {
 def _describe(view: Tensor) -> Described:
     rows, cols = view.shape
     strides = view.stride()
-    return view.data_ptr(), _ELEMENTS[view.dtype], rows, cols, *strides, view
+    return view.data_ptr(), ELEMENTS[view.dtype], rows, cols, *strides, view
 
 
 @overload
@@ -61,7 +61,7 @@ def output(tensor: Tensor | None, rows: int) -> Described | None:
     if tensor is None:
         return None
     cols = tensor.numel() // rows
-    return tensor.data_ptr(), _ELEMENTS[tensor.dtype], rows, cols, cols, 1, tensor
+    return tensor.data_ptr(), ELEMENTS[tensor.dtype], rows, cols, cols, 1, tensor
 
 
 @overload
@@ -75,7 +75,7 @@ def vector(tensor: Tensor | None) -> Described | None:
     if tensor.is_neg():
         tensor = tensor.resolve_neg()
     stride = tensor.stride(0)
-    return tensor.data_ptr(), _ELEMENTS[tensor.dtype], tensor.shape[0], 1, stride, 1, tensor
+    return tensor.data_ptr(), ELEMENTS[tensor.dtype], tensor.shape[0], 1, stride, 1, tensor
 
 
 def permuted(order: Sequence[int] | None, *tensors: Tensor | None) -> tuple[Any, ...]:

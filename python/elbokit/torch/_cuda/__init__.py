@@ -11,6 +11,7 @@ from elbokit.torch._cuda._gaussian_kl_full import gaussian_kl_full
 from elbokit.torch._cuda._gaussian_loss import gaussian_loss
 from elbokit.torch._cuda._logsumexp import logsumexp, logsumexp_backward
 from elbokit.torch._cuda._scale import scale
+from elbokit.torch._cuda._gmm import gmm_log_prob, gmm_log_prob_backward
 from elbokit.torch._cuda._vae_loss import vae_loss
 
 __all__ = [
@@ -23,5 +24,7 @@ __all__ = [
     "logsumexp",
     "logsumexp_backward",
     "scale",
+    "gmm_log_prob",
+    "gmm_log_prob_backward",
     "vae_loss",
 ]
