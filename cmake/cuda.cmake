@@ -4,6 +4,7 @@ set(ELBOKIT_CUDA_KERNELS
     cuda/common/queue.cu
     cuda/kernels/bernoulli.cu
     cuda/kernels/categorical.cu
+    cuda/kernels/elementary.cu
     cuda/kernels/gaussian_kl.cu
     cuda/kernels/gaussian_kl_full.cu
     cuda/kernels/gaussian_loss.cu
@@ -23,12 +24,14 @@ set(ELBOKIT_CUDA_KERNELS
     cuda/kernels/gmm_sparse_model.cu
     cuda/kernels/gmm_weights.cu
     cuda/kernels/logsumexp.cu
+    cuda/kernels/multi_sample.cu
     cuda/kernels/scale.cu
     cuda/kernels/vae_loss.cu)
 set(ELBOKIT_CUDA_BINDINGS
     cuda/bindings/module.cpp
     cuda/bindings/bernoulli.cpp
     cuda/bindings/categorical.cpp
+    cuda/bindings/elementary.cpp
     cuda/bindings/gaussian_kl.cpp
     cuda/bindings/gaussian_kl_full.cpp
     cuda/bindings/gaussian_loss.cpp
@@ -36,6 +39,7 @@ set(ELBOKIT_CUDA_BINDINGS
     cuda/bindings/gmm_fit_many.cpp
     cuda/bindings/gmm_small.cpp
     cuda/bindings/logsumexp.cpp
+    cuda/bindings/multi_sample.cpp
     cuda/bindings/scale.cpp
     cuda/bindings/vae_loss.cpp)
 list(TRANSFORM ELBOKIT_CUDA_KERNELS PREPEND ${CMAKE_CURRENT_SOURCE_DIR}/)

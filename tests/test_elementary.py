@@ -51,6 +51,19 @@ def test_exp2_nonpositive(cpu_level: str, dtype: type, rng: np.random.Generator)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
+def test_exp_nonpositive(cpu_level: str, dtype: type, rng: np.random.Generator) -> None:
+    x = np.concatenate([grid(-87.0, 0.0, dtype, rng), grid(-1e-3, 0.0, dtype, rng)])
+    assert ulps(evaluate("exp_nonpositive", x), np.exp(x.astype(np.longdouble))).max() < EXP_LIMIT
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_logistic_share(cpu_level: str, dtype: type, rng: np.random.Generator) -> None:
+    x = grid(0.0, 1.0, dtype, rng)
+    exact = x.astype(np.longdouble) / (1 + x.astype(np.longdouble))
+    assert ulps(evaluate("logistic_share", x), exact).max() < EXP_LIMIT
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
 def test_log(cpu_level: str, dtype: type, rng: np.random.Generator) -> None:
     info = np.finfo(dtype)
     x = np.concatenate(
@@ -77,6 +90,7 @@ def test_special_values(cpu_level: str, dtype: type) -> None:
     cases = {
         "exp": {inf: inf, -inf: 0.0, nan: nan, 1e4: inf, -1e4: 0.0, 0.0: 1.0},
         "expm1": {inf: inf, -inf: -1.0, nan: nan, 1e4: inf, -1e4: -1.0, 0.0: 0.0},
+        "exp_nonpositive": {nan: nan, -inf: 0.0, -1e4: 0.0, 0.0: 1.0},
         "exp2_nonpositive": {nan: nan, -inf: 0.0, -2000.0: 0.0, 0.0: 1.0, -1.0: 0.5},
         "log1p_unit": {0.0: 0.0, 1.0: np.log(2)},
         "log": {1.0: 0.0, 2.0: np.log(2)},

@@ -13,8 +13,8 @@ from torch.autograd import gradcheck, gradgradcheck
 from torch.utils.checkpoint import checkpoint
 
 import elbokit.torch
-from elbokit.torch import LinearBernoulliLoss, linear_bernoulli_loss
-from elbokit.torch._cpu import _linear_bernoulli as blocks
+from elbokit.torch import LinearBernoulliLoss, _linear_blocks, linear_bernoulli_loss
+from elbokit.torch._cpu._linear_bernoulli import _BLOCK
 from linear_bernoulli_cases import REDUCTIONS, operands, tracked, truth
 from torch_cases import (
     DTYPES,
@@ -67,24 +67,25 @@ def test_blocks_of_samples(monkeypatch: pytest.MonkeyPatch, reduction: str) -> N
     whole = linear_bernoulli_loss(*given, reduction=reduction, chunk_size=40)
     upstream = draw(*whole.shape, seed=5)
     expected = torch.autograd.grad(whole, tracked(given), upstream)
-    monkeypatch.setattr(blocks, "_MAX_ROWS", 5)
+    monkeypatch.setattr(_linear_blocks, "_MAX_ROWS", 5)
     loss = linear_bernoulli_loss(*given, reduction=reduction, chunk_size=7)
     torch.testing.assert_close(loss, whole)
     torch.testing.assert_close(torch.autograd.grad(loss, tracked(given), upstream), expected)
 
 
 def test_no_default_block_exceeds_its_memory() -> None:
-    layer = blocks._Layer
+    layer = _linear_blocks._Layer
     for n, k, d in [(1, 3, 10**6), (128, 400, 10**5), (10**5, 4, 784), (0, 3, 5), (3, 2, 0)]:
         for dtype in (torch.float32, torch.bfloat16):
             empty = torch.empty((), dtype=dtype).expand
             hidden = torch.empty(()).expand(n, k)
-            rows, cols = layer(hidden, empty(d, k), None, empty(n, d), torch.float32).block(None)
+            operands = hidden, empty(d, k), None, empty(n, d), torch.float32, _BLOCK
+            rows, cols = layer(*operands).block(None)
             assert 1 <= rows <= max(n, 1)
             assert 1 <= cols <= max(d, 1)
-            assert rows * cols <= blocks._BLOCK
+            assert rows * cols <= _BLOCK
             if dtype == torch.bfloat16:  # weights converted a chunk at a time
-                assert cols * k <= blocks._BLOCK
+                assert cols * k <= _BLOCK
 
 
 @pytest.mark.parametrize("which", range(3))
@@ -97,13 +98,13 @@ def test_only_what_needs_a_gradient_gets_one(
     assert leaf is not None
     leaf.requires_grad_()
     wanted = []
-    start = blocks._Sums.__init__
+    start = _linear_blocks._Sums.__init__
 
     def spy(self: Any, layer: Any, needs: tuple[bool, ...], scale: float) -> None:
         wanted.append(tuple(needs))
         start(self, layer, needs, scale)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(blocks._Sums, "__init__", spy)
+    monkeypatch.setattr(_linear_blocks._Sums, "__init__", spy)
     loss = linear_bernoulli_loss(*given, reduction=reduction)
     upstream = torch.ones_like(loss)
     (grad,) = torch.autograd.grad(loss, leaf, upstream)

@@ -2,7 +2,8 @@
 //
 // The polynomials are minimax fits; tools/minimax.py prints them with the error that they leave.
 // Largest errors in units in the last place (tests/test_elementary.py): 1.5 for exp and exp2, 3.5
-// for float's log1p, 2.2 for the others.
+// for float's log1p, 2.2 for the others. On a GPU float has the machine's own powers of two and
+// reciprocals where the losses and mixtures need them; their errors are stated beside them.
 #pragma once
 
 #include "math/value.h"
@@ -36,6 +37,7 @@ struct Format<float> {
   static constexpr float round = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer
   static constexpr float ln2_high = 0.693359375f;
   static constexpr float ln2_low = -2.12194440e-4f;
+  static constexpr float ln2 = 0.693147182f, ln2_rest = -1.90465421e-9f;
   static constexpr float exp_low = -104.0f, exp_normal = -87.33f, exp_high = 89.0f;
   static constexpr float exp2_zero = -126.0f;
 
@@ -183,6 +185,21 @@ ELBOKIT_INLINE V expm1(V x) {
                 scale(e.p + Lane<V>(1), e.n));
 }
 
+#if defined(__CUDA_ARCH__)
+// 2^x and 1 / x in one instruction of the GPU's special functions. The PTX ISA states errors of at
+// most 2 and 1 units in the last place; a result below the normal numbers is 0.
+ELBOKIT_INLINE float device_exp2(float x) {
+  float result;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(x));
+  return result;
+}
+ELBOKIT_INLINE float device_reciprocal(float x) {
+  float result;
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(x));
+  return result;
+}
+#endif
+
 #if defined(__AVX512F__)
 // The nearest integer in one instruction.
 template <class V>
@@ -199,6 +216,18 @@ ELBOKIT_INLINE V round_vector(V x) {
 template <class V>
 ELBOKIT_INLINE V exp_nonpositive(V x) {
   using F = Format<Lane<V>>;
+#if defined(__CUDA_ARCH__)
+  if constexpr (sizeof(V) == 4) {
+    // e^x = 2^y e^r: y is x log2(e) rounded, and r what the rounding left out, less than 2^-17.
+    // r is the difference of two numbers nearly equal, taken by fused products, so it is as good as
+    // exact; 1 + r leaves out r^2 / 2. In all an error of 2.5 units at most: 2 of 2^y, one
+    // rounding.
+    const float y = x * 1.44269504f;
+    const float r = fmaf(-y, F::ln2_rest, fmaf(-y, F::ln2, x));
+    const float power = device_exp2(y);
+    return select(x < F::exp_normal, 0.0f, fmaf(power, r, power));
+  }
+#endif
   const V shifted = x * Lane<V>(1.4426950408889634074) + F::round;
   const V n = shifted - F::round;  // the nearest integer; it is in the low bits of `shifted` too
   const V power = F::exp((x - n * F::ln2_high) - n * F::ln2_low);
@@ -211,7 +240,9 @@ ELBOKIT_INLINE V exp_nonpositive(V x) {
 template <class V>
 ELBOKIT_INLINE V exp2_nonpositive(V x) {
   using F = Format<Lane<V>>;
-#if defined(__AVX512F__)
+#if defined(__CUDA_ARCH__)
+  if constexpr (sizeof(V) == 4) return device_exp2(x);  // below 2^-126 it is 0 by itself
+#elif defined(__AVX512F__)
   if constexpr (sizeof(V) == 64) {
     const V n = round_vector(x), f = x - n;
     return select(x < F::exp2_zero, V{}, scale(f * F::exp2(f) + Lane<V>(1), n));
@@ -249,11 +280,21 @@ struct Logistic {
   V share, log;  // u / (1 + u) and log(1 + u)
 };
 
+// u / (1 + u) for u in [0, 1].
+template <class V>
+ELBOKIT_INLINE V logistic_share(V u) {
+#if defined(__CUDA_ARCH__)
+  // Three roundings: of 1 + u, of its reciprocal (1 unit in the last place), of the product.
+  if constexpr (sizeof(V) == 4) return u * device_reciprocal(u + 1.0f);
+#endif
+  return u / (u + Lane<V>(1));
+}
+
 // For u in [0, 1]. float has a polynomial that makes use of the quotient; for double the argument
 // is halved above sqrt(2) - 1, so that one short series serves the whole interval.
 template <class V>
 ELBOKIT_INLINE Logistic<V> logistic(V u) {
-  const V share = u / (u + Lane<V>(1));
+  const V share = logistic_share(u);
   if constexpr (sizeof(Lane<V>) == 4) {
     return {share, share * Format<float>::log1p(u - 0.5f)};
   } else {

@@ -22,6 +22,7 @@ inline cuda::Queue queue_of(const py::tuple& given) {
 
 void register_bernoulli(py::module_& m);
 void register_categorical(py::module_& m);
+void register_elementary(py::module_& m);
 void register_gaussian_kl(py::module_& m);
 void register_gaussian_kl_full(py::module_& m);
 void register_gaussian_loss(py::module_& m);
@@ -29,6 +30,7 @@ void register_gmm(py::module_& m);
 void register_gmm_fit_many(py::module_& m);
 void register_gmm_small(py::module_& m);
 void register_logsumexp(py::module_& m);
+void register_multi_sample(py::module_& m);
 void register_scale(py::module_& m);
 void register_vae_loss(py::module_& m);
 

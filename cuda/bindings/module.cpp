@@ -29,6 +29,7 @@ PYBIND11_MODULE(ELBOKIT_MODULE, m, pybind11::mod_gil_not_used()) {
       "device"_a);
   register_bernoulli(m);
   register_categorical(m);
+  register_elementary(m);
   register_gaussian_kl(m);
   register_gaussian_kl_full(m);
   register_gaussian_loss(m);
@@ -36,6 +37,7 @@ PYBIND11_MODULE(ELBOKIT_MODULE, m, pybind11::mod_gil_not_used()) {
   register_gmm_fit_many(m);
   register_gmm_small(m);
   register_logsumexp(m);
+  register_multi_sample(m);
   register_scale(m);
   register_vae_loss(m);
 }

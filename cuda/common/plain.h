@@ -47,4 +47,41 @@ struct Stretches {
   }
 };
 
+// Calls f(col, pack of a, pack of b) for one thread's share of two rows, and adds up what it gives:
+// in T over the vectors in flight, in double over these.
+template <class T, int kTeam, int kWidth, class A, class B, class F>
+ELBOKIT_DEVICE double sum_packs(const A* a, const B* b, std::int64_t cols, F&& f) {
+  double sum = 0;
+  for (std::int64_t begin = team_lane<kTeam>() * kWidth; begin < cols;
+       begin += kTeam * kWidth * kUnroll) {
+    Pack<A, kWidth> of_a[kUnroll];
+    Pack<B, kWidth> of_b[kUnroll];
+#pragma unroll
+    for (int u = 0; u < kUnroll; ++u) {
+      const std::int64_t col = begin + u * kTeam * kWidth;
+      if (col >= cols) break;
+      of_a[u] = *reinterpret_cast<const Pack<A, kWidth>*>(a + col);
+      of_b[u] = *reinterpret_cast<const Pack<B, kWidth>*>(b + col);
+    }
+    T run = 0;
+#pragma unroll
+    for (int u = 0; u < kUnroll; ++u) {
+      const std::int64_t col = begin + u * kTeam * kWidth;
+      if (col >= cols) break;
+      run += f(col, of_a[u], of_b[u]);
+    }
+    sum += static_cast<double>(run);
+  }
+  return sum;
+}
+
+// Writes a vector of results as elements of type S.
+template <class S, class T, int N>
+ELBOKIT_DEVICE void write_pack(S* to, const Pack<T, N>& values) {
+  Pack<S, N> narrow;
+#pragma unroll
+  for (int i = 0; i < N; ++i) narrow.at[i] = narrowed<S>(values.at[i]);
+  *reinterpret_cast<Pack<S, N>*>(to) = narrow;
+}
+
 }  // namespace elbokit::cuda

@@ -38,36 +38,22 @@ struct PlainRows {
           static_cast<const X*>(args.target.data) + row * args.target.row_stride;
       auto* const grad =
           args.grad.data ? static_cast<G*>(args.grad.data) + row * args.grad.row_stride : nullptr;
-      double loss = 0;
-      for (std::int64_t begin = team_lane<kTeam>() * kWidth; begin < cols;
-           begin += kTeam * kWidth * kUnroll) {
-        Pack<L, kWidth> l[kUnroll];
-        Pack<X, kWidth> x[kUnroll];
+      double loss = sum_packs<T, kTeam, kWidth>(
+          logits, target, cols,
+          [&](std::int64_t col, const Pack<L, kWidth>& l, const Pack<X, kWidth>& x) {
+            Pack<T, kWidth> slope;
+            T run = 0;
 #pragma unroll
-        for (int u = 0; u < kUnroll; ++u) {
-          const std::int64_t col = begin + u * kTeam * kWidth;
-          if (col >= cols) break;
-          l[u] = *reinterpret_cast<const Pack<L, kWidth>*>(logits + col);
-          x[u] = *reinterpret_cast<const Pack<X, kWidth>*>(target + col);
-        }
-        T run = 0;
-#pragma unroll
-        for (int u = 0; u < kUnroll; ++u) {
-          const std::int64_t col = begin + u * kTeam * kWidth;
-          if (col >= cols) break;
-          Pack<G, kWidth> g;
-#pragma unroll
-          for (int i = 0; i < kWidth; ++i) {
-            const T t = widened<T>(x[u].at[i]) * args.target_scale;
-            const auto term = math::bernoulli_term<T>(widened<T>(l[u].at[i]), t, factor);
-            run += term.loss;
-            g.at[i] = narrowed<G>(term.grad);
-            if (args.count) sums.out_of_range += t < T(0) || t > T(1);
-          }
-          if (grad) *reinterpret_cast<Pack<G, kWidth>*>(grad + col) = g;
-        }
-        loss += static_cast<double>(run);
-      }
+            for (int i = 0; i < kWidth; ++i) {
+              const T t = widened<T>(x.at[i]) * args.target_scale;
+              const auto term = math::bernoulli_term<T>(widened<T>(l.at[i]), t, factor);
+              run += term.loss;
+              slope.at[i] = term.grad;
+              if (args.count) sums.out_of_range += t < T(0) || t > T(1);
+            }
+            if (grad) write_pack(grad + col, slope);
+            return run;
+          });
       loss *= static_cast<double>(weight);
       sums.loss += loss;
       store_row<T, kTeam>(args, row, loss);
@@ -208,6 +194,12 @@ std::int64_t launch_bernoulli(const Queue& queue, const BernoulliArgs<float>& gi
         return launch_plain<float, BFloat16, float, BFloat16>(queue, plain, kl, sums);
       if (x == Element::kUint8)
         return launch_plain<float, BFloat16, std::uint8_t, BFloat16>(queue, plain, kl, sums);
+    }
+    // Over the logits, as linear_bernoulli has it.
+    if (l == Element::kFloat16 && g == l) {
+      if (x == l) return launch_plain<float, Float16, Float16, Float16>(queue, plain, kl, sums);
+      if (x == Element::kFloat32)
+        return launch_plain<float, Float16, float, Float16>(queue, plain, kl, sums);
     }
     if (l == Element::kFloat16 && g == Element::kFloat32) {
       if (x == l) return launch_plain<float, Float16, Float16, float>(queue, plain, kl, sums);

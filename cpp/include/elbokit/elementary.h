@@ -6,7 +6,16 @@
 
 namespace elbokit {
 
-enum class Elementary { exp, expm1, exp2_nonpositive, log, log1p_unit };
+// logistic_share: x / (1 + x), which the losses take from e^-|logit|.
+enum class Elementary {
+  exp,
+  expm1,
+  exp_nonpositive,
+  exp2_nonpositive,
+  log,
+  log1p_unit,
+  logistic_share
+};
 
 #define ELBOKIT_DECLARE(level)                                     \
   namespace level {                                                \

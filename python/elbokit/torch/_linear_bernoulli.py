@@ -179,7 +179,7 @@ def linear_bernoulli_loss(
         Average over the batch, sum, or one value per sample. "none" computes the logits again for
         the gradients.
     chunk_size : int, optional
-        Features of a block. By default as many as make 8 MiB of float32 logits.
+        Features of a block. By default as many as make 8 MiB of float32 logits, or 64 on a GPU.
 
     Returns
     -------

@@ -11,7 +11,7 @@ from typing import Any, overload
 import torch
 from torch import Tensor
 
-__all__ = ["ELEMENTS", "Described", "operand", "output", "permuted", "vector"]
+__all__ = ["ELEMENTS", "Described", "by_sample", "operand", "output", "permuted", "vector"]
 
 Described = tuple[Any, ...]
 
@@ -83,3 +83,8 @@ def permuted(order: Sequence[int] | None, *tensors: Tensor | None) -> tuple[Any,
     if order is None:
         return tensors
     return tuple(None if t is None else t.permute(*order) for t in tensors)
+
+
+def by_sample(tensor: Tensor) -> Tensor:
+    """Make one dimension of samples and data rows; a copy only where the strides ask for it."""
+    return tensor.detach().reshape(tensor.shape[0] * tensor.shape[1], *tensor.shape[2:])

@@ -6,15 +6,10 @@ from torch import Tensor
 
 from elbokit import _core
 from elbokit.torch._cpu._operands import empty, filled, gradient
-from elbokit.torch._operands import operand, output, vector
+from elbokit.torch._operands import by_sample, operand, output, vector
 from elbokit.torch._reduction import loss_scale, loss_shape
 
 __all__ = ["multi_sample_loss"]
-
-
-def _by_sample(tensor: Tensor) -> Tensor:
-    """Make one dimension of samples and data rows; a copy only where the strides ask for it."""
-    return tensor.detach().reshape(tensor.shape[0] * tensor.shape[1], *tensor.shape[2:])
 
 
 def multi_sample_loss(
@@ -39,10 +34,9 @@ def multi_sample_loss(
     if rows == 0:
         return loss.fill_(0.0 * scale), grad, latent[0], latent[1], latent[2]
     every = logits.shape[0] * rows
-    by_sample = _by_sample(logits)
-    z = _by_sample(z)
+    flat, z = by_sample(logits), by_sample(z)
     total = _core.multi_sample(
-        operand(by_sample, by_sample.shape, every),
+        operand(flat, flat.shape, every),
         operand(target, logits.shape[1:], rows),
         None if logits.numel() == 0 else operand(mask, logits.shape[1:], rows),
         vector(row_weight),
