@@ -22,6 +22,7 @@ set(ELBOKIT_CUDA_KERNELS
     cuda/kernels/gmm_sparse.cu
     cuda/kernels/gmm_sparse_filter.cu
     cuda/kernels/gmm_sparse_model.cu
+    cuda/kernels/gmm_update.cu
     cuda/kernels/gmm_weights.cu
     cuda/kernels/logsumexp.cu
     cuda/kernels/multi_sample.cu
@@ -38,6 +39,7 @@ set(ELBOKIT_CUDA_BINDINGS
     cuda/bindings/gmm.cpp
     cuda/bindings/gmm_fit_many.cpp
     cuda/bindings/gmm_small.cpp
+    cuda/bindings/gmm_update.cpp
     cuda/bindings/logsumexp.cpp
     cuda/bindings/multi_sample.cpp
     cuda/bindings/scale.cpp

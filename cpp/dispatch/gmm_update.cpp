@@ -6,16 +6,13 @@
 
 #include "dispatch/gmm_prior.h"
 #include "dispatch/precision_cholesky.h"
+#include "math/gaussian_update.h"
 
 namespace elbokit::cpu {
 
 namespace {
 
 constexpr double kEpsilon = std::numeric_limits<double>::epsilon();
-
-// Products of float32 below 2^-126 lose digits, up to 2^-150 of each row: sums of squares that are
-// on average larger than this do not show it.
-constexpr double kLeastSquare = 0x1p-120;
 
 // Numbers of variances per component, and of their owners: what is common to the four types.
 struct Diagonal {
@@ -37,8 +34,7 @@ struct Diagonal {
 double rounding_of(Covariance covariance, std::int64_t k, std::int64_t d, const double* means,
                    std::int64_t owner, std::int64_t i) {
   const auto square = [&](std::int64_t component, std::int64_t feature) {
-    const double rounding = 4.0 * kEpsilon * means[component * d + feature];
-    return rounding * rounding;
+    return portable::variance_of_rounding(means[component * d + feature]);
   };
   double result = 0.0;
   switch (covariance) {
@@ -65,7 +61,7 @@ std::int64_t factor_precisions(Covariance covariance, std::int64_t k, std::int64
   for (std::int64_t c = 0; c < k; ++c) {
     if (counts && counts[c] == 0.0) continue;
     for (std::int64_t i = c * each; i < (c + 1) * each; ++i) {
-      if (!(covariances[i] > 0.0 && std::isfinite(covariances[i]))) return c;
+      if (!portable::is_positive(covariances[i])) return c;
       factors[i] = 1.0 / std::sqrt(covariances[i]);
     }
   }
@@ -119,8 +115,8 @@ void gmm_regularise(Covariance covariance, std::int64_t k, std::int64_t d, const
   for (std::int64_t owner = 0; owner < diagonal.owners; ++owner)
     for (std::int64_t i = 0; i < diagonal.each; ++i) {
       double& variance = covariances[diagonal.at(owner, i)];
-      const bool none = variance <= rounding_of(covariance, k, d, means, owner, i);
-      variance = (none ? 0.0 : variance) + reg_covar[i];
+      const double rounding = rounding_of(covariance, k, d, means, owner, i);
+      variance = portable::regularised(variance, rounding, reg_covar[i]);
     }
 }
 
@@ -316,7 +312,6 @@ double GmmUpdate::squares_after(const GmmUpdateOptions& options, const GmmEstima
 bool GmmUpdate::below_resolution(const GmmStatistics& statistics,
                                  const GmmEstimate& updated) const {
   const Diagonal diagonal(covariance_, k_, d_);
-  const double resolution = 4.0 * static_cast<double>(std::numeric_limits<float>::epsilon());
   double pooled = 0.0;
   for (std::int64_t k = 0; k < k_; ++k) pooled += statistics.counts[k];
   for (std::int64_t owner = 0; owner < diagonal.owners; ++owner) {
@@ -327,9 +322,9 @@ bool GmmUpdate::below_resolution(const GmmStatistics& statistics,
     const double averaged = covariance_ == Covariance::spherical ? static_cast<double>(d_) : 1.0;
     for (std::int64_t i = 0; i < diagonal.each; ++i) {
       const std::int64_t at = diagonal.at(owner, i);
-      const double scale = statistics.second[at] / averaged;
-      const double pivot = updated.precisions_cholesky[at];
-      if (1.0 / (pivot * pivot) < (resolution * scale + kLeastSquare * pooled) / count) return true;
+      const double second = statistics.second[at] / averaged;
+      if (portable::below_float_resolution(updated.precisions_cholesky[at], second, count, pooled))
+        return true;
     }
   }
   return false;

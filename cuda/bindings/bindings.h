@@ -29,6 +29,7 @@ void register_gaussian_loss(py::module_& m);
 void register_gmm(py::module_& m);
 void register_gmm_fit_many(py::module_& m);
 void register_gmm_small(py::module_& m);
+void register_gmm_update(py::module_& m);
 void register_logsumexp(py::module_& m);
 void register_multi_sample(py::module_& m);
 void register_scale(py::module_& m);

@@ -17,6 +17,7 @@ struct GmmOutcome {
   std::int64_t status;            // GmmFitStatus
   std::int64_t component;         // the singular one
   std::int64_t below_resolution;  // sums of float32 products would be too coarse
+  std::int64_t beyond_float;      // the next estimate has numbers that float32 cannot hold
 };
 
 struct GmmUpdateArgs {

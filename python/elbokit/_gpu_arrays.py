@@ -6,11 +6,12 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["as_gpu_tensor", "on_gpu", "returns_gpu_like"]
+__all__ = ["as_gpu_tensor", "on_gpu", "read_back", "returns_gpu_like", "to_host"]
 
 _GPU_KINDS = (2,)  # DLPack's number of CUDA's memory
 
@@ -85,3 +86,13 @@ def returns_gpu_like(a: Any) -> Callable[[Tensor], Any]:
 
     library = importlib.import_module(type(a).__module__.partition(".")[0])
     return lambda tensor: library.from_dlpack(tensor)
+
+
+def read_back(tensor: Tensor) -> npt.NDArray[Any]:
+    """Copy a tensor to the CPU, which waits for the GPU: the only place that does."""
+    return np.array(tensor.detach().cpu().numpy())
+
+
+def to_host(a: Any, name: str) -> Any:
+    """Return an array on a GPU as NumPy's, and everything else as it is."""
+    return read_back(as_gpu_tensor(a, name)) if on_gpu(a) else a

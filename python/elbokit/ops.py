@@ -315,7 +315,8 @@ def gmm_fit(
     -----
     Dempster, Laird & Rubin (1977). As in scikit-learn the bound of an iteration is that of its
     E-step. An emptied component keeps its mean and covariance, with weight 0. Where float32 sums
-    cannot resolve a covariance the iteration is repeated in float64.
+    cannot resolve a covariance the iteration is repeated in float64. Of an ``X`` on a GPU rows and
+    results stay there; the parameters given may be there or on the CPU.
 
     Examples
     --------
@@ -326,6 +327,21 @@ def gmm_fit(
     [[[0.5], [10.0]], [[5.5], [0.5]]]
     """
     tol, max_iter, reg_covar = check_fit_options(tol, max_iter, reg_covar)
+    if on_gpu(X):
+        from elbokit import _gpu_gmm_fit
+
+        return _gpu_gmm_fit.gmm_fit(
+            X,
+            weights,
+            means,
+            precisions_cholesky,
+            covariance_type,
+            sample_weight=sample_weight,
+            offsets=offsets,
+            tol=tol,
+            max_iter=max_iter,
+            reg_covar=reg_covar,
+        )
     cut = None
     if offsets is not None:
         shape = as_float_array(X, "X").shape

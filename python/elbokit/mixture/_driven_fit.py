@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from elbokit._types import GmmStatistics
+from elbokit.mixture._convergence import ConvergenceMonitor
+from elbokit.mixture._em import EmRun
 from elbokit.mixture._em_steps import em_steps
 from elbokit.mixture._estimator_starts import last_solution, monitor_of, single
 from elbokit.mixture._interrupts import last_step
@@ -16,7 +18,7 @@ from elbokit.mixture._restarts import Restart
 if TYPE_CHECKING:
     from elbokit.mixture.gaussian_mixture import GaussianMixture
 
-__all__ = ["driven_restarts"]
+__all__ = ["driven_restarts", "each_restart"]
 
 
 def driven_restarts(
@@ -52,10 +54,39 @@ def driven_restarts(
     warm : bool
         Whether to go on from the last solution.
 
-    Yields
-    ------
-    restart : Restart
+    Returns
+    -------
+    restarts : iterator of Restart
     """
+
+    def run(start: GmmParameters, monitor: ConvergenceMonitor) -> EmRun:
+        steps = em_steps(
+            statistics_of,
+            start,
+            estimator.covariance_type,
+            mass=mass,
+            n_samples=n_samples,
+            tol=estimator.tol,
+            reg_covar=penalty.reg_covar,
+            max_iter=estimator.max_iter,
+            lower_bound=monitor.lower_bound,
+            prior=penalty.prior,
+            exact=exact,
+        )
+        return last_step(steps, start, monitor)
+
+    return each_restart(estimator, run, draw_start, n_features=n_features, warm=warm)
+
+
+def each_restart(
+    estimator: GaussianMixture,
+    run: Callable[[GmmParameters, ConvergenceMonitor], EmRun],
+    draw_start: Callable[[], GmmParameters],
+    *,
+    n_features: int,
+    warm: bool,
+) -> Iterator[Restart]:
+    """Make the runs of a fit one after the other; `run` finishes the monitor it is given."""
     for init in range(1 if warm else estimator.n_init):
         with monitor_of(estimator, warm) as monitor:
             monitor.begin(init)
@@ -63,20 +94,7 @@ def driven_restarts(
                 start = single(last_solution(estimator, n_features), estimator.covariance_type)
             else:
                 start = draw_start()
-            steps = em_steps(
-                statistics_of,
-                start,
-                estimator.covariance_type,
-                mass=mass,
-                n_samples=n_samples,
-                tol=estimator.tol,
-                reg_covar=penalty.reg_covar,
-                max_iter=estimator.max_iter,
-                lower_bound=monitor.lower_bound,
-                prior=penalty.prior,
-                exact=exact,
-            )
-            run = last_step(steps, start, monitor)
+            done = run(start, monitor)
             if estimator.max_iter > 0:
                 monitor.end()
-        yield Restart(run)
+        yield Restart(done)

@@ -35,6 +35,7 @@ __all__ = [
     "monitor_of",
     "rows_at_once",
     "single",
+    "warn_of_few_clusters",
 ]
 
 # What an error of a start names.
@@ -77,7 +78,7 @@ def drawn_starts(
             rng,
             penalty.prior,
         )
-        _warn_of_few_clusters(part, estimator.n_components)
+        warn_of_few_clusters(part, estimator.n_components)
         parts.append(part)
     return parts[0] if len(parts) == 1 else concatenate_starts(parts)
 
@@ -126,7 +127,7 @@ def monitor_of(estimator: GaussianMixture, warm: bool) -> ConvergenceMonitor:
     )
 
 
-def _warn_of_few_clusters(starts: Starts, n_components: int) -> None:
+def warn_of_few_clusters(starts: Starts, n_components: int) -> None:
     """Warn in scikit-learn's words, for each start from duplicates."""
     for distinct in starts.n_clusters[starts.n_clusters < n_components]:
         warnings.warn(

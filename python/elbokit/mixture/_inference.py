@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +12,7 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 
 from elbokit._arrays import as_numpy, returns_like
+from elbokit._gpu_arrays import on_gpu
 from elbokit.mixture._density import labels_of, log_prob_of, posterior_of, require_nearest
 from elbokit.mixture._library import array_of
 from elbokit.mixture._missing import estep_incomplete
@@ -22,6 +23,9 @@ from elbokit.mixture._validation import (
     checked_weight,
     has_plain_layout,
 )
+
+if TYPE_CHECKING:
+    from elbokit.mixture._gpu_inference import GpuAnswers
 
 __all__ = ["FittedGaussianMixture"]
 
@@ -41,6 +45,7 @@ class FittedGaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
     precisions_cholesky_: Floats
     _before_rounding: GmmParameters | None
     _library: str | None
+    _device: str | None  # of the GPU whose arrays the fit saw
 
     def score_samples(self, X: npt.ArrayLike) -> Any:
         """Compute the log-likelihood of each sample.
@@ -61,6 +66,8 @@ class FittedGaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
         NotFittedError
             If the estimator is not fitted.
         """
+        if on_gpu(X):
+            return self._on_gpu(X).log_prob()
         return returns_like(X)(self._log_prob(X))
 
     def score(
@@ -89,6 +96,9 @@ class FittedGaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
         ValueError
             If `sample_weight` has a wrong shape or value.
         """
+        if on_gpu(X):
+            total, mass = self._on_gpu(X).total(sample_weight, ratios=True)
+            return total / mass
         log_prob = self._log_prob(X)
         total, mass = _weighted_sum(log_prob, check_sample_weight(sample_weight, len(log_prob)))
         return total / mass
@@ -114,6 +124,8 @@ class FittedGaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
         ValueError
             If the squared distances of a sample to all components overflow float64.
         """
+        if on_gpu(X):
+            return self._on_gpu(X).labels()
         return returns_like(X)(self._labels(X))
 
     def predict_proba(self, X: npt.ArrayLike) -> Any:
@@ -136,6 +148,8 @@ class FittedGaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
         ValueError
             If the squared distances of a sample to all components overflow float64.
         """
+        if on_gpu(X):
+            return self._on_gpu(X).responsibilities()
         log_prob, responsibilities = self._estep(X)
         require_nearest(log_prob, responsibilities)
         return returns_like(X)(responsibilities)
@@ -199,7 +213,8 @@ class FittedGaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
         library = getattr(self, "_library", None)
         if library is not None:
             rows = rows.astype(means.dtype)
-        return array_of(library, rows), array_of(library, labels)
+        device = getattr(self, "_device", None)
+        return array_of(library, rows, device), array_of(library, labels, device)
 
     def bic(self, X: npt.ArrayLike, sample_weight: npt.ArrayLike | None = None) -> float:
         """Compute the Bayesian information criterion; lower is better.
@@ -240,6 +255,8 @@ class FittedGaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
         self, X: npt.ArrayLike, sample_weight: npt.ArrayLike | None
     ) -> tuple[float, float]:
         """Return the log-likelihood of all samples, and their number, copies counted."""
+        if on_gpu(X):
+            return self._on_gpu(X).total(sample_weight, ratios=False)
         log_prob = self._log_prob(X)
         if sample_weight is None:
             return _weighted_sum(log_prob, None)
@@ -255,6 +272,13 @@ class FittedGaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
             "spherical": n_components,
         }[self.covariance_type]
         return int(covariances + n_components * n_features + n_components - 1)
+
+    def _on_gpu(self, X: Any) -> GpuAnswers:
+        """Return what answers for rows on a GPU; only then is torch imported."""
+        from elbokit.mixture._gpu_inference import GpuAnswers
+
+        check_is_fitted(self)
+        return GpuAnswers(self, X)
 
     def _log_prob(self, X: npt.ArrayLike) -> Floats:
         """Return log p(x) of validated data, as a NumPy array."""

@@ -18,12 +18,21 @@ def library_name(a: Any) -> str | None:
     return None if library is None else str(library.__name__)
 
 
-def array_of(library: str | None, result: npt.NDArray[Any]) -> Any:
-    """Return a NumPy array as one of a library, or itself where that is not installed."""
+def array_of(library: str | None, result: npt.NDArray[Any], device: str | None = None) -> Any:
+    """Return a NumPy array as one of a library, or itself where that is not installed.
+
+    device: a GPU; without it, or for another library than torch, the array stays on the CPU.
+    """
     if library is None:
         return result
     try:
         module = importlib.import_module(library)
     except ImportError:
         return result
-    return module.from_dlpack(result)
+    array = module.from_dlpack(result)
+    if device is None or library != "torch":
+        return array
+    try:
+        return array.to(device)
+    except (AssertionError, RuntimeError):  # torch's, where there is no such device
+        return array

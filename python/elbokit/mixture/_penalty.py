@@ -9,9 +9,9 @@ import numpy.typing as npt
 
 from elbokit._gmm_fit import fit_error
 from elbokit._types import FitStatus
-from elbokit.mixture._initialization import whole_moments
 from elbokit.mixture._prior import CorePrior, resolve_prior
 from elbokit.mixture._problems import Problems
+from elbokit.mixture._scatter import ArrayScatters, ScatterSource
 
 if TYPE_CHECKING:
     from elbokit.mixture.gaussian_mixture import GaussianMixture
@@ -38,7 +38,7 @@ class Penalty(NamedTuple):
 
 def as_penalty(
     estimator: GaussianMixture,
-    problem: Problems,
+    problem: Problems | ScatterSource,
     unit: float,
     *,
     moments: tuple[Array, Array] | None = None,
@@ -49,7 +49,7 @@ def as_penalty(
     ----------
     estimator : GaussianMixture
         `reg_covar`, `relative_reg_covar`, `prior` and the mixture's shape are read.
-    problem : Problems
+    problem : Problems or ScatterSource
         A single one.
     unit : float
         What the weights of the rows were divided by: :func:`weight_unit`.
@@ -69,7 +69,7 @@ def as_penalty(
     reg_covar, relative_reg_covar = estimator.reg_covar, estimator.relative_reg_covar
     if prior is None and relative_reg_covar == 0.0:
         return Penalty(reg_covar, None)
-    mean, variance = whole_moments(problem) if moments is None else moments
+    mean, variance = _whole_moments(problem) if moments is None else moments
     if not np.isfinite(variance).all():
         error = fit_error(FitStatus.OVERFLOW, -1, covariance_type, "")
         assert error is not None
@@ -83,6 +83,14 @@ def as_penalty(
         return Penalty(regularisation, None)
     resolved = resolve_prior(prior, covariance_type, estimator.n_components, mean, variance)
     return Penalty(regularisation, resolved.per(unit))
+
+
+def _whole_moments(problem: Problems | ScatterSource) -> tuple[Array, Array]:
+    """Return the weighted mean and the variance of each feature of a single problem."""
+    source = ArrayScatters(problem) if isinstance(problem, Problems) else problem
+    with np.errstate(over="ignore", invalid="ignore"):  # the caller sees what is not finite
+        whole = source.whole(False)
+        return whole.means[0, 0], whole.second[0, 0] / whole.counts[0, 0]
 
 
 def weight_unit(given: npt.ArrayLike | None, weight: Array | None) -> float:

@@ -19,6 +19,7 @@ from sklearn.utils._param_validation import (
 )
 
 from elbokit._arrays import as_float_array, as_numpy
+from elbokit._gpu_arrays import on_gpu
 from elbokit.mixture._array_fit import ArrayFit
 from elbokit.mixture._chunked_fit import fit_chunks
 from elbokit.mixture._chunks import are_chunks, refuse_chunks
@@ -142,6 +143,10 @@ class GaussianMixture(StepwiseEM, PartialMixin, FittedGaussianMixture):
     before KeyboardInterrupt passes on; before the first iteration the estimator stays as it
     was.
 
+    On a GPU the draws and the iterates are the CPU's, to rounding; each iteration reads back six
+    numbers, or with a `prior` the statistics, since that M-step is the CPU's. The runs of `n_init`
+    come one after the other there, and `drop_restarts` drops none. Missing values need the CPU.
+
     The `n_init` runs advance together where they share more data than a processor's cache holds:
     a part of X is read once and used by all. The results are those of one run after the other.
 
@@ -248,7 +253,8 @@ class GaussianMixture(StepwiseEM, PartialMixin, FittedGaussianMixture):
         X : array-like of shape (n_samples, n_features), or iterable of such chunks
             Data; float32 stays float32, everything else becomes float64. A torch tensor, or an
             array of another library that speaks DLPack, is read in place where its layout allows;
-            of tensors float16 and bfloat16 become float32, and gradients do not flow. Chunks are
+            of tensors float16 and bfloat16 become float32, and gradients do not flow. An array on
+            a GPU stays there; what is learned is NumPy's on the CPU all the same. Chunks are
             read once per iteration, so they must come again each time: no generator.
         y : ignored
             Present by convention.
@@ -359,10 +365,15 @@ class GaussianMixture(StepwiseEM, PartialMixin, FittedGaussianMixture):
         self._validate_params()
         warm = self.warm_start and hasattr(self, "converged_")
         if are_chunks(X):
-            self._library = None
+            self._library = self._device = None
             fit_chunks(self, X, sample_weight, warm)
             return
-        self._library = library_name(X)
+        if on_gpu(X):
+            from elbokit.mixture._gpu_fit import fit_gpu
+
+            fit_gpu(self, X, sample_weight, warm)
+            return
+        self._library, self._device = library_name(X), None
         data = self._validate_data(as_numpy(X, "X"))
         weight, copy = weight_and_copy(sample_weight, len(data))
         unit = weight_unit(sample_weight, weight)
