@@ -2,6 +2,7 @@
 set(ELBOKIT_CUDA_KERNELS
     cuda/common/loss.cu
     cuda/common/queue.cu
+    cuda/common/slices.cu
     cuda/kernels/bernoulli.cu
     cuda/kernels/categorical.cu
     cuda/kernels/elementary.cu
@@ -24,6 +25,9 @@ set(ELBOKIT_CUDA_KERNELS
     cuda/kernels/gmm_sparse_model.cu
     cuda/kernels/gmm_update.cu
     cuda/kernels/gmm_weights.cu
+    cuda/kernels/kmeans.cu
+    cuda/kernels/kmeans_seeding.cu
+    cuda/kernels/label_moments.cu
     cuda/kernels/logsumexp.cu
     cuda/kernels/multi_sample.cu
     cuda/kernels/scale.cu
@@ -39,7 +43,9 @@ set(ELBOKIT_CUDA_BINDINGS
     cuda/bindings/gmm.cpp
     cuda/bindings/gmm_fit_many.cpp
     cuda/bindings/gmm_small.cpp
+    cuda/bindings/gmm_sparse.cpp
     cuda/bindings/gmm_update.cpp
+    cuda/bindings/kmeans.cpp
     cuda/bindings/logsumexp.cpp
     cuda/bindings/multi_sample.cpp
     cuda/bindings/scale.cpp

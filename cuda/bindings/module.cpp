@@ -36,7 +36,9 @@ PYBIND11_MODULE(ELBOKIT_MODULE, m, pybind11::mod_gil_not_used()) {
   register_gmm(m);
   register_gmm_fit_many(m);
   register_gmm_small(m);
+  register_gmm_sparse(m);
   register_gmm_update(m);
+  register_kmeans(m);
   register_logsumexp(m);
   register_multi_sample(m);
   register_scale(m);

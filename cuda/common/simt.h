@@ -48,21 +48,19 @@ ELBOKIT_DEVICE T shuffle(T value, int lane) {
 // Bit i: the predicate of lane i.
 ELBOKIT_DEVICE unsigned ballot(bool predicate) { return __ballot_sync(0xffffffffu, predicate); }
 
-// The number of bits that are set, and the place of the lowest one.
-ELBOKIT_DEVICE int count_bits(unsigned bits) { return __popc(bits); }
-ELBOKIT_DEVICE int lowest_bit(unsigned bits) { return __ffs(static_cast<int>(bits)) - 1; }
-
 // Integers alone: their sum does not depend on the order.
 ELBOKIT_DEVICE void atomic_add(unsigned long long* to, unsigned long long value) {
   atomicAdd(to, value);
 }
 ELBOKIT_DEVICE void atomic_or(unsigned* to, unsigned value) { atomicOr(to, value); }
 
-// The place of the lowest bit that is set, and the number of such bits.
+// The number of bits that are set, and the place of the lowest one; there must be one.
+ELBOKIT_DEVICE int count_bits(unsigned bits) { return __popc(bits); }
+ELBOKIT_DEVICE int count_bits(std::uint64_t bits) { return __popcll(bits); }
+ELBOKIT_DEVICE int lowest_bit(unsigned bits) { return __ffs(static_cast<int>(bits)) - 1; }
 ELBOKIT_DEVICE int lowest_bit(std::uint64_t bits) {
   return __ffsll(static_cast<long long>(bits)) - 1;
 }
-ELBOKIT_DEVICE int count_bits(std::uint64_t bits) { return __popcll(bits); }
 
 #else
 
@@ -99,14 +97,13 @@ ELBOKIT_DEVICE unsigned ballot(bool predicate) {
   return bits;
 }
 
-ELBOKIT_DEVICE int count_bits(unsigned bits) { return __builtin_popcount(bits); }
-ELBOKIT_DEVICE int lowest_bit(unsigned bits) { return __builtin_ctz(bits); }
-
 ELBOKIT_DEVICE void atomic_add(unsigned long long* to, unsigned long long value) { *to += value; }
 ELBOKIT_DEVICE void atomic_or(unsigned* to, unsigned value) { *to |= value; }
 
-ELBOKIT_DEVICE int lowest_bit(std::uint64_t bits) { return __builtin_ctzll(bits); }
+ELBOKIT_DEVICE int count_bits(unsigned bits) { return __builtin_popcount(bits); }
 ELBOKIT_DEVICE int count_bits(std::uint64_t bits) { return __builtin_popcountll(bits); }
+ELBOKIT_DEVICE int lowest_bit(unsigned bits) { return __builtin_ctz(bits); }
+ELBOKIT_DEVICE int lowest_bit(std::uint64_t bits) { return __builtin_ctzll(bits); }
 
 #endif
 

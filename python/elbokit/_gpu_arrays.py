@@ -47,7 +47,7 @@ def as_gpu_tensor(a: Any, name: str, like: Tensor | None = None) -> Tensor:
     ValueError
         If `a` is on another GPU.
     RuntimeError
-        If torch is not installed.
+        If torch is not installed, or without CUDA.
     """
     try:
         import torch
@@ -60,7 +60,13 @@ def as_gpu_tensor(a: Any, name: str, like: Tensor | None = None) -> Tensor:
     if isinstance(a, torch.Tensor):
         tensor = a.detach()
     elif on_gpu(a):
-        tensor = torch.utils.dlpack.from_dlpack(a)
+        try:
+            tensor = torch.utils.dlpack.from_dlpack(a)
+        except AssertionError as error:  # torch's, where it is built without CUDA
+            raise RuntimeError(
+                f"`{name}` is in a GPU's memory, which the installed torch cannot read: {error}. "
+                "Install torch with CUDA, or copy the array to the CPU"
+            ) from error
     else:
         from elbokit._arrays import as_float_array
 

@@ -11,10 +11,18 @@ import numpy.typing as npt
 
 from elbokit import _core
 from elbokit._arrays import FloatArray, require_finite, returns_like
+from elbokit._gpu_arrays import on_gpu
 from elbokit._mixture_arguments import check_offsets, check_rows, check_sample_weight
 from elbokit._types import KMeansResult
 
-__all__ = ["as_random_state", "draws_of", "kmeans", "solve_kmeans"]
+__all__ = [
+    "as_random_state",
+    "check_options",
+    "draws_of",
+    "kmeans",
+    "solve_kmeans",
+    "trials_of",
+]
 
 # Labels are int32, and rows are counted in the same.
 _MOST_ROWS = 2**31 - 1
@@ -52,7 +60,9 @@ def kmeans(
     Parameters
     ----------
     X : array_like of shape (..., n_samples, n_features), float32 or float64
-        Leading dimensions are independent problems. Strides are read in place.
+        Leading dimensions are independent problems. Strides are read in place. An array in a GPU's
+        memory stays there, as do the labels and centers; it may be bfloat16 or float16 too, which
+        are computed in float32.
     n_clusters : int
         Number of clusters, at most the number of samples.
     sample_weight : array_like of shape (..., n_samples), default=None
@@ -94,10 +104,22 @@ def kmeans(
     are equally good to the last digit; in float32 rounding decides more of the draws.
     Results do not depend on the number of threads.
     """
+    if on_gpu(X):
+        from elbokit._gpu_kmeans_op import gpu_kmeans
+
+        return gpu_kmeans(
+            X,
+            n_clusters,
+            sample_weight=sample_weight,
+            random_state=random_state,
+            max_iter=max_iter,
+            tol=tol,
+            offsets=offsets,
+        )
     rows = _check_rows(X)
     splits = None if offsets is None else _check_offsets(offsets, rows)
     sizes = np.array([rows.X.shape[1]]) if splits is None else np.diff(splits)
-    _check_options(n_clusters, max_iter, tol, int(sizes.min(initial=_MOST_ROWS)))
+    check_options(n_clusters, max_iter, tol, int(sizes.min(initial=_MOST_ROWS)))
     weight, scale = _check_weight(sample_weight, rows, splits)
     found, finite = solve_kmeans(
         rows.X,
@@ -168,7 +190,7 @@ def solve_kmeans(
         arrays hold of such a problem is void.
     """
     n_problems = len(X) if offsets is None else len(offsets) - 1
-    n_trials = _trials_of(n_clusters)
+    n_trials = trials_of(n_clusters)
     uniforms = random_state.random_sample((n_problems, draws_of(n_clusters)))
     lloyd = max_iter > 0
     found = KMeansArrays(
@@ -187,10 +209,11 @@ def solve_kmeans(
 def draws_of(n_clusters: int) -> int:
     """Return how many uniforms one problem takes."""
     # One chooses the first center, the others the candidates for each further one.
-    return 1 + (n_clusters - 1) * _trials_of(n_clusters)
+    return 1 + (n_clusters - 1) * trials_of(n_clusters)
 
 
-def _trials_of(n_clusters: int) -> int:
+def trials_of(n_clusters: int) -> int:
+    """Return how many candidates there are for a center."""
     return 2 + int(math.log(n_clusters))
 
 
@@ -210,7 +233,8 @@ def _check_offsets(offsets: Any, rows: _Rows) -> npt.NDArray[np.int64]:
     return check_offsets(offsets, rows.X.shape[1])
 
 
-def _check_options(n_clusters: Any, max_iter: Any, tol: Any, n_samples: int) -> None:
+def check_options(n_clusters: Any, max_iter: Any, tol: Any, n_samples: int) -> None:
+    """Raise TypeError or ValueError for what :func:`kmeans` cannot take."""
     for name, value, least in (("n_clusters", n_clusters, 1), ("max_iter", max_iter, 1)):
         if not isinstance(value, Integral) or isinstance(value, bool):
             raise TypeError(f"`{name}` is {value!r}, expected an int")
