@@ -27,6 +27,7 @@ set(ELBOKIT_CUDA_KERNELS
     cuda/kernels/gmm_weights.cu
     cuda/kernels/kmeans.cu
     cuda/kernels/kmeans_seeding.cu
+    cuda/kernels/kmeans_spread.cu
     cuda/kernels/label_moments.cu
     cuda/kernels/logsumexp.cu
     cuda/kernels/multi_sample.cu
@@ -54,13 +55,15 @@ list(TRANSFORM ELBOKIT_CUDA_KERNELS PREPEND ${CMAKE_CURRENT_SOURCE_DIR}/)
 list(TRANSFORM ELBOKIT_CUDA_BINDINGS PREPEND ${CMAKE_CURRENT_SOURCE_DIR}/)
 
 function(elbokit_add_cuda_module name architectures)
+  list(JOIN architectures ", " shown)  # a semicolon would end a definition
   pybind11_add_module(${name} NO_EXTRAS ${ELBOKIT_CUDA_BINDINGS} ${ELBOKIT_CUDA_KERNELS})
   target_include_directories(${name} PRIVATE ${PROJECT_SOURCE_DIR}/cuda ${PROJECT_SOURCE_DIR}/cpp
                                              ${PROJECT_SOURCE_DIR}/cpp/include
                                              ${PROJECT_SOURCE_DIR}/cuda/bindings)
   target_compile_definitions(
     ${name} PRIVATE ELBOKIT_MODULE=${name} ELBOKIT_VERSION="${SKBUILD_PROJECT_VERSION}"
-                    ELBOKIT_CUDA_ARCHITECTURES="${architectures}")
+                    ELBOKIT_CUDA_ARCHITECTURES="${shown}")
+  target_link_options(${name} PRIVATE -Wl,--version-script=${PROJECT_SOURCE_DIR}/cmake/exports.map)
   install(TARGETS ${name} LIBRARY DESTINATION .)
 endfunction()
 
@@ -93,8 +96,6 @@ if(NOT ELBOKIT_CUDA STREQUAL "OFF")
       _cuda PRIVATE $<$<COMPILE_LANGUAGE:CUDA>:-Xcompiler=${warnings}
                     $<$<BOOL:${ELBOKIT_WERROR}>:-Werror=all-warnings> -Xfatbin=-compress-all>
                     $<$<COMPILE_LANGUAGE:CXX>:-Wall -Wextra $<$<BOOL:${ELBOKIT_WERROR}>:-Werror>>)
-    # The symbols of the static runtime are nobody else's.
-    target_link_options(_cuda PRIVATE -Wl,--exclude-libs,ALL)
     set(ELBOKIT_CUDA_STATUS "")
     set(summary "${CMAKE_CUDA_COMPILER_VERSION} for ${CMAKE_CUDA_ARCHITECTURES}")
   elseif(ELBOKIT_CUDA STREQUAL "ON")

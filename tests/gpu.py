@@ -35,17 +35,22 @@ def emulated_dispatch(schedule: int = 0) -> Iterator[None]:
 
 
 @contextmanager
-def emulation(schedule: int = 0, multiprocessors: int = 3) -> Iterator[None]:
+def emulation(
+    schedule: int = 0, multiprocessors: int = 3, *, hopper: bool = False
+) -> Iterator[None]:
     """Let the CUDA implementations launch on the model, for tensors in the CPU's memory."""
     kernels = emulated_kernels()
-    kernels.set_machine(schedule, multiprocessors)
+    # Of the least that is supported, or of the largest there is: shared memory, capability.
+    kernels.set_machine(schedule, multiprocessors, *((227 * 1024, 90) if hopper else (65536, 75)))
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(sys.modules, "elbokit._cuda", kernels)
         patch.setattr(elbokit, "_cuda", kernels, raising=False)
         patch.setattr("elbokit._gpu_arrays._GPU_KINDS", (1, 2))
         _cuda_library.cuda_kernels.cache_clear()
-        yield
-    _cuda_library.cuda_kernels.cache_clear()
+        try:
+            yield
+        finally:
+            _cuda_library.cuda_kernels.cache_clear()
 
 
 def agree(ours: Any, theirs: Any) -> None:

@@ -56,12 +56,9 @@ def test_links_neither_the_driver_nor_torch() -> None:
 @built
 @pytest.mark.skipif(not shutil.which("nm"), reason="no nm")
 def test_exports_its_init_function_alone() -> None:
-    """Of C symbols: those of the static CUDA run-time would meet torch's."""
+    """Others, such as those of the static CUDA run-time, would meet torch's."""
     symbols = output("nm", "-D", "--defined-only", module_path()).splitlines()
-    names = [line.split()[-1] for line in symbols]
-    assert "PyInit__cuda" in names
-    assert [name for name in names if not name.startswith(("_Z", "PyInit_"))] == []
-    assert [name for name in names if "cuda" in name.lower() and name != "PyInit__cuda"] == []
+    assert [line.split()[-1] for line in symbols] == ["PyInit__cuda"]
 
 
 def test_is_not_imported_before_it_is_needed() -> None:
@@ -76,7 +73,7 @@ def test_says_that_there_is_no_driver() -> None:
     with pytest.raises(RuntimeError, match=r"looking for a GPU: no NVIDIA driver was found"):
         _cuda_library.cuda_kernels().describe_device(0)
     (line,) = (li for li in output(sys.executable, "-m", "elbokit").splitlines() if "CUDA" in li)
-    assert re.fullmatch(r"CUDA +kernels for [\w;-]+; no NVIDIA driver was found .*", line)
+    assert re.fullmatch(r"CUDA +kernels for \w[\w, -]*; no NVIDIA driver was found .*", line)
 
 
 def test_says_what_a_build_without_kernels_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -85,7 +82,7 @@ def test_says_what_a_build_without_kernels_lacks(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(_core, "without_cuda", "no CUDA compiler (nvcc) was found")
     _cuda_library.cuda_kernels.cache_clear()
     try:
-        with pytest.raises(RuntimeError, match=r"\(nvcc\) was found\. Install .* ELBOKIT_CUDA=ON"):
+        with pytest.raises(RuntimeError, match=r"\(nvcc\) was found\. Install .*ELBOKIT_CUDA=ON"):
             _cuda_library.cuda_kernels()
         status = _cuda_library.cuda_status()
         assert status == "not built: no CUDA compiler (nvcc) was found; CPU only"

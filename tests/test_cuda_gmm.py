@@ -89,9 +89,7 @@ def check(
 
 @pytest.mark.parametrize("kind", COVARIANCE_TYPES)
 @pytest.mark.parametrize("shape", SHAPES)
-def test_sizes(
-    gpu: torch.device, chunks: None, shape: tuple[int, int, int], kind: str
-) -> None:
+def test_sizes(gpu: torch.device, chunks: None, shape: tuple[int, int, int], kind: str) -> None:
     operands = mixture(kind, *shape, spread=shape[2] ** -0.5, seed=sum(shape))
     weight = 3 * torch.rand(shape[0], dtype=torch.float64)
     weight[::3] = 0
@@ -208,9 +206,7 @@ def test_not_a_number_stays_one(gpu: torch.device) -> None:
 
 @pytest.mark.parametrize("kind", COVARIANCE_TYPES)
 @pytest.mark.parametrize("shape", [(1, 1, 1), (150, 3, 5), (70, 9, 19), (300, 2, 33)])
-def test_gradients(
-    gpu: torch.device, chunks: None, shape: tuple[int, int, int], kind: str
-) -> None:
+def test_gradients(gpu: torch.device, chunks: None, shape: tuple[int, int, int], kind: str) -> None:
     operands = [t[None] for t in mixture(kind, *shape, seed=shape[0])]
     grad = torch.randn(1, shape[0], dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     for dtype, rtol in ((torch.float64, 1e-11), (torch.float32, 3e-5)):

@@ -126,6 +126,18 @@ def test_schedules_give_the_same_bits(size: tuple[int, ...], bound: str) -> None
         assert all(map(torch.equal, results[0], other))
 
 
+@pytest.mark.parametrize("best", [0, 3, 4])
+def test_samples_far_apart(best: int) -> None:
+    """All weight is one sample's; the others' are beyond what e^x reaches."""
+    x, t, *latent = operands((5, 7, 516, 3), torch.float64, torch.float64)
+    x = 20 * x
+    x[best] = (2 * t - 1) * 30
+    arguments = x, t, None, None, *latent, 1.0, "iwae", "sum", True, True
+    for schedule in SCHEDULES:
+        with emulation(schedule):
+            both(torch.device("cpu"), *arguments)
+
+
 @pytest.mark.parametrize("size", [(2, 0, 3, 2), (2, 3, 0, 2), (2, 3, 4, 0), (2, 3, 0, 0)])
 @pytest.mark.parametrize("reduction", ["sum", "rows"])
 def test_nothing(gpu: torch.device, size: tuple[int, ...], reduction: str) -> None:

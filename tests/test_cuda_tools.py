@@ -163,7 +163,8 @@ def test_steps_of_gpu_check(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(gpu_check, "RESULT", tmp_path / "gpu.md")
     check = gpu_check.Check(40)
     assert check.run([sys.executable, "-c", "print(3); raise SystemExit(5)"], 30) == (5, "3\n")
-    slow = "import time; print('began', flush=True); time.sleep(60)"
+    # The grandchild holds the pipe open.
+    slow = "import subprocess; print('began', flush=True); subprocess.run(['sleep', '60'])"
     status, said = check.run([sys.executable, "-c", slow], 2)
     assert status == 124
     assert "began" in said

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.autograd import gradcheck, gradgradcheck
 
 import elbokit
-from elbokit import _cuda_library
+from elbokit import _core, _cuda_library
 from elbokit.torch import (
     VAE,
     VAELoss,
@@ -298,6 +298,7 @@ class OnGPU(torch.Tensor):
 def test_a_build_without_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "elbokit._cuda", None)
     monkeypatch.delattr(elbokit, "_cuda", raising=False)
+    monkeypatch.setattr(_core, "without_cuda", "there was no nvcc", raising=False)
     _cuda_library.cuda_kernels.cache_clear()
     x = torch.zeros(3, 2).as_subclass(OnGPU)
     with pytest.raises(RuntimeError, match=r"no CUDA kernels: .*nvcc.*ELBOKIT_CUDA=ON"):

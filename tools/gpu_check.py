@@ -12,6 +12,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -57,19 +58,22 @@ class Check:
 
     def run(self, command: list[str], seconds: float, **more: str) -> tuple[int, str]:
         """Exit status and output; the status of a command that ran out of time is 124."""
-        seconds = min(seconds, self.end - time.monotonic())
+        seconds = max(1.0, min(seconds, self.end - time.monotonic()))
         try:
-            done = subprocess.run(
-                command, cwd=ROOT, env=self.environment | more, timeout=max(seconds, 1), text=True,
-                stdout=subprocess.PIPE, stderr=subprocess.STDOUT, errors="replace", check=False,
+            child = subprocess.Popen(
+                command, cwd=ROOT, env=self.environment | more, text=True, errors="replace",
+                stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
             )  # fmt: skip
-        except subprocess.TimeoutExpired as error:
-            said = error.stdout or b""
-            said = said if isinstance(said, str) else said.decode(errors="replace")
-            return 124, f"{said}\nstopped after {seconds:.0f} s"
         except OSError as error:
             return 127, str(error)
-        return done.returncode, done.stdout
+        try:
+            said, _ = child.communicate(timeout=seconds)
+            return child.returncode, said
+        except subprocess.TimeoutExpired:
+            # Its own children too: they would hold the pipe open, and the GPU.
+            os.killpg(child.pid, signal.SIGKILL)
+            said, _ = child.communicate()
+            return 124, f"{said}\nstopped after {seconds:.0f} s"
 
     def step(self, name: str, work: Callable[[float], tuple[bool, str]]) -> bool:
         most, least = TIMES[name]

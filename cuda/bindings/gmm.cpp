@@ -28,9 +28,9 @@ void estep(const py::tuple& queue, const py::tuple& x, const Parameters& paramet
            std::uintptr_t log_prob, std::uintptr_t responsibilities, std::uintptr_t labels) {
   with_width(wide, [&](auto value) {
     using T = decltype(value);
-    cuda::gmm_estep<T>(queue_of(queue), data_of(x, 0), mixtures_of(parameters),
-                       {address<T>(log_prob), address<T>(responsibilities),
-                        address<std::int64_t>(labels)});
+    cuda::gmm_estep<T>(
+        queue_of(queue), data_of(x, 0), mixtures_of(parameters),
+        {address<T>(log_prob), address<T>(responsibilities), address<std::int64_t>(labels)});
   });
 }
 

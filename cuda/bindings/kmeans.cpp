@@ -25,8 +25,7 @@ cuda::KMeansData data_of(const py::object& X, const py::object& sample_weight) {
   if (x.col_stride != 1) throw py::value_error("`X` has repeated columns");
   cuda::KMeansData data{view.rows, view.cols, x.data, x.element, x.row_stride, nullptr};
   const auto weigh = [&](auto value) {
-    const auto weight =
-        vector_of<const decltype(value)>(sample_weight, "sample_weight", view.rows);
+    const auto weight = vector_of<const decltype(value)>(sample_weight, "sample_weight", view.rows);
     if (weight && view.rows > 1 && weight.stride != 1)
       throw py::value_error("`sample_weight` is not contiguous");
     data.sample_weight = weight.data;
@@ -47,9 +46,8 @@ std::size_t kmeans_workspace(int device, const py::object& X, std::int64_t n_clu
                              std::int64_t n_trials) {
   cuda::Queue queue;
   queue.device = device;
-  return cuda::kmeans_workspace(data_of(X, py::none()),
-                                options_of(n_clusters, n_trials, 0.0, false),
-                                cuda::device_of(queue));
+  return cuda::kmeans_workspace(
+      data_of(X, py::none()), options_of(n_clusters, n_trials, 0.0, false), cuda::device_of(queue));
 }
 
 // A run of k-means. It keeps the descriptions it was given, and they their tensors.

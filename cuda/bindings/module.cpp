@@ -13,10 +13,10 @@ PYBIND11_MODULE(ELBOKIT_MODULE, m, pybind11::mod_gil_not_used()) {
 #ifdef ELBOKIT_EMULATION
   m.def(
       "set_machine",
-      [](unsigned schedule, int multiprocessors, std::size_t shared_bytes) {
-        elbokit::emulation::machine() = {schedule, multiprocessors, shared_bytes};
+      [](unsigned schedule, int multiprocessors, std::size_t shared_bytes, int capability) {
+        elbokit::emulation::machine() = {schedule, multiprocessors, shared_bytes, capability};
       },
-      "schedule"_a, "multiprocessors"_a = 3, "shared_bytes"_a = 65536);
+      "schedule"_a, "multiprocessors"_a = 3, "shared_bytes"_a = 65536, "capability"_a = 75);
 #endif
   m.def(
       "describe_device",

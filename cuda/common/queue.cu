@@ -134,8 +134,8 @@ void clear(const Queue& queue, void* memory, std::size_t bytes) {
 
 const Device& device_of(const Queue&) {
   static Device device;
-  device = {"a model on the CPU", 75, emulation::machine().multiprocessors,
-            emulation::machine().shared_bytes};
+  device = {"a model on the CPU", emulation::machine().capability,
+            emulation::machine().multiprocessors, emulation::machine().shared_bytes};
   return device;
 }
 

@@ -50,8 +50,7 @@ ELBOKIT_DEVICE Found find_in_block(F&& term, std::int64_t n, double before, doub
   for (int w = 0; w < warp_index(); ++w) offset += scratch->warps[w];
   const unsigned reached = ballot(begin < end && reaches(offset + inside));
   if (lane_index() == 0)
-    scratch->owners[warp_index()] =
-        reached ? warp_index() * kWarp + lowest_bit(reached) : kThreads;
+    scratch->owners[warp_index()] = reached ? warp_index() * kWarp + lowest_bit(reached) : kThreads;
   if (threadIdx.x == kThreads - 1) scratch->found = {-1, offset + inside};
   block_barrier();
   int owner = kThreads;

@@ -27,6 +27,7 @@ struct Machine {
       0;  // 0: threads and blocks in order; 1: reversed; else: the seed of a shuffle
   int multiprocessors = 3;
   std::size_t shared_bytes = 65536;  // what a block may ask for
+  int capability = 75;
 };
 Machine& machine();
 

@@ -95,10 +95,10 @@ void gmm_statistics(const Queue& queue, const GmmData& data, const GmmMixtures& 
       });
 }
 
-#define ELBOKIT_INSTANTIATE(T)                                                                  \
-  template void gmm_estep(const Queue&, const GmmData&, const GmmMixtures&,                     \
-                          const GmmRowOutputs<T>&);                                             \
-  template void gmm_statistics<T>(const Queue&, const GmmData&, const GmmMixtures&,             \
+#define ELBOKIT_INSTANTIATE(T)                                                      \
+  template void gmm_estep(const Queue&, const GmmData&, const GmmMixtures&,         \
+                          const GmmRowOutputs<T>&);                                 \
+  template void gmm_statistics<T>(const Queue&, const GmmData&, const GmmMixtures&, \
                                   const GmmStatistics&);
 ELBOKIT_INSTANTIATE(float)
 ELBOKIT_INSTANTIATE(double)

@@ -12,9 +12,9 @@ template <class T>
 GmmChunkRows<T> chunk_rows(const Queue& queue, const GmmPlan& plan, const GmmData& data,
                            std::int64_t mixture, std::int64_t begin, std::int64_t count, T* wide);
 
-// For some mixtures at a time, m and those after it, maybe fewer at the end, calls each(plan, theirs),
-// then chunk(plan, m, begin, rows) for each chunk of their rows, whose logits are there, then
-// done(plan, m).
+// For some mixtures at a time, m and those after it, maybe fewer at the end, calls each(plan,
+// theirs), then chunk(plan, m, begin, rows) for each chunk of their rows, whose logits are there,
+// then done(plan, m).
 template <class T, class Each, class Chunk, class Done>
 void for_each_chunk(const Queue& queue, const GmmPlan& whole, const GmmData& data,
                     const GmmMixtures& mixtures, const GmmSpace<T>& space, Each&& each,

@@ -34,7 +34,8 @@ __global__ void __launch_bounds__(kThreads) make_precision(SlopeArgs<T> args) {
     const std::int64_t i = e / plan.padded, j = e % plan.padded;
     double sum = 0;
     if (i < plan.d && j < plan.d)
-      for (std::int64_t l = i > j ? i : j; l < plan.d; ++l) sum += p[i * plan.d + l] * p[j * plan.d + l];
+      for (std::int64_t l = i > j ? i : j; l < plan.d; ++l)
+        sum += p[i * plan.d + l] * p[j * plan.d + l];
     out[e] = static_cast<T>(sum);
   }
 }
@@ -124,8 +125,7 @@ __global__ void __launch_bounds__(kThreads) diagonal_slopes(SlopeArgs<T> args) {
   constexpr T unscaled = static_cast<T>(2 * kLn2);
   const GmmPlan& plan = args.plan;
   const std::int64_t m = blockIdx.z, row0 = std::int64_t{blockIdx.x} * Rows::kBlock;
-  const std::int64_t j0 =
-      width * (std::int64_t{blockIdx.y} * (kThreads / kWarp) + warp_index());
+  const std::int64_t j0 = width * (std::int64_t{blockIdx.y} * (kThreads / kWarp) + warp_index());
   if (j0 >= plan.d) return;
   T x[width][kRows], sum[kTile][kRows] = {};
   for (int i = 0; i < kRows; ++i) {
@@ -228,7 +228,7 @@ void gmm_row_gradient(const Queue& queue, const GmmData& data, const GmmMixtures
       [](const GmmPlan&, std::int64_t) {});
 }
 
-#define ELBOKIT_INSTANTIATE(T)                                                             \
+#define ELBOKIT_INSTANTIATE(T) \
   template void gmm_row_gradient(const Queue&, const GmmData&, const GmmMixtures&, T*);
 ELBOKIT_INSTANTIATE(float)
 ELBOKIT_INSTANTIATE(double)

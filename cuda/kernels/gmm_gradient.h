@@ -14,8 +14,8 @@ template <class T>
 void gmm_row_gradient(const Queue& queue, const GmmData& data, const GmmMixtures& mixtures,
                       T* gradient);
 
-// sum_n sample_weight_n N_k(x_n) / p(x_n), for components of so small a weight that it cannot be had
-// from their counts; what the sum over the blocks is. partial: (n_mixtures, kWeightBlocks,
+// sum_n sample_weight_n N_k(x_n) / p(x_n), for components of so small a weight that it cannot be
+// had from their counts; what the sum over the blocks is. partial: (n_mixtures, kWeightBlocks,
 // n_components), all 0 before; it stays so for the other components.
 inline constexpr int kWeightBlocks = 64;
 void gmm_small_weights(const Queue& queue, const GmmData& data, const GmmMixtures& mixtures,

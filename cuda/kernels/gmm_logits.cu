@@ -58,8 +58,8 @@ __global__ void __launch_bounds__(kMostWarps* kWarp, sizeof(T) == 4 ? 2 : 1)
   T* const tiles = shared_memory<T>() + 2 * FactorTile<T>::kSize * warp_index();
   T* x = shared_memory<T>() + 2 * FactorTile<T>::kSize * warps;
   if constexpr (!kShared)
-    x = args.scratch + ((m * gridDim.y + blockIdx.y) * gridDim.x + blockIdx.x) * plan.padded *
-                           Rows::kStride;
+    x = args.scratch +
+        ((m * gridDim.y + blockIdx.y) * gridDim.x + blockIdx.x) * plan.padded * Rows::kStride;
   stage_rows(args.rows.x + m * args.rows.mixture_stride + row0 * args.rows.row_stride,
              args.rows.row_stride, args.rows.count - row0, Rows::kBlock, 0, plan.padded, plan.d, x,
              Rows::kStride);
@@ -175,10 +175,11 @@ void launch_triangular(const Queue& queue, const LogitArgs<T>& args) {
   const std::int64_t blocks = parts(args.rows.count, Rows::kBlock);
   const std::size_t shared =
       sizeof(T) * (2 * FactorTile<T>::kSize * warps + (kShared ? plan.padded * Rows::kStride : 0));
-  launch(queue,
-         {blocks, kShared ? component_blocks(queue, blocks * plan.mixtures, parts(plan.k, warps)) : 1,
-          static_cast<int>(plan.mixtures)},
-         static_cast<int>(warps) * kWarp, shared, triangular_logits<T, kRows, kShared>, args);
+  launch(
+      queue,
+      {blocks, kShared ? component_blocks(queue, blocks * plan.mixtures, parts(plan.k, warps)) : 1,
+       static_cast<int>(plan.mixtures)},
+      static_cast<int>(warps) * kWarp, shared, triangular_logits<T, kRows, kShared>, args);
 }
 
 template <class T>
@@ -226,9 +227,9 @@ void make_logits(const Queue& queue, const GmmPlan& plan, const GmmTables<T>& ta
   }
 }
 
-#define ELBOKIT_INSTANTIATE(T)                                                             \
-  template std::int64_t logits_scratch<T>(const GmmPlan&, const Device&);                  \
-  template void make_logits(const Queue&, const GmmPlan&, const GmmTables<T>&,             \
+#define ELBOKIT_INSTANTIATE(T)                                                 \
+  template std::int64_t logits_scratch<T>(const GmmPlan&, const Device&);      \
+  template void make_logits(const Queue&, const GmmPlan&, const GmmTables<T>&, \
                             const GmmChunkRows<T>&, T*, T*);
 ELBOKIT_INSTANTIATE(float)
 ELBOKIT_INSTANTIATE(double)

@@ -73,7 +73,8 @@ __global__ void __launch_bounds__(kThreads) merge_spherical(MergeArgs<T> args) {
   if (lane_index() == 0) args.statistics.second[m * plan.k + k] = sum;
 }
 
-// A block has a component, or all of them (tied), and a thread of it an entry of the lower triangle.
+// A block has a component, or all of them (tied), and a thread of it an entry of the lower
+// triangle.
 template <class T>
 __global__ void __launch_bounds__(kThreads) merge_scatter(MergeArgs<T> args) {
   const GmmPlan& plan = args.plan;
@@ -88,8 +89,7 @@ __global__ void __launch_bounds__(kThreads) merge_scatter(MergeArgs<T> args) {
   const ScatterSplit split = split_of(all, at_tile);
   const std::int64_t at = split.begin * tile * tile +
                           ((i % tile) * split.tiles + at_tile - split.begin) * tile + j % tile;
-  const double* const sums =
-      args.partials.scatter + m * plan.ranges * plan.scatter_size() + at;
+  const double* const sums = args.partials.scatter + m * plan.ranges * plan.scatter_size() + at;
   double total = 0;
   for (std::int64_t k = which; k < (factors == 1 ? plan.k : which + 1); ++k) {
     const std::int64_t component = m * plan.k + k;
@@ -131,8 +131,8 @@ void merge_sums(const Queue& queue, const GmmPlan& plan, const double* means,
   if (plan.triangular)
     launch(queue, {blocks_of(plan.factors() * plan.d * plan.d), 1, batch}, kThreads, 0,
            merge_scatter<T>, args);
-  launch(queue, {1, 1, batch}, kThreads, sizeof(double) * kThreads / kWarp,
-         merge_log_likelihood<T>, args);
+  launch(queue, {1, 1, batch}, kThreads, sizeof(double) * kThreads / kWarp, merge_log_likelihood<T>,
+         args);
 }
 
 template void merge_sums<float>(const Queue&, const GmmPlan&, const double*, const GmmPartials&,

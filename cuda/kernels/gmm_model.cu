@@ -59,7 +59,7 @@ __global__ void __launch_bounds__(kThreads) pack_component(PackArgs<T> args) {
   const GmmTables<T>& tables = args.tables;
   const std::int64_t k = blockIdx.x, m = blockIdx.z, component = m * plan.k + k;
   const double* const mean = args.mixtures.means + component * plan.d;
-  const std::int64_t factor_size = plan.triangular                              ? plan.d * plan.d
+  const std::int64_t factor_size = plan.triangular                       ? plan.d * plan.d
                                    : plan.covariance == Covariance::diag ? plan.d
                                                                          : 1;
   const std::int64_t which = m * plan.factors() + (plan.factors() == 1 ? 0 : k);

@@ -1,5 +1,5 @@
-// Sums over a chunk's rows: weights, their first moments and, for diagonal covariances, their second
-// ones, about the centers.
+// Sums over a chunk's rows: weights, their first moments and, for diagonal covariances, their
+// second ones, about the centers.
 #include "kernels/gmm_sums.h"
 
 namespace elbokit::cuda {
@@ -19,8 +19,8 @@ struct MomentArgs {
 };
 
 // A block has a tile of components by a tile of features and a range of the rows; a thread four by
-// four of these, and of few there are several groups of threads that share the rows. Rows in which a
-// warp's components have no responsibility are left out.
+// four of these, and of few there are several groups of threads that share the rows. Rows in which
+// a warp's components have no responsibility are left out.
 template <class T, bool kSquares>
 __global__ void __launch_bounds__(256) add_moments_kernel(MomentArgs<T> args) {
   const GmmPlan& plan = args.plan;
@@ -84,7 +84,8 @@ __global__ void __launch_bounds__(256) add_moments_kernel(MomentArgs<T> args) {
     block_barrier();
     bool any = false;
     for (int c = from; c < to; ++c) {
-      const auto pack = *reinterpret_cast<const Pack<T, kFour>*>(r + lane_index() * ldr + kFour * c);
+      const auto pack =
+          *reinterpret_cast<const Pack<T, kFour>*>(r + lane_index() * ldr + kFour * c);
       for (int a = 0; a < kFour; ++a) any |= pack.at[a] != T(0);
     }
     for (unsigned left = ballot(any) & mine; left; left &= left - 1) {
@@ -124,8 +125,8 @@ void add_moments(const Queue& queue, const GmmPlan& plan, const GmmTables<T>& ta
          plan.triangular ? add_moments_kernel<T, false> : add_moments_kernel<T, true>, args);
 }
 
-#define ELBOKIT_INSTANTIATE(T)                                                    \
-  template void add_moments(const Queue&, const GmmPlan&, const GmmTables<T>&,    \
+#define ELBOKIT_INSTANTIATE(T)                                                 \
+  template void add_moments(const Queue&, const GmmPlan&, const GmmTables<T>&, \
                             const GmmChunkRows<T>&, const T*, double*);
 ELBOKIT_INSTANTIATE(float)
 ELBOKIT_INSTANTIATE(double)

@@ -34,25 +34,31 @@ inline constexpr int kMomentRows = 9;
 struct GmmPlan {
   Covariance covariance;
   std::int64_t n, k, d;
-  bool triangular;         // full or tied
-  std::int64_t tiles;      // of features, and with them padded:
-  std::int64_t padded;     // whole tiles
-  std::int64_t mixtures;   // at once
-  std::int64_t chunk;      // rows at once
-  std::int64_t ld;         // of the logits: component k's are at logits + k * ld
-  bool widens;             // rows become T in the workspace first
-  std::int64_t ranges;     // parts of a chunk's rows, each with sums of its own
+  bool triangular;          // full or tied
+  std::int64_t tiles;       // of features, and with them padded:
+  std::int64_t padded;      // whole tiles
+  std::int64_t mixtures;    // at once
+  std::int64_t chunk;       // rows at once
+  std::int64_t ld;          // of the logits: component k's are at logits + k * ld
+  bool widens;              // rows become T in the workspace first
+  std::int64_t ranges;      // parts of a chunk's rows, each with sums of its own
   std::int64_t row_blocks;  // blocks of a chunk that sum up the log-likelihood
 
   ELBOKIT_INLINE std::int64_t factors() const { return covariance == Covariance::tied ? 1 : k; }
-  ELBOKIT_INLINE std::int64_t factor_size() const { return tiles * (tiles + 1) / 2 * kTileFeatures * kTileFeatures; }
-  ELBOKIT_INLINE std::int64_t component_tiles() const { return (k + kMomentTile - 1) / kMomentTile; }
+  ELBOKIT_INLINE std::int64_t factor_size() const {
+    return tiles * (tiles + 1) / 2 * kTileFeatures * kTileFeatures;
+  }
+  ELBOKIT_INLINE std::int64_t component_tiles() const {
+    return (k + kMomentTile - 1) / kMomentTile;
+  }
   ELBOKIT_INLINE std::int64_t feature_tiles() const { return (d + kMomentTile - 1) / kMomentTile; }
   // Fours of the components, or features, of one tile of theirs.
   ELBOKIT_INLINE std::int64_t fours(std::int64_t all) const {
     return ((all < kMomentTile ? all : kMomentTile) + 3) / 4;
   }
-  ELBOKIT_INLINE std::int64_t moment_tiles() const { return fours(k) * fours(d); }  // of one block, 4 x 4
+  ELBOKIT_INLINE std::int64_t moment_tiles() const {
+    return fours(k) * fours(d);
+  }  // of one block, 4 x 4
   // Elements of the sums of one range.
   ELBOKIT_INLINE std::int64_t moments_size() const {
     return component_tiles() * feature_tiles() * moment_tiles() * kMomentRows * 4;
@@ -61,14 +67,15 @@ struct GmmPlan {
 };
 
 // The parameters in the type and the units of the kernels, as described for GmmModel in
-// elbokit/gmm.h; made on the device. Where there are several mixtures, each array has them in front.
+// elbokit/gmm.h; made on the device. Where there are several mixtures, each array has them in
+// front.
 template <class T>
 struct GmmTables {
-  T* center;         // (k, padded)
-  T* factor;         // triangular: (factors), 8 x 8 tiles of P by columns, those down to the diagonal
-  T* bias;           // triangular: (k, padded)
-  T* table;          // else: (d, 3, k), center, precision and bias
-  T* log_const;      // (k), largest is 0
+  T* center;     // (k, padded)
+  T* factor;     // triangular: (factors), 8 x 8 tiles of P by columns, those down to the diagonal
+  T* bias;       // triangular: (k, padded)
+  T* table;      // else: (d, 3, k), center, precision and bias
+  T* log_const;  // (k), largest is 0
   double* log_base;  // one number, less what kExpectedSquare adds
   double* exact;     // (k): logarithms of the constants
 };
@@ -121,7 +128,8 @@ ELBOKIT_DEVICE double residual(double mean) {
   return mean - static_cast<double>(static_cast<T>(mean));
 }
 
-// ---- The steps, for plan.mixtures mixtures at a time ---------------------------------------------
+// ---- The steps, for plan.mixtures mixtures at a time
+// ---------------------------------------------
 
 template <class T>
 void make_tables(const Queue& queue, const GmmPlan& plan, const GmmMixtures& mixtures,

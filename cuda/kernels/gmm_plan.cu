@@ -11,7 +11,7 @@ constexpr int kThreads = 256;
 
 // Bytes of the sums of all ranges.
 constexpr std::int64_t kSumsBytes = 32 << 20;
-constexpr std::int64_t kRowUnit = 256;         // rows of a chunk come in whole blocks of them
+constexpr std::int64_t kRowUnit = 256;  // rows of a chunk come in whole blocks of them
 
 std::int64_t parts(std::int64_t n, std::int64_t size) { return (n + size - 1) / size; }
 
@@ -47,16 +47,15 @@ GmmPlan gmm_plan(const GmmData& data, const GmmMixtures& mixtures, bool wide, co
   GmmPlan plan{};
   plan.covariance = mixtures.covariance;
   plan.n = data.n_samples, plan.k = mixtures.n_components, plan.d = data.n_features;
-  plan.triangular =
-      plan.covariance == Covariance::full || plan.covariance == Covariance::tied;
+  plan.triangular = plan.covariance == Covariance::full || plan.covariance == Covariance::tied;
   plan.tiles = parts(plan.d, kTileFeatures);
   plan.padded = plan.tiles * kTileFeatures;
   plan.widens = data.element != (wide ? Element::kFloat64 : Element::kFloat32);
   const std::int64_t item = wide ? 8 : 4;
   const std::int64_t row = item * std::max(plan.k, plan.widens ? plan.d : 0);
   const std::int64_t room = static_cast<std::int64_t>(gmm_chunk_bytes()) / row;
-  plan.chunk = std::min(std::max(room / kRowUnit, std::int64_t{1}), parts(plan.n, kRowUnit)) *
-               kRowUnit;
+  plan.chunk =
+      std::min(std::max(room / kRowUnit, std::int64_t{1}), parts(plan.n, kRowUnit)) * kRowUnit;
   plan.ld = plan.chunk;
   plan.row_blocks = parts(plan.chunk, kWarp);
   const std::int64_t each = sizeof(double) * (plan.moments_size() + plan.scatter_size());
@@ -66,7 +65,8 @@ GmmPlan gmm_plan(const GmmData& data, const GmmMixtures& mixtures, bool wide, co
   plan.mixtures = std::max(room / plan.chunk, std::int64_t{1});
   if (sums) plan.mixtures = std::min(plan.mixtures, std::max(kSumsBytes / each, std::int64_t{1}));
   plan.mixtures = std::min({plan.mixtures, data.n_mixtures, kMostMixtures});
-  const std::int64_t wanted = parts(std::int64_t{4} * device.multiprocessors, blocks * plan.mixtures);
+  const std::int64_t wanted =
+      parts(std::int64_t{4} * device.multiprocessors, blocks * plan.mixtures);
   const std::int64_t held = std::max(kSumsBytes / (each * plan.mixtures), std::int64_t{1});
   plan.ranges = std::min({wanted, held, parts(plan.chunk, kRowUnit), std::int64_t{256}});
   return plan;
@@ -99,10 +99,8 @@ template <class T>
 GmmChunkRows<T> chunk_rows(const Queue& queue, const GmmPlan& plan, const GmmData& data,
                            std::int64_t mixture, std::int64_t begin, std::int64_t count, T* wide) {
   const std::ptrdiff_t skipped = mixture * data.mixture_stride + begin * data.row_stride;
-  const void* const x =
-      static_cast<const std::byte*>(data.x) + skipped * size_of(data.element);
-  if (!plan.widens)
-    return {static_cast<const T*>(x), data.mixture_stride, data.row_stride, count};
+  const void* const x = static_cast<const std::byte*>(data.x) + skipped * size_of(data.element);
+  if (!plan.widens) return {static_cast<const T*>(x), data.mixture_stride, data.row_stride, count};
   const WidenArgs args{x,     data.element, data.mixture_stride, data.row_stride,
                        count, plan.d,       plan.chunk,          wide};
   launch(queue, {parts(count, kThreads / kWarp), 1, static_cast<int>(plan.mixtures)}, kThreads, 0,

@@ -30,8 +30,7 @@ struct Label {
 // A block has 32 rows, one for each lane; its warps share the components. Where these are too many
 // for the registers, the logits are read three times.
 template <class T, int kEach, bool kHeld>
-__global__ void __launch_bounds__(kMostWarps* kWarp)
-    responsibilities(ResponsibilityArgs<T> args) {
+__global__ void __launch_bounds__(kMostWarps* kWarp) responsibilities(ResponsibilityArgs<T> args) {
   const GmmPlan& plan = args.plan;
   const GmmChunkOutputs<T>& outputs = args.outputs;
   const int warps = static_cast<int>(blockDim.x) / kWarp;
@@ -93,7 +92,8 @@ __global__ void __launch_bounds__(kMostWarps* kWarp)
   if (!outputs.keep && !outputs.responsibilities && !outputs.labels) return;
 
   const T scale = sum == T(0) ? T(0) : T(1) / sum;
-  const T weight = there && outputs.sample_weight ? static_cast<T>(outputs.sample_weight[at]) : T(1);
+  const T weight =
+      there && outputs.sample_weight ? static_cast<T>(outputs.sample_weight[at]) : T(1);
   Label<T> label{none, 0};
   for_each(false, [&](std::int64_t k, T& value, T* place) {
     const T e = kHeld ? value : math::exp2_nonpositive(value - shift);
@@ -140,8 +140,8 @@ void make_responsibilities(const Queue& queue, const GmmPlan& plan, const GmmTab
     launch_rows<T, kFew, false>(queue, args, kMostWarps);
 }
 
-#define ELBOKIT_INSTANTIATE(T)                                                               \
-  template void make_responsibilities(const Queue&, const GmmPlan&, const GmmTables<T>&,     \
+#define ELBOKIT_INSTANTIATE(T)                                                           \
+  template void make_responsibilities(const Queue&, const GmmPlan&, const GmmTables<T>&, \
                                       std::int64_t, T*, const GmmChunkOutputs<T>&);
 ELBOKIT_INSTANTIATE(float)
 ELBOKIT_INSTANTIATE(double)

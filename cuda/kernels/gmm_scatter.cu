@@ -18,8 +18,8 @@ struct ScatterArgs {
   int splits, batch;
 };
 
-// Where feature f lies in a row in shared memory, so that threads with one tile each after the other
-// read 16 bytes each after the other.
+// Where feature f lies in a row in shared memory, so that threads with one tile each after the
+// other read 16 bytes each after the other.
 ELBOKIT_DEVICE int halved(int f, int tiles) {
   return (f % kTile / 4 * tiles + f / kTile) * 4 + f % 4;
 }
@@ -33,8 +33,8 @@ ELBOKIT_DEVICE void load_tile(const T* row, int tile, int tiles, T (&to)[kTile])
 }
 
 // A block has a component, some 8 x 8 tiles of the lower triangle and a range of the rows: of those
-// that have a responsibility it makes a list, and takes them a batch at a time. A thread has a tile;
-// of few tiles there are several groups of threads that share a batch.
+// that have a responsibility it makes a list, and takes them a batch at a time. A thread has a
+// tile; of few tiles there are several groups of threads that share a batch.
 template <class T>
 __global__ void __launch_bounds__(kThreads, sizeof(T) == 4 ? 2 : 1)
     add_scatter_kernel(ScatterArgs<T> args) {
@@ -53,8 +53,8 @@ __global__ void __launch_bounds__(kThreads, sizeof(T) == 4 ? 2 : 1)
   while ((i + 1) * (i + 2) / 2 <= begin + tile) ++i;
   const int j = begin + tile - i * (i + 1) / 2;
 
-  T* const center = shared_memory<T>();          // (padded)
-  T* const difference = center + kTile * side;   // (batch, ld)
+  T* const center = shared_memory<T>();         // (padded)
+  T* const difference = center + kTile * side;  // (batch, ld)
   T* const weighted = difference + args.batch * ld;
   T* const list_weight = weighted + args.batch * ld;  // (threads)
   T* const scratch = list_weight + threads;           // (threads, 8)
@@ -149,14 +149,13 @@ void add_scatter(const Queue& queue, const GmmPlan& plan, const GmmTables<T>& ta
   const int threads = static_cast<int>((wanted + kWarp - 1) / kWarp * kWarp);
   const std::size_t shared =
       beside + 2 * sizeof(T) * static_cast<std::size_t>(batch * (plan.padded + 4));
-  launch(queue,
-         {plan.k * splits, static_cast<int>(plan.ranges), static_cast<int>(plan.mixtures)}, threads,
-         shared, add_scatter_kernel<T>,
+  launch(queue, {plan.k * splits, static_cast<int>(plan.ranges), static_cast<int>(plan.mixtures)},
+         threads, shared, add_scatter_kernel<T>,
          {plan, tables, rows, responsibilities, sums, static_cast<int>(splits), batch});
 }
 
-#define ELBOKIT_INSTANTIATE(T)                                                  \
-  template void add_scatter(const Queue&, const GmmPlan&, const GmmTables<T>&,  \
+#define ELBOKIT_INSTANTIATE(T)                                                 \
+  template void add_scatter(const Queue&, const GmmPlan&, const GmmTables<T>&, \
                             const GmmChunkRows<T>&, const T*, double*);
 ELBOKIT_INSTANTIATE(float)
 ELBOKIT_INSTANTIATE(double)

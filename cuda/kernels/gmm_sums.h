@@ -38,8 +38,8 @@ ELBOKIT_DEVICE RowRange range_of(std::int64_t count, std::int64_t range, std::in
 }
 
 // Adds a row of each thread's tile to `sums`, (tiles, kColumns), over the groups of threads that
-// share the rows of data, in their order. scratch: a row for each thread. All threads call it; those
-// past the last group have no part in it.
+// share the rows of data, in their order. scratch: a row for each thread. All threads call it;
+// those past the last group have no part in it.
 template <class T, int kColumns>
 ELBOKIT_DEVICE void add_row(const T (&row)[kColumns], int tile, int tiles, int group, int groups,
                             T* scratch, double* sums) {

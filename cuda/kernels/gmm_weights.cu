@@ -43,7 +43,7 @@ ELBOKIT_DEVICE double log_normal(const WeightArgs& args, std::int64_t m, std::in
       y = difference(i) * diagonal;
     }
     distance += y * y;
-    log_det += ::log(diagonal);
+    log_det += math::log(diagonal);
   }
   return log_det - 0.5 * (distance + static_cast<double>(d) * 1.83787706640934548356);
 }
@@ -68,13 +68,13 @@ __global__ void __launch_bounds__(kThreads) small_weights(WeightArgs args) {
         const double value = ::log(weights[c]) + log_normal(args, m, n, c);
         if (value == none) continue;
         if (value > largest) {
-          density *= ::exp(largest - value);
+          density *= math::exp(largest - value);
           largest = value;
         }
-        density += ::exp(value - largest);
+        density += math::exp(value - largest);
       }
       if (density == 0) continue;
-      sum += grad * ::exp(log_normal(args, m, n, k) - largest) / density;
+      sum += grad * math::exp(log_normal(args, m, n, k) - largest) / density;
     }
     sum = block_sum<kThreads>(sum, shared_memory<double>());
     if (threadIdx.x == 0) args.partial[(m * gridDim.x + blockIdx.x) * k_all + k] = sum;
@@ -89,8 +89,8 @@ void gmm_small_weights(const Queue& queue, const GmmData& data, const GmmMixture
   for (std::int64_t m = 0; m < data.n_mixtures; m += kMostMixtures) {
     const std::int64_t left = data.n_mixtures - m;
     WeightArgs args{data, mixtures, partial + m * kWeightBlocks * mixtures.n_components};
-    args.data.x = static_cast<const std::byte*>(data.x) +
-                  m * data.mixture_stride * size_of(data.element);
+    args.data.x =
+        static_cast<const std::byte*>(data.x) + m * data.mixture_stride * size_of(data.element);
     args.data.sample_weight += m * data.n_samples;
     args.mixtures = mixtures_from(mixtures, data.n_features, m);
     launch(queue, {kWeightBlocks, 1, static_cast<int>(left < kMostMixtures ? left : kMostMixtures)},

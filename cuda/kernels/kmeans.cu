@@ -8,11 +8,10 @@ namespace elbokit::cuda {
 namespace {
 
 constexpr std::size_t kSlicesBytes = std::size_t{256} << 20;
-constexpr std::int64_t kBlocksEach = 3;  // of a multiprocessor
 
 // A block has rows one behind the other, tile by tile.
 template <class S>
-__global__ void __launch_bounds__(kKMeansThreads, kBlocksEach)
+__global__ void __launch_bounds__(kKMeansThreads, kBlocksEach<Computed<S>>)
     assign_kernel(TypedRows<S> rows, TileShape shape, const Computed<S>* centers,
                   std::int64_t n_clusters, std::int32_t* labels, bool sum, double* slices) {
   using T = Computed<S>;
@@ -39,8 +38,7 @@ __global__ void __launch_bounds__(kKMeansThreads, kBlocksEach)
                       [&](std::int64_t center, const T(&distance)[kThreadRows][kTileCenters]) {
                         for (int c = 0; c < kTileCenters; ++c)
                           for (int i = 0; i < kThreadRows; ++i) {
-                            const bool nearer =
-                                center + c < n_clusters && distance[i][c] < best[i];
+                            const bool nearer = center + c < n_clusters && distance[i][c] < best[i];
                             best[i] = nearer ? distance[i][c] : best[i];
                             label[i] = nearer ? static_cast<std::int32_t>(center + c) : label[i];
                           }
@@ -142,20 +140,11 @@ struct Lloyd {
         memory(Workspace(queue), data, run.options, device),
         rows(typed_rows<S>(data, memory.pivot)),
         chunks(row_chunks(data.n_samples)),
-        args{run.options.n_clusters,
-             rows.n_features,
-             run.options.tol,
-             chunks.count,
-             run.labels,
-             run.centers,
-             memory.rounded,
-             memory.closest,
-             memory.farthest,
-             memory.farthest_row,
-             memory.potentials,
-             memory.totals,
-             memory.variance,
-             run.status} {}
+        args{run.options.n_clusters, rows.n_features,   run.options.tol,
+             chunks.count,           run.labels,        run.centers,
+             memory.rounded,         memory.closest,    memory.farthest,
+             memory.farthest_row,    memory.potentials, memory.totals,
+             memory.variance,        run.status} {}
 
   void own_distances(const Queue& queue, bool asked) const {
     launch(queue, {chunks.count}, kKMeansThreads, sizeof(Farthest<T>) * kKMeansThreads / kWarp,
@@ -174,7 +163,7 @@ KMeansMemory<T>::KMeansMemory(Workspace workspace, const KMeansData& data,
   const auto most = static_cast<std::int64_t>(kSlicesBytes / sizeof(double)) / sums;
   const std::int64_t tiles = (data.n_samples + kTileRows - 1) / kTileRows;
   n_slices = std::max<std::int64_t>(
-      1, std::min({tiles, most, kBlocksEach * std::int64_t{device.multiprocessors}}));
+      1, std::min({tiles, most, std::int64_t{kBlocksEach<T>} * device.multiprocessors}));
   pivot = workspace.take<T>(d);
   rounded = workspace.take<T>(k * d);
   closest = workspace.take<T>(data.n_samples);

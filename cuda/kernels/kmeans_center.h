@@ -88,8 +88,8 @@ ELBOKIT_DEVICE void relocate_empty(const TypedRows<S>& rows, const CenterArgs<Co
     const auto weight = static_cast<double>(rows.weight_of(far.row));
     double* const from = args.totals + args.labels[far.row] * cols;
     for (int j = thread; j < d; j += kKMeansThreads) {
-      const double value = weight * (static_cast<double>(rows.at(far.row, j)) -
-                                     static_cast<double>(rows.pivot[j]));
+      const double value =
+          weight * (static_cast<double>(rows.at(far.row, j)) - static_cast<double>(rows.pivot[j]));
       to[j] = value;
       from[j] -= value;
     }
@@ -148,8 +148,7 @@ __global__ void __launch_bounds__(kKMeansThreads)
     args.rounded[i] = static_cast<T>(__builtin_huge_val());
   }
   shift = block_sum<kKMeansThreads>(shift, scratch.sums);
-  if (thread == 0)
-    *args.status = status_of(variance, changed, shift, shift <= args.tol * variance);
+  if (thread == 0) *args.status = status_of(variance, changed, shift, shift <= args.tol * variance);
 }
 
 }  // namespace elbokit::cuda

@@ -81,12 +81,16 @@ struct TileShape {
   }
 };
 
-// As many features as leave room for three blocks on a multiprocessor, beside `scratch` bytes.
+// Blocks of a multiprocessor that registers allow.
+template <class T>
+inline constexpr int kBlocksEach = sizeof(T) == 8 ? 2 : 3;
+
+// As many features as leave room for so many blocks, beside `scratch` bytes.
 template <class T>
 TileShape tile_shape(const Device& device, std::int64_t n_features, std::size_t scratch) {
-  constexpr std::size_t third = 74 * 1024;
+  constexpr std::size_t share = 222 * 1024 / kBlocksEach<T>;
   constexpr int multiple = 8;  // whole packs
-  const std::size_t room = std::min(device.shared_bytes, third) - scratch - 16;
+  const std::size_t room = std::min(device.shared_bytes, share) - scratch - 16;
   const int most = static_cast<int>(room / (sizeof(T) * (kTileRows + kTileCenters + 1))) - 1;
   const int features =
       n_features <= most ? static_cast<int>(n_features) : most / multiple * multiple;

@@ -1,87 +1,12 @@
 // Greedy k-means++: two launches for each center, and nothing of it is read back. Distances to the
 // seed that was taken last are computed beside those to the next candidates, as on the CPU.
-#include "kernels/kmeans_rows.h"
+#include "kernels/kmeans_spread.h"
 
 namespace elbokit::cuda {
 
 namespace {
 
-constexpr int kPivotRows = 256;
 constexpr std::size_t kSearchBytes = sizeof(FindScratch) + sizeof(double) * kTileRows;
-
-std::int64_t pivot_rows(std::int64_t n_samples) {
-  return std::min(n_samples, std::clamp<std::int64_t>(n_samples / 16, 15, kPivotRows));
-}
-
-// A block finds a feature's median among some rows, by counting the values before each.
-template <class S>
-__global__ void __launch_bounds__(kPivotRows)
-    pivot_kernel(TypedRows<S> rows, int count, Computed<S>* pivot) {
-  using T = Computed<S>;
-  auto* const values = shared_memory<T>();
-  const int i = static_cast<int>(threadIdx.x), feature = static_cast<int>(blockIdx.x);
-  const T own = rows.at(i < count ? i * rows.n_samples / count : 0, feature);
-  values[i] = own;
-  block_barrier();
-  // A NaN comes last; the rows' spread will tell of it.
-  const auto before = [](T a, T b) { return a < b || (b != b && a == a); };
-  int rank = 0;
-  for (int j = 0; j < count; ++j)
-    rank += before(values[j], own) || (j < i && !before(own, values[j]));
-  if (i < count && rank == count / 2) pivot[feature] = own;
-}
-
-// Each block sums up its rows: every feature less the pivot, all their squares, the weights.
-template <class S>
-__global__ void __launch_bounds__(kKMeansThreads)
-    spread_kernel(TypedRows<S> rows, bool weigh, double* slices) {
-  using T = Computed<S>;
-  auto* const sums = shared_memory<double>();
-  const int thread = static_cast<int>(threadIdx.x), d = rows.n_features;
-  const int across = d < kKMeansThreads ? d : kKMeansThreads, down = kKMeansThreads / across;
-  const int col = thread % across, part = thread / across;
-  const std::int64_t begin = rows.n_samples * blockIdx.x / gridDim.x;
-  const std::int64_t end = rows.n_samples * (blockIdx.x + 1) / gridDim.x;
-  double* const out = slices + std::int64_t{blockIdx.x} * (d + 2);
-  double squares = 0, weights = 0;
-  for (int first = 0; first < d; first += across) {
-    const int feature = first + col;
-    double sum = 0;
-    if (part < down && feature < d) {
-      const T pivot = rows.pivot[feature];
-#pragma unroll 8
-      for (std::int64_t row = begin + part; row < end; row += down) {
-        const T weight = weigh ? rows.weight_of(row) : T(1);
-        const T value = rows.at(row, feature) - pivot;
-        sum += static_cast<double>(weight * value);
-        squares += static_cast<double>(weight * value * value);
-        if (feature == 0) weights += static_cast<double>(weight);
-      }
-    }
-    sums[thread] = sum;
-    block_barrier();
-    if (part == 0 && feature < d) {
-      for (int p = 1; p < down; ++p) sum += sums[p * across + col];
-      out[feature] = sum;
-    }
-    block_barrier();
-  }
-  squares = block_sum<kKMeansThreads>(squares, sums);
-  weights = block_sum<kKMeansThreads>(weights, sums);
-  if (thread == 0) out[d] = squares, out[d + 1] = weights;
-}
-
-__global__ void __launch_bounds__(kKMeansThreads)
-    variance_kernel(const double* totals, int d, double* variance, KMeansStatus* status) {
-  const double weights = totals[d + 1];
-  double means = 0;
-  for (int j = static_cast<int>(threadIdx.x); j < d; j += kKMeansThreads)
-    means += (totals[j] / weights) * (totals[j] / weights);
-  means = block_sum<kKMeansThreads>(means, shared_memory<double>());
-  if (threadIdx.x != 0) return;
-  *variance = (totals[d] / weights - means) / d;
-  *status = status_of(*variance, 0.0, 0.0, false);
-}
 
 // Of each chunk the sum of its rows' weights.
 template <class S>
@@ -100,15 +25,15 @@ __global__ void __launch_bounds__(kKMeansThreads)
 template <class T>
 struct Candidates {
   int count;
-  const T* centers;           // (count, d)
-  const std::int64_t* rows;   // (count)
-  const double* potentials;   // (count, chunks)
+  const T* centers;          // (count, d)
+  const std::int64_t* rows;  // (count)
+  const double* potentials;  // (count, chunks)
 };
 
 // Candidate 0 has been taken: closest[n] = min(closest[n], distance to it). potentials: what the
 // sum of w_n closest[n] is with each candidate, of each chunk of rows.
 template <class S>
-__global__ void __launch_bounds__(kKMeansThreads, 3)
+__global__ void __launch_bounds__(kKMeansThreads, std::is_same_v<S, float> ? 3 : 2)
     potentials_kernel(TypedRows<S> rows, TileShape shape, std::int64_t chunk_rows, int n_candidates,
                       const Computed<S>* centers, bool first, Computed<S>* closest,
                       double* potentials) {
@@ -123,29 +48,27 @@ __global__ void __launch_bounds__(kKMeansThreads, 3)
     double total[kTileCenters] = {};
     for (std::int64_t row = begin; row < end; row += kTileRows) {
       const int count = static_cast<int>(end - row < kTileRows ? end - row : kTileRows);
-      for_each_distance(
-          rows, tile, row, count, centers + std::int64_t{group} * rows.n_features, size,
-          [&](std::int64_t, const T(&distance)[kThreadRows][kTileCenters]) {
-            for (int i = 0; i < kThreadRows; ++i) {
-              const int at = static_cast<int>(threadIdx.x) + i * kKMeansThreads;
-              if (at >= count) continue;
-              const std::int64_t n = row + at;
-              T least = first ? static_cast<T>(__builtin_huge_val()) : closest[n];
-              if (group == 0) {
-                least = distance[i][0] < least ? distance[i][0] : least;
-                closest[n] = least;
-              }
-              const T weight = rows.weight_of(n);
-              for (int c = 0; c < kTileCenters; ++c)
-                total[c] += static_cast<double>(
-                    weight * (distance[i][c] < least ? distance[i][c] : least));
-            }
-          });
+      for_each_distance(rows, tile, row, count, centers + std::int64_t{group} * rows.n_features,
+                        size, [&](std::int64_t, const T(&distance)[kThreadRows][kTileCenters]) {
+                          for (int i = 0; i < kThreadRows; ++i) {
+                            const int at = static_cast<int>(threadIdx.x) + i * kKMeansThreads;
+                            if (at >= count) continue;
+                            const std::int64_t n = row + at;
+                            T least = first ? static_cast<T>(__builtin_huge_val()) : closest[n];
+                            if (group == 0) {
+                              least = distance[i][0] < least ? distance[i][0] : least;
+                              closest[n] = least;
+                            }
+                            const T weight = rows.weight_of(n);
+                            for (int c = 0; c < kTileCenters; ++c)
+                              total[c] += static_cast<double>(
+                                  weight * (distance[i][c] < least ? distance[i][c] : least));
+                          }
+                        });
     }
     for (int c = 0; c < kTileCenters; ++c)
       if (c < size) {
-        const double sum =
-            block_sum<kKMeansThreads>(total[c], reinterpret_cast<double*>(memory));
+        const double sum = block_sum<kKMeansThreads>(total[c], reinterpret_cast<double*>(memory));
         if (threadIdx.x == 0) potentials[(group + c) * std::int64_t{gridDim.x} + blockIdx.x] = sum;
       }
   }
@@ -191,8 +114,8 @@ ELBOKIT_DEVICE std::int64_t find_row(const TypedRows<S>& rows, const SearchArgs&
                         });
     }
     block_barrier();
-    const Found found = find_in_block<kKMeansThreads>(
-        [&](std::int64_t i) { return mass[i]; }, count, before, target, args.first, scratch);
+    const Found found = find_in_block<kKMeansThreads>([&](std::int64_t i) { return mass[i]; },
+                                                      count, before, target, args.first, scratch);
     if (found.at >= 0) return row + found.at;
     before = found.before;
   }
@@ -263,19 +186,6 @@ class Seeder {
         chunks_(row_chunks(data.n_samples)),
         trials_(static_cast<int>(run.options.n_trials)) {}
 
-  void find_spread() {
-    const int count = static_cast<int>(pivot_rows(data_.n_samples));
-    launch(queue_, {data_.n_features}, kPivotRows, sizeof(T) * kPivotRows, pivot_kernel<S>, rows_,
-           count, memory_.pivot);
-    const std::int64_t blocks = std::min(memory_.n_slices, chunks_.count);
-    const bool weigh = run_.options.weigh_tol && data_.sample_weight;
-    launch(queue_, {blocks}, kKMeansThreads, sizeof(double) * kKMeansThreads, spread_kernel<S>,
-           rows_, weigh, memory_.slices);
-    add_slices(queue_, memory_.slices, blocks, data_.n_features + 2, memory_.totals);
-    launch(queue_, {}, kKMeansThreads, sizeof(double) * kKMeansThreads / kWarp, variance_kernel,
-           memory_.totals, rows_.n_features, memory_.variance, run_.status);
-  }
-
   void choose(const double* uniforms) {
     if (data_.sample_weight)
       launch(queue_, {chunks_.count}, kKMeansThreads, sizeof(double) * kKMeansThreads / kWarp,
@@ -327,8 +237,8 @@ void kmeans_seed(const Queue& queue, const KMeansData& data, const KMeansRun& ru
   expect_workspace(queue, kmeans_workspace(data, run.options, device_of(queue)));
   const DeviceGuard guard(queue);
   with_rows(data.element, [&](auto element) {
+    kmeans_spread<decltype(element)>(queue, data, run);
     Seeder<decltype(element)> seeder(queue, data, run);
-    seeder.find_spread();
     seeder.choose(uniforms);
   });
 }

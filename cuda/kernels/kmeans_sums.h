@@ -11,9 +11,10 @@ inline constexpr int kTileWarps = kTileRows / kWarp;
 
 struct alignas(16) LabelSums {
   double parts[kKMeansThreads];
-  std::uint16_t place[kLabelWindow][kTileWarps];  // of a label's rows among a warp's: how many; where
-  std::uint16_t start[kLabelWindow + 8];          // of a label's rows
-  std::uint16_t order[kTileRows];                 // rows, sorted
+  std::uint16_t place[kLabelWindow]
+                     [kTileWarps];        // of a label's rows among a warp's: how many; where
+  std::uint16_t start[kLabelWindow + 8];  // of a label's rows
+  std::uint16_t order[kTileRows];         // rows, sorted
 };
 
 // Sorts the tile's rows with a label in [first, first + width), and no others. label: of row i of

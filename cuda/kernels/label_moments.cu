@@ -7,10 +7,10 @@ namespace elbokit::cuda {
 namespace {
 
 constexpr int kThreads = 256;
-constexpr int kListRows = 1024;    // rows whose labels are read at once
-constexpr int kColumns = 256;      // features of a block, of first moments and diagonals
-constexpr int kSquare = 32;        // sides of a square of a full second moment
-constexpr int kBatch = 32;         // rows that are in shared memory at once
+constexpr int kListRows = 1024;  // rows whose labels are read at once
+constexpr int kColumns = 256;    // features of a block, of first moments and diagonals
+constexpr int kSquare = 32;      // sides of a square of a full second moment
+constexpr int kBatch = 32;       // rows that are in shared memory at once
 constexpr int kPadded = kSquare + 1;
 constexpr std::int64_t kChunkRows = 4096, kMostChunks = 1024;
 constexpr std::size_t kSlicesBytes = std::size_t{256} << 20;
@@ -201,8 +201,9 @@ __global__ void __launch_bounds__(kThreads)
   if (j > i) return;
   const double* const first = first_total + plan.n_clusters + label * d;
   const std::int64_t down = i / kSquare, square = down * (down + 1) / 2 + j / kSquare;
-  const double second = second_total[((label * plan.squares + square) * kSquare + i % kSquare) *
-                                         kSquare + j % kSquare];
+  const double second =
+      second_total[((label * plan.squares + square) * kSquare + i % kSquare) * kSquare +
+                   j % kSquare];
   const double value = moved(second, first, first_total[label], i, j);
   args.second[(label * d + i) * d + j] = args.second[(label * d + j) * d + i] = value;
 }

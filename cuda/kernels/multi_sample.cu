@@ -10,10 +10,10 @@ namespace {
 // Warps of a block that holds the gradient of a data row's samples, at most: with those of 16 warps
 // there are enough loads in flight where a multiprocessor has room for one block alone.
 constexpr int kMostWarps = 16;
+constexpr int kMostBlocks = 32;  // that a multiprocessor holds at once
 
-// Both the loads and the stores of a visit to the logits, for the importance-weighted gradient: it
-// waits in shared memory until the samples' weights are known. A block has a data row, its warps
-// the samples.
+// The importance-weighted gradient from one visit to the logits: it waits in shared memory until
+// the samples' weights are known. A block has a data row, its warps the samples.
 template <class T, class Terms>
 __global__ void __launch_bounds__(kMostWarps* kWarp)
     whole_rows_kernel(MultiSampleArgs<T> args, double* weights, LossSums* sums) {
@@ -42,7 +42,8 @@ __global__ void __launch_bounds__(kMostWarps* kWarp)
     const double factor = row_factor(args, row);
     for (std::int64_t s = warp_index(); s < args.samples; s += warps) {
       const T of_sample = static_cast<T>(factor * scores[s]);
-      // Each lane reads what it has written.
+      // Each lane reads what it has written, and no other warp writes this score: so a warp may
+      // go on to the next row.
       for (std::int64_t col = lane_index() * Terms::kWidth; col < args.cols;
            col += kWarp * Terms::kWidth) {
         Slopes slope = *reinterpret_cast<const Slopes*>(slopes + s * args.cols + col);
@@ -51,7 +52,6 @@ __global__ void __launch_bounds__(kMostWarps* kWarp)
         Terms::write_grad(args, s * args.rows + row, col, slope);
       }
     }
-    block_barrier();
   }
   if (threadIdx.x == 0) sums[blockIdx.x] = {total};
 }
@@ -153,7 +153,9 @@ std::int64_t launch_terms(const Queue& queue, const MultiSampleArgs<T>& args, do
   if (args.grad_logits && args.importance && shared <= device.shared_bytes &&
       args.rows >= device.multiprocessors / 2) {
     const int warps = args.samples < kMostWarps ? static_cast<int>(args.samples) : kMostWarps;
-    const std::int64_t blocks = args.rows < kMostLossBlocks ? args.rows : kMostLossBlocks;
+    const std::int64_t most = std::int64_t{kMostBlocks} * device.multiprocessors;
+    const std::int64_t room = most < kMostLossBlocks ? most : kMostLossBlocks;
+    const std::int64_t blocks = args.rows < room ? args.rows : room;
     launch(queue, {blocks}, warps * kWarp, shared, whole_rows_kernel<T, Terms>, args, weights,
            sums);
     return blocks;

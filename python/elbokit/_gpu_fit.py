@@ -15,7 +15,12 @@ from elbokit import _core
 from elbokit._cuda_library import cuda_kernels
 from elbokit._gpu_arrays import read_back
 from elbokit._types import FitStatus
-from elbokit.torch._cuda._gmm_kernels import Statistics, parameters_of, statistics
+from elbokit.torch._cuda._gmm_kernels import (
+    Statistics,
+    parameters_of,
+    sparse_statistics,
+    statistics,
+)
 from elbokit.torch._cuda._queue import queue
 from elbokit.torch._operands import output
 
@@ -64,8 +69,11 @@ def gmm_update(
     *,
     reg_covar: Tensor,
     empty_below: Tensor,
+    failed: Tensor | None = None,
 ) -> list[MStepOutcome]:
     """Make an M-step of each mixture, and wait for the outcome.
+
+    An empty list says that the sums do not hold.
 
     Parameters
     ----------
@@ -77,6 +85,8 @@ def gmm_update(
     reg_covar : Tensor of shape (n_features,)
         Added to the variances; of shape (1,) for 'spherical'.
     empty_below : Tensor of shape (n_mixtures,)
+    failed : Tensor of shape (1,), int64, or None
+        Not 0 if the sums do not hold, which is read back with the outcome.
     """
     kernels = cuda_kernels()
     means = previous.means
@@ -98,7 +108,13 @@ def gmm_update(
         columns(into),
         *columns((outcomes,)),
     )
-    numbers = read_back(outcomes)
+    if failed is None:
+        numbers = read_back(outcomes)
+    else:
+        together = read_back(torch.cat((outcomes.view(-1), failed.view(torch.float64))))
+        if together[-1:].view(np.int64)[0] != 0:
+            return []
+        numbers = together[:-1].reshape(size, -1)
     integers = numbers.view(np.int64)
     return [
         MStepOutcome(
@@ -137,6 +153,7 @@ class GpuMixture:
         self._mass = mass
         self._covariance_type = covariance_type
         self._exact = X.dtype == torch.float64
+        self._dense_iterations, self._patience = 0, 4
         variances = 1 if covariance_type == "spherical" else X.shape[1]
         added = np.broadcast_to(np.asarray(reg_covar, np.float64), (variances,))
         self._reg_covar = self._tensor(added)
@@ -207,21 +224,52 @@ class GpuMixture:
     ) -> MStepOutcome:
         """Make one iteration; what float32 cannot resolve or hold is done again in float64."""
         if not self._exact and not beyond_float:
-            step = self._update(estimate, into, wide=False)
+            step = self._sparse_update(estimate, into) or self._update(estimate, into, wide=False)
             if step.status == FitStatus.OK and not step.below_resolution:
                 return step
         return self._update(estimate, into, wide=True)
 
+    def _sparse_update(self, estimate: GpuEstimate, into: GpuEstimate) -> MStepOutcome | None:
+        """Make an iteration of the components that matter; None where too many do.
+
+        After a failure the next iterations do not try, ever more of them.
+        """
+        if self._dense_iterations > 0:
+            self._dense_iterations -= 1
+            return None
+        weights, means, _, factors = estimate
+        parameters = parameters_of(self._covariance_type, weights, means, factors)
+        found = sparse_statistics(self._X[None], self._sample_weight, parameters)
+        if found is None:
+            return None
+        sums, failed = found
+        steps = self._m_step(sums, estimate, into, failed)
+        if not steps:
+            self._dense_iterations = self._patience
+            self._patience *= 2
+            return None
+        return steps[0]
+
     def _update(self, estimate: GpuEstimate, into: GpuEstimate, wide: bool) -> MStepOutcome:
-        (step,) = gmm_update(
-            self.statistics(estimate, wide),
+        (step,) = self._m_step(self.statistics(estimate, wide), estimate, into)
+        return step
+
+    def _m_step(
+        self,
+        sums: Statistics,
+        estimate: GpuEstimate,
+        into: GpuEstimate,
+        failed: Tensor | None = None,
+    ) -> list[MStepOutcome]:
+        return gmm_update(
+            sums,
             estimate,
             into,
             self._covariance_type,
             reg_covar=self._reg_covar,
             empty_below=self._empty_below,
+            failed=failed,
         )
-        return step
 
     def _tensor(self, array: npt.NDArray[np.float64]) -> Tensor:
         return torch.from_numpy(np.array(array, np.float64, order="C")).to(self._X.device)

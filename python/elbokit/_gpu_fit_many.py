@@ -120,7 +120,8 @@ def fit_many(
             outcome.data_ptr(),
         )
     n_iter, converged, status, component = outcome.unbind(1)
-    return GpuFits(*start, bound, n_iter, converged != 0, status, component)
+    w, m, c, p = start
+    return GpuFits(w, m, c, p, bound, n_iter, converged != 0, status, component)
 
 
 def _rows(X: Tensor) -> tuple[object, ...]:

@@ -1,6 +1,7 @@
 """E-step, log-density and statistics of Gaussian mixtures on a GPU.
 
-What the values of the arguments are is found out with the results, in the one read-back of a call.
+What the values of the arguments are is found out with the results: a call waits for the GPU once, and for statistics of many components
+twice.
 """
 
 from __future__ import annotations
@@ -81,11 +82,11 @@ def _parameters_fit(mixtures: _Mixtures) -> Tensor:
 def _explain(mixtures: _Mixtures) -> None:
     """Raise the error that a value of the arguments deserves, if there is one."""
     covariance_type, *tensors = mixtures.parameters
-    arrays = (
+    weights, means, factors = (
         t.reshape(*mixtures.batch, *t.shape[1:]).cpu().numpy() for t in tensors
     )
     computed = np.dtype(np.float64 if mixtures.computed == torch.float64 else np.float32)
-    check_parameter_values(*arrays, covariance_type=covariance_type, dtype=computed)
+    check_parameter_values(weights, means, factors, covariance_type, computed)
     X = mixtures.X.reshape(*mixtures.batch, *mixtures.X.shape[1:])
     bad = (~X.isfinite()).any(-1).nonzero()
     if len(bad):
@@ -174,7 +175,11 @@ def statistics(
     """As `elbokit.ops.gmm_statistics`."""
     mixtures = _check_mixtures(X, weights, means, precisions_cholesky, covariance_type)
     weight, scale = _check_sample_weight(sample_weight, mixtures)
-    sums = kernels.statistics(mixtures.X, weight, mixtures.parameters)
+    sparse = kernels.sparse_statistics(mixtures.X, weight, mixtures.parameters)
+    if sparse is not None and not bool(sparse[1]):
+        sums = sparse[0]
+    else:
+        sums = kernels.statistics(mixtures.X, weight, mixtures.parameters)
     ok = _parameters_fit(mixtures)
     if weight is not None:
         ok = ok & ((weight >= 0) & weight.isfinite()).all()

@@ -85,12 +85,11 @@ def solve(
     kernels = cuda_kernels()
     n_samples, n_features = X.shape
     trials = trials_of(n_clusters)
-    double = {"dtype": torch.float64, "device": X.device}
     rows = _rows(X)
     seeds = torch.empty(n_clusters, dtype=torch.int64, device=X.device)
     labels = torch.full((n_samples if max_iter else 0,), -1, dtype=torch.int32, device=X.device)
-    centers = torch.empty((n_clusters, n_features), **double)
-    status = torch.empty(4, **double)
+    centers = X.new_empty((n_clusters, n_features), dtype=torch.float64)
+    status = X.new_empty(4, dtype=torch.float64)
     draws = torch.from_numpy(np.ascontiguousarray(uniforms)).to(X.device)
     index = X.device.index if X.is_cuda else 0
     run = kernels.KMeansRun(
@@ -121,7 +120,7 @@ def solve(
         if stop or n_iter == max_iter:
             run.step(True)  # labels of the last centers
             break
-    total = torch.empty(1, **double) if inertia else None
+    total = X.new_empty(1, dtype=torch.float64) if inertia else None
     run.finish(vector(total))
     return GpuKMeans(seeds, labels, centers, total, n_iter, finite)
 

@@ -1,7 +1,8 @@
-"""`elbokit.ops.kmeans` for arrays in a GPU's memory: its arguments checked, one run each problem."""
+"""`elbokit.ops.kmeans` for arrays in a GPU's memory: checked arguments, a run for each problem."""
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import Any
 
@@ -54,8 +55,9 @@ def gpu_kmeans(
         weights = None if weight is None else list(weight.reshape(-1, n_rows))
         batch_out = batch
     else:
-        problems = list(rows.split(sizes))
-        weights = None if weight is None else list(weight.split(sizes))
+        parts = [slice(*ends) for ends in itertools.pairwise(splits)]
+        problems = [rows[part] for part in parts]
+        weights = None if weight is None else [weight[part] for part in parts]
         batch_out = (len(sizes),)
     _check_sums(weights)
     source = as_random_state(random_state)

@@ -19,8 +19,7 @@ Array = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
 Rows = npt.NDArray[Any]
 
-# Rows that are shared among the components at random, at once.
-_BLOCK_ROWS = 4096
+_BLOCK_ROWS = 4096  # that are shared among the components at random, at once
 
 
 class Scatter(NamedTuple):
@@ -277,7 +276,7 @@ def _whole_scatter(problems: Problems, matrices: bool) -> Scatter:
 def _label_scatter(
     problems: Problems, labels: npt.NDArray[np.int32] | None, near: Array, matrices: bool
 ) -> Scatter:
-    """Sum up the rows of each label, given a point near the mean of each."""
+    """Sum up the rows of each label; `near` has a point near the mean of each."""
     scatter = Scatter(
         counts=np.empty(near.shape[:2]),
         means=near.copy(),

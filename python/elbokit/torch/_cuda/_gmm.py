@@ -46,13 +46,13 @@ def gmm_log_prob_backward(
     parameters = parameters_of(covariance_type, weights, means, precisions_cholesky)
     # A power of two changes no digit, and keeps products with gradients of any size within T.
     grad = grad.detach().to(torch.float64).contiguous()
-    exponent = 0
+    exponent = torch.zeros((), dtype=torch.int32, device=grad.device)
     if grad.numel():
-        _, exponent = torch.frexp(grad.abs().amax())
+        exponent = torch.frexp(grad.abs().amax()).exponent
         grad = torch.ldexp(grad, -exponent)
     grad_x = None
     if need_x:
-        grad_x = torch.ldexp(row_gradient(x, grad, parameters), torch.as_tensor(exponent))
+        grad_x = torch.ldexp(row_gradient(x, grad, parameters), exponent)
     if not need_parameters:
         return grad_x, None, None, None
     sums = statistics(x, grad, parameters)
@@ -61,8 +61,7 @@ def gmm_log_prob_backward(
         _mean_gradient(parameters, sums),
         _factor_gradient(parameters, sums),
     )
-    scale = torch.as_tensor(exponent)
-    return grad_x, *(torch.ldexp(g, scale).to(x.dtype) for g in grads)
+    return grad_x, *(torch.ldexp(g, exponent).to(x.dtype) for g in grads)
 
 
 def _weight_gradient(x: Tensor, grad: Tensor, parameters: Parameters, sums: Statistics) -> Tensor:

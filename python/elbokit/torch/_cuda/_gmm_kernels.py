@@ -22,6 +22,7 @@ __all__ = [
     "parameters_of",
     "row_gradient",
     "small_weights",
+    "sparse_statistics",
     "statistics",
 ]
 
@@ -130,6 +131,33 @@ def statistics(
     return sums
 
 
+def sparse_statistics(
+    X: Tensor, sample_weight: Tensor | None, parameters: Parameters
+) -> tuple[Statistics, Tensor] | None:
+    """Return `statistics` at the cost of the components that matter to a row, and if they hold.
+
+    They do if the second tensor, int64 of shape (1,), is 0; otherwise ask `statistics`. None where
+    the kernels do not take these mixtures (cuda/kernels/gmm_sparse.h).
+    """
+    if not X.numel():
+        return None
+    kernels, rows, described = cuda_kernels(), _rows(X), parameters.described()
+    if not kernels.gmm_may_be_sparse(X.device.index if X.is_cuda else 0, rows, described):
+        return None
+    _, weights, means, factors = parameters
+    sums = Statistics(*(torch.empty_like(t) for t in (weights, means, factors, weights[:, 0])))
+    failed = weights.new_empty(1, dtype=torch.int64)
+    kernels.gmm_sparse_statistics(
+        queue(X, kernels.gmm_sparse_workspace(rows, described)),
+        rows,
+        _address(sample_weight),
+        described,
+        *(t.data_ptr() for t in sums),
+        failed.data_ptr(),
+    )
+    return sums, failed
+
+
 def row_gradient(X: Tensor, grad: Tensor, parameters: Parameters, *, wide: bool = False) -> Tensor:
     """Return the gradient of ``sum(grad * log p)`` in the rows. grad: float64, contiguous."""
     wide, dtype = _computed(X, wide)
@@ -153,7 +181,5 @@ def small_weights(X: Tensor, grad: Tensor, parameters: Parameters) -> Tensor:
     partial = weights.new_zeros((weights.shape[0], kernels.gmm_weight_blocks, weights.shape[1]))
     if X.numel():
         rows, described = _rows(X), parameters.described()
-        kernels.gmm_small_weights(
-            queue(X, 0), rows, grad.data_ptr(), described, partial.data_ptr()
-        )
+        kernels.gmm_small_weights(queue(X, 0), rows, grad.data_ptr(), described, partial.data_ptr())
     return partial.sum(1)
