@@ -147,7 +147,13 @@ def test_one_read_back_per_iteration(gpu, monkeypatch):
         calls.append(tuple(tensor.shape))
         return _gpu_arrays.read_back(tensor)
 
-    for module in ("elbokit._gpu_fit", "elbokit.mixture._gpu_fit", "elbokit.mixture._gpu_scatter"):
+    def begun(tensor):
+        calls.append(tuple(tensor.shape))
+        return begin(tensor)
+
+    begin = _gpu_arrays.begin_read_back
+    monkeypatch.setattr("elbokit._gpu_m_step.begin_read_back", begun)
+    for module in ("elbokit.mixture._gpu_fit", "elbokit.mixture._gpu_scatter"):
         monkeypatch.setattr(f"{module}.read_back", counted)
     X = torch.from_numpy(rows()).to(gpu)
     counts = []
@@ -173,6 +179,7 @@ def test_what_float32_cannot_resolve_is_done_again(gpu, monkeypatch):
     assert wide[:2] == [False, True]
     same_fit(expected, found, rtol=2e-3)
     wide.clear()
+    monkeypatch.setattr("elbokit._gpu_gmm_fit.takes_fit_many", lambda *shape: False)
     start = np.array([1.0]), np.array([[1e39]]), np.array([[1e-20]])
     ops.gmm_fit(torch.from_numpy(X[:, :1].copy()).to(gpu).double(), *start, "diag", max_iter=1)
     assert wide == [True]
@@ -275,7 +282,49 @@ def test_other_errors(gpu):
         fitted.score_samples(X * torch.nan)
 
 
-def test_interrupt_keeps_the_last_iteration(gpu, monkeypatch):
+@pytest.mark.parametrize("case", ["plain", "converges", "in float64", "fails"])
+def test_running_ahead_changes_nothing(gpu, monkeypatch, case):
+    X = rows(dtype=np.float32)
+    options = {"random_state": 3, "tol": 0.0, "max_iter": 9}
+    if case == "converges":
+        options["tol"] = 1e-2
+    elif case == "in float64":
+        X[:, 2] = X[:, 0] + 1e-5 * X[:, 1]
+        options["reg_covar"] = 1e-12
+    elif case == "fails":
+        X[:, 2] = np.where(X[:, 0] > X[:, 0].mean(), X[:, 2], 0.0)
+        options["reg_covar"] = 0.0
+    begun = []
+    begin = _gpu_fit.GpuMixture.begin
+    monkeypatch.setattr(
+        _gpu_fit.GpuMixture, "begin", lambda *a, **how: (begun.append(1), begin(*a, **how))[1]
+    )
+
+    def fitted(below):
+        begun.clear()
+        monkeypatch.setattr(_gpu_fit, "_AHEAD_BELOW", below)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            try:
+                return GaussianMixture(3, **options).fit(torch.from_numpy(X).to(gpu))
+            except ops.SingularCovarianceError as error:
+                return str(error)
+
+    one_by_one, n = fitted(-1.0), len(begun)
+    ahead = fitted(np.inf)
+    if isinstance(one_by_one, str):
+        assert ahead == one_by_one
+        return
+    assert len(begun) >= n
+    assert ahead.n_iter_ == one_by_one.n_iter_
+    assert ahead.lower_bounds_ == one_by_one.lower_bounds_
+    for name in ("weights_", "means_", "covariances_", "precisions_cholesky_"):
+        np.testing.assert_array_equal(getattr(ahead, name), getattr(one_by_one, name))
+
+
+@pytest.mark.parametrize("below", [-1.0, np.inf])
+def test_interrupt_keeps_the_last_iteration(gpu, monkeypatch, below):
+    monkeypatch.setattr(_gpu_fit, "_AHEAD_BELOW", below)
     update, left = _gpu_fit.gmm_update, [4]
 
     def interrupted(*args, **options):

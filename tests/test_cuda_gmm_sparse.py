@@ -8,11 +8,11 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
-from gpu import SCHEDULES, emulation
 
 from elbokit import GaussianMixture, ops
 from elbokit._gpu_fit import GpuMixture
 from elbokit.torch._cuda import _gmm_kernels as kernels
+from gpu import SCHEDULES, emulation
 
 Array = npt.NDArray[np.float64]
 # Around the steps of the matrix units, their tiles of components, the features of a block.

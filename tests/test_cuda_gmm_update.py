@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from elbokit import _core
-from elbokit._gpu_fit import GpuEstimate, gmm_update
+from elbokit._gpu_m_step import GpuEstimate, gmm_update
 from elbokit._types import FitStatus
 from elbokit.mixture._parameters import (
     covariance_shape,
@@ -70,7 +70,7 @@ def on_device(gpu, covariance_type, problems, reg_covar, threshold):
         covariance_type,
         reg_covar=torch.tensor(added.copy(), dtype=torch.float64, device=gpu),
         empty_below=torch.full((len(problems),), threshold, dtype=torch.float64, device=gpu),
-    )
+    )()
     return [a.cpu().numpy() for a in into], outcomes
 
 

@@ -255,7 +255,7 @@ __global__ void __launch_bounds__(kSumThreads)
   if (threadIdx.x != 0) return;
   if (mixtures.covariance == Covariance::spherical) statistics.second[k] = squares;
   statistics.counts[k] = count;
-  if (count < kKept * mass * mixtures.weights[k] / memory.constants[1]) atomic_add(failed, 1);
+  if (count < kSparseKept * mass * mixtures.weights[k] / memory.constants[1]) atomic_add(failed, 1);
 }
 
 // One block.

@@ -14,6 +14,10 @@ namespace elbokit::cuda {
 
 inline constexpr double kSparseDropped = 0x1p-44;
 
+// Of a component that keeps at least so much of the count that its weight promised, 2^-32 of the
+// count is lost at most.
+inline constexpr double kSparseKept = 0x1p-12;
+
 // Whether the functions below take these mixtures: one mixture, diag or spherical.
 bool gmm_may_be_sparse(const GmmData& data, const GmmMixtures& mixtures, const Device& device);
 
@@ -21,7 +25,7 @@ std::size_t gmm_sparse_workspace(const GmmData& data, const GmmMixtures& mixture
 
 // As gmm_statistics<float>. *failed, on the device, counts what did not fit: rows to which more
 // than 32 components matter, or whose values are not finite, and components that got less than
-// kKept of what their weight promised. Unless it is 0 the statistics are void: call gmm_statistics.
+// kSparseKept of what their weight promised. Unless it is 0 the statistics are void: call gmm_statistics.
 void gmm_sparse_statistics(const Queue& queue, const GmmData& data, const GmmMixtures& mixtures,
                            const GmmStatistics& statistics, std::int64_t* failed);
 

@@ -11,7 +11,7 @@ import numpy.typing as npt
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["as_gpu_tensor", "on_gpu", "read_back", "returns_gpu_like", "to_host"]
+__all__ = ["as_gpu_tensor", "begin_read_back", "on_gpu", "read_back", "returns_gpu_like", "to_host"]
 
 _GPU_KINDS = (2,)  # DLPack's number of CUDA's memory
 
@@ -94,8 +94,30 @@ def returns_gpu_like(a: Any) -> Callable[[Tensor], Any]:
     return lambda tensor: library.from_dlpack(tensor)
 
 
+def begin_read_back(tensor: Tensor) -> Callable[[], npt.NDArray[Any]]:
+    """Begin to copy a tensor to the CPU; what is returned waits until it is there.
+
+    It does not wait for what is launched after this call.
+    """
+    import torch
+
+    if not tensor.is_cuda:
+        host = tensor.detach().clone()
+        return host.numpy
+    host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+    host.copy_(tensor.detach(), non_blocking=True)
+    event: Any = torch.cuda.Event()  # type: ignore[no-untyped-call]
+    event.record(torch.cuda.current_stream(tensor.device))
+
+    def wait() -> npt.NDArray[Any]:
+        event.synchronize()
+        return host.numpy()
+
+    return wait
+
+
 def read_back(tensor: Tensor) -> npt.NDArray[Any]:
-    """Copy a tensor to the CPU, which waits for the GPU: the only place that does."""
+    """Copy a tensor to the CPU, which waits for the GPU: it and `begin_read_back` alone do."""
     return np.array(tensor.detach().cpu().numpy())
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -12,8 +13,7 @@ import torch
 from torch import Tensor
 
 from elbokit import _core
-from elbokit._cuda_library import cuda_kernels
-from elbokit._gpu_arrays import read_back
+from elbokit._gpu_m_step import GpuEstimate, MStepOutcome, gmm_update
 from elbokit._types import FitStatus
 from elbokit.torch._cuda._gmm_kernels import (
     Statistics,
@@ -21,32 +21,14 @@ from elbokit.torch._cuda._gmm_kernels import (
     sparse_statistics,
     statistics,
 )
-from elbokit.torch._cuda._queue import queue
-from elbokit.torch._operands import output
 
-__all__ = ["GpuEstimate", "GpuMixture", "GpuRun", "MStepOutcome", "gmm_update"]
+__all__ = ["GpuMixture", "GpuRun"]
 
 _LARGEST_FLOAT = float(np.finfo(np.float32).max) / 2
 
-
-class GpuEstimate(NamedTuple):
-    """Parameters of mixtures in float64, contiguous, with a leading dimension for the mixtures."""
-
-    weights: Tensor
-    means: Tensor
-    covariances: Tensor
-    precisions_cholesky: Tensor
-
-
-class MStepOutcome(NamedTuple):
-    """How the M-step of one mixture ended: GmmOutcome of cuda/kernels/gmm_update.h."""
-
-    log_likelihood: float
-    gain: float
-    status: int
-    component: int
-    below_resolution: bool
-    beyond_float: bool
+# Iterations of less than so many seconds are launched before the outcome of the last one is known:
+# for longer ones the GPU's pause is nothing beside one that may have been in vain.
+_AHEAD_BELOW = 2e-3
 
 
 class GpuRun(NamedTuple):
@@ -61,67 +43,59 @@ class GpuRun(NamedTuple):
     component: int
 
 
-def gmm_update(
-    sums: Statistics,
-    previous: GpuEstimate,
-    into: GpuEstimate,
-    covariance_type: str,
-    *,
-    reg_covar: Tensor,
-    empty_below: Tensor,
-    failed: Tensor | None = None,
-) -> list[MStepOutcome]:
-    """Make an M-step of each mixture, and wait for the outcome.
+class Step(NamedTuple):
+    """An iteration under way."""
 
-    An empty list says that the sums do not hold.
+    into: GpuEstimate
+    outcomes: Callable[[], list[MStepOutcome]]  # waits; empty: the sums do not hold
+    wide: bool
 
-    Parameters
-    ----------
-    sums : Statistics
-        About the previous means.
-    previous, into : GpuEstimate
-        Where an M-step fails, `into` becomes what `previous` is.
-    covariance_type : {'full', 'tied', 'diag', 'spherical'}
-    reg_covar : Tensor of shape (n_features,)
-        Added to the variances; of shape (1,) for 'spherical'.
-    empty_below : Tensor of shape (n_mixtures,)
-    failed : Tensor of shape (1,), int64, or None
-        Not 0 if the sums do not hold, which is read back with the outcome.
-    """
-    kernels = cuda_kernels()
-    means = previous.means
-    size, n_components, n_features = means.shape
-    outcomes = means.new_empty((size, 6))
 
-    def columns(tensors: tuple[Tensor, ...]) -> tuple[Any, ...]:
-        return tuple(output(t.contiguous(), t.numel()) for t in tensors)
+class _Iterations:
+    """The iterations of one run, the next of which may be under way before it is asked for."""
 
-    kernels.gmm_update(
-        queue(means, kernels.gmm_update_workspace(covariance_type, size, n_components, n_features)),
-        covariance_type,
-        size,
-        n_components,
-        n_features,
-        columns(sums),
-        *columns((reg_covar, empty_below)),
-        columns(previous),
-        columns(into),
-        *columns((outcomes,)),
-    )
-    if failed is None:
-        numbers = read_back(outcomes)
-    else:
-        together = read_back(torch.cat((outcomes.view(-1), failed.view(torch.float64))))
-        if together[-1:].view(np.int64)[0] != 0:
-            return []
-        numbers = together[:-1].reshape(size, -1)
-    integers = numbers.view(np.int64)
-    return [
-        MStepOutcome(
-            float(row[0]), float(row[1]), int(ints[2]), int(ints[3]), bool(ints[4]), bool(ints[5])
-        )
-        for row, ints in zip(numbers, integers, strict=True)
-    ]
+    def __init__(self, mixture: GpuMixture, estimate: GpuEstimate, beyond_float: bool) -> None:
+        self.estimate = estimate
+        self._mixture = mixture
+        self._free = [GpuEstimate(*map(torch.empty_like, estimate)) for _ in range(2)]
+        self._wide = beyond_float
+        self._current: Step | None = None
+        self._seconds = math.inf
+        self._before = time.perf_counter()
+
+    def next(self, last: bool) -> MStepOutcome:
+        """Make an iteration; `last`: none may follow."""
+        if self._current is None:
+            self._current = self._begin(self.estimate)
+        ahead = None
+        if self._seconds < _AHEAD_BELOW and not last:
+            ahead = self._begin(self._current.into)
+        outcome, as_begun = self._mixture.finish(self._current, self.estimate)
+        now = time.perf_counter()
+        self._seconds, self._before = now - self._before, now
+        self._free.append(self.estimate)
+        self.estimate = self._current.into
+        if ahead is not None and (not as_begun or outcome.beyond_float != self._wide):
+            self._free.append(ahead.into)
+            ahead = None
+        self._current, self._wide = ahead, outcome.beyond_float
+        return outcome
+
+    def left_over(self) -> MStepOutcome | None:
+        """Finish the iteration that an interrupt of `next` left behind, if there is one."""
+        if self._current is None:
+            return None
+        outcome, _ = self._mixture.finish(self._current, self.estimate)
+        self.estimate, self._current = self._current.into, None
+        return outcome
+
+    def _begin(self, estimate: GpuEstimate) -> Step:
+        into = self._free.pop(0)
+        try:
+            return self._mixture.begin(estimate, into, wide=self._wide)
+        except BaseException:
+            self._free.append(into)
+            raise
 
 
 class GpuMixture:
@@ -192,67 +166,69 @@ class GpuMixture:
             As in :func:`elbokit._gmm_fit.run_fits`.
         """
         estimate = self.estimate(start)
-        spare = GpuEstimate(*map(torch.empty_like, estimate))
         beyond_float = any(np.abs(a).max() > _LARGEST_FLOAT for a in (start[1], start[3]))
         run = GpuRun(estimate, lower_bound, [], [], False, FitStatus.OK, -1)
+        iterations = _Iterations(self, estimate, beyond_float)
         try:
             while len(run.lower_bounds) < max_iter and not run.converged:
-                step = self._iterate(estimate, spare, beyond_float)
+                step = iterations.next(last=len(run.lower_bounds) + 1 == max_iter)
                 if step.status != FitStatus.OK:
                     return run._replace(status=step.status, component=step.component)
-                estimate, spare, beyond_float = spare, estimate, step.beyond_float
-                bound = step.log_likelihood / self._mass
-                change = bound - run.lower_bound
-                run = run._replace(
-                    estimate=estimate,
-                    lower_bound=bound,
-                    lower_bounds=[*run.lower_bounds, bound],
-                    after_m=[*run.after_m, (step.log_likelihood + step.gain) / self._mass],
-                    converged=abs(change) < tol,
-                )
+                change = step.log_likelihood / self._mass - run.lower_bound
+                run = self._with(step, run, iterations.estimate, converged=abs(change) < tol)
                 n_iter = len(run.lower_bounds)
                 if progress is not None and progress_interval and n_iter % progress_interval == 0:
-                    progress(n_iter, change, bound)
+                    progress(n_iter, change, run.lower_bound)
         except KeyboardInterrupt:
+            interrupted = iterations.left_over()
+            if interrupted is not None and interrupted.status == FitStatus.OK:
+                run = self._with(interrupted, run, iterations.estimate, converged=False)
             if on_interrupt is not None:
                 on_interrupt(run)
             raise
         return run
 
-    def _iterate(
-        self, estimate: GpuEstimate, into: GpuEstimate, beyond_float: bool
-    ) -> MStepOutcome:
-        """Make one iteration; what float32 cannot resolve or hold is done again in float64."""
-        if not self._exact and not beyond_float:
-            step = self._sparse_update(estimate, into) or self._update(estimate, into, wide=False)
-            if step.status == FitStatus.OK and not step.below_resolution:
-                return step
-        return self._update(estimate, into, wide=True)
+    def _with(
+        self, step: MStepOutcome, run: GpuRun, estimate: GpuEstimate, *, converged: bool
+    ) -> GpuRun:
+        bound = step.log_likelihood / self._mass
+        return run._replace(
+            estimate=estimate,
+            lower_bound=bound,
+            lower_bounds=[*run.lower_bounds, bound],
+            after_m=[*run.after_m, (step.log_likelihood + step.gain) / self._mass],
+            converged=converged,
+        )
 
-    def _sparse_update(self, estimate: GpuEstimate, into: GpuEstimate) -> MStepOutcome | None:
-        """Make an iteration of the components that matter; None where too many do.
+    def begin(self, estimate: GpuEstimate, into: GpuEstimate, *, wide: bool) -> Step:
+        """Launch an iteration: of the components that matter if that may do, else of all."""
+        if not wide and not self._exact and self._dense_iterations <= 0:
+            weights, means, _, factors = estimate
+            parameters = parameters_of(self._covariance_type, weights, means, factors)
+            found = sparse_statistics(self._X[None], self._sample_weight, parameters)
+            if found is not None:
+                return Step(into, self._m_step(found[0], estimate, into, found[1]), wide)
+        sums = self.statistics(estimate, wide)
+        return Step(into, self._m_step(sums, estimate, into), wide or self._exact)
 
-        After a failure the next iterations do not try, ever more of them.
+    def finish(self, step: Step, estimate: GpuEstimate) -> tuple[MStepOutcome, bool]:
+        """Wait for an iteration; say also whether it stands as it was begun.
+
+        It is done again where its sums did not hold, or in float64 what float32 cannot resolve.
         """
-        if self._dense_iterations > 0:
-            self._dense_iterations -= 1
-            return None
-        weights, means, _, factors = estimate
-        parameters = parameters_of(self._covariance_type, weights, means, factors)
-        found = sparse_statistics(self._X[None], self._sample_weight, parameters)
-        if found is None:
-            return None
-        sums, failed = found
-        steps = self._m_step(sums, estimate, into, failed)
-        if not steps:
+        outcomes = step.outcomes()
+        as_begun = bool(outcomes)
+        self._dense_iterations -= 1
+        if not as_begun:
+            # Too many components matter: the next iterations do not try, ever more of them.
             self._dense_iterations = self._patience
             self._patience *= 2
-            return None
-        return steps[0]
-
-    def _update(self, estimate: GpuEstimate, into: GpuEstimate, wide: bool) -> MStepOutcome:
-        (step,) = self._m_step(self.statistics(estimate, wide), estimate, into)
-        return step
+            outcomes = self.begin(estimate, step.into, wide=False).outcomes()
+        (outcome,) = outcomes
+        if not step.wide and (outcome.status != FitStatus.OK or outcome.below_resolution):
+            (outcome,) = self.begin(estimate, step.into, wide=True).outcomes()
+            as_begun = False
+        return outcome, as_begun
 
     def _m_step(
         self,
@@ -260,7 +236,7 @@ class GpuMixture:
         estimate: GpuEstimate,
         into: GpuEstimate,
         failed: Tensor | None = None,
-    ) -> list[MStepOutcome]:
+    ) -> Callable[[], list[MStepOutcome]]:
         return gmm_update(
             sums,
             estimate,

@@ -1,7 +1,7 @@
 """E-step, log-density and statistics of Gaussian mixtures on a GPU.
 
-What the values of the arguments are is found out with the results: a call waits for the GPU once, and for statistics of many components
-twice.
+What the values of the arguments are is found out with the results: a call waits for the GPU once,
+and for statistics of many components twice.
 """
 
 from __future__ import annotations

@@ -9,6 +9,7 @@ from elbokit.torch._cuda._categorical import categorical_loss
 from elbokit.torch._cuda._gaussian_kl import gaussian_kl, gaussian_kl_backward
 from elbokit.torch._cuda._gaussian_kl_full import gaussian_kl_full
 from elbokit.torch._cuda._gaussian_loss import gaussian_loss
+from elbokit.torch._cuda._gmm import gmm_log_prob, gmm_log_prob_backward
 from elbokit.torch._cuda._linear_bernoulli import (
     linear_bernoulli_loss,
     linear_bernoulli_loss_backward,
@@ -16,7 +17,6 @@ from elbokit.torch._cuda._linear_bernoulli import (
 from elbokit.torch._cuda._logsumexp import logsumexp, logsumexp_backward
 from elbokit.torch._cuda._multi_sample import multi_sample_loss
 from elbokit.torch._cuda._scale import scale
-from elbokit.torch._cuda._gmm import gmm_log_prob, gmm_log_prob_backward
 from elbokit.torch._cuda._vae_loss import vae_loss
 
 __all__ = [
