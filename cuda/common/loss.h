@@ -27,11 +27,11 @@ inline std::size_t loss_workspace() {
   return counted.used();
 }
 
-// As many blocks as are wanted, and as the device holds at once.
+// As many blocks as are wanted, and as the device holds at once; two terms of a loss have room.
 inline std::int64_t loss_blocks(const Queue& queue, std::int64_t wanted) {
   constexpr std::int64_t per_multiprocessor = 8;
   const std::int64_t room = std::int64_t{device_of(queue).multiprocessors} * per_multiprocessor;
-  const std::int64_t most = room < kMostLossBlocks ? room : kMostLossBlocks;
+  const std::int64_t most = room < kMostLossBlocks / 2 ? room : kMostLossBlocks / 2;
   return wanted < most ? wanted : most;
 }
 

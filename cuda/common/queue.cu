@@ -69,7 +69,11 @@ void check(cudaError_t error, const char* what) {
   throw std::runtime_error(std::string(what) + ": " + reason_of(error));
 }
 
-Device read_properties(int device) {
+// Of which the run-time says what the kernels for a GPU were compiled for.
+__global__ void probe() {}
+
+Device read_properties(const Queue& queue) {
+  const int device = queue.device;
   const auto attribute = [&](cudaDeviceAttr which) {
     int value = 0;
     check(cudaDeviceGetAttribute(&value, which, device), "reading the properties of the GPU");
@@ -80,13 +84,17 @@ Device read_properties(int device) {
   if (device < 0 || device >= count)
     throw std::runtime_error("there is no GPU " + std::to_string(device) + ": the driver sees " +
                              std::to_string(count) + ", counted from 0");
+  const DeviceGuard guard(queue);
+  cudaFuncAttributes code;
+  check(cudaFuncGetAttributes(&code, reinterpret_cast<const void*>(&probe)), "looking for a GPU");
   cudaDeviceProp properties;
   check(cudaGetDeviceProperties(&properties, device), "reading the properties of the GPU");
   return {properties.name,
           10 * attribute(cudaDevAttrComputeCapabilityMajor) +
               attribute(cudaDevAttrComputeCapabilityMinor),
           attribute(cudaDevAttrMultiProcessorCount),
-          static_cast<std::size_t>(attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin))};
+          static_cast<std::size_t>(attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin)),
+          code.ptxVersion};
 }
 
 }  // namespace
@@ -97,7 +105,7 @@ const Device& device_of(const Queue& queue) {
   const std::lock_guard<std::mutex> lock(mutex);
   const auto found = devices.find(queue.device);
   if (found != devices.end()) return found->second;
-  return devices.emplace(queue.device, read_properties(queue.device)).first->second;
+  return devices.emplace(queue.device, read_properties(queue)).first->second;
 }
 
 DeviceGuard::DeviceGuard(const Queue& queue) {
@@ -114,10 +122,17 @@ DeviceGuard::~DeviceGuard() {
 
 void detail::launch(const Queue& queue, const void* kernel, Grid grid, int threads,
                     std::size_t shared_bytes, void** arguments) {
-  if (shared_bytes > kSharedByDefault)
+  if (shared_bytes > kSharedByDefault) {
+    const std::size_t most = device_of(queue).shared_bytes;
+    if (shared_bytes > most)
+      throw std::runtime_error("a kernel needs " + std::to_string(shared_bytes) +
+                               " bytes of shared memory, and this GPU has " + std::to_string(most) +
+                               " for a block");
+    // All there is: another thread may be about to launch the same kernel with more than this.
     check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                               static_cast<int>(shared_bytes)),
+                               static_cast<int>(most)),
           "asking for shared memory");
+  }
   const dim3 size(static_cast<unsigned>(grid.x), static_cast<unsigned>(grid.y),
                   static_cast<unsigned>(grid.z));
   check(cudaLaunchKernel(kernel, size, dim3(static_cast<unsigned>(threads)), arguments,
@@ -134,8 +149,9 @@ void clear(const Queue& queue, void* memory, std::size_t bytes) {
 
 const Device& device_of(const Queue&) {
   static Device device;
-  device = {"a model on the CPU", emulation::machine().capability,
-            emulation::machine().multiprocessors, emulation::machine().shared_bytes};
+  const emulation::Machine& machine = emulation::machine();
+  device = {"a model on the CPU", machine.capability, machine.multiprocessors, machine.shared_bytes,
+            machine.capability};
   return device;
 }
 

@@ -14,6 +14,7 @@ struct Device {
   int capability;  // 10 * major + minor
   int multiprocessors;
   std::size_t shared_bytes;  // what a block may ask for
+  int compiled;              // the capability its kernels are for: PTX may be of an older one
 };
 
 // The workspace comes from the caller, whose library knows when it may be used again. It is aligned

@@ -109,8 +109,7 @@ template <class T, class Rows>
 std::int64_t launch_rows(const Queue& queue, const BernoulliArgs<T>& args, std::int64_t last,
                          const GaussianKlArgs<T>& kl, LossSums* sums) {
   const std::int64_t own = loss_blocks(queue, args.rows, args.cols);
-  std::int64_t others = kl.rows ? loss_blocks(queue, kl.rows, 1) : 0;
-  if (own + others > kMostLossBlocks) others = kMostLossBlocks - own;
+  const std::int64_t others = kl.rows ? loss_blocks(queue, kl.rows, 1) : 0;
   launch(queue, {own + others}, kLossThreads, kLossShared, bernoulli_kernel<T, Rows>, args, last,
          kl, own, sums);
   return own + others;

@@ -297,7 +297,7 @@ bool gmm_may_be_sparse(const GmmData& data, const GmmMixtures& mixtures, const D
       mixtures.covariance == Covariance::diag || mixtures.covariance == Covariance::spherical;
   if (!diagonal || data.n_mixtures != 1 || data.element == Element::kFloat64 ||
       data.n_features < 16 || data.n_features > kMostFeatures || mixtures.n_components < 64 ||
-      mixtures.n_components > 65535 || device.capability < kTensorCoreCapability)
+      mixtures.n_components > 65535 || device.compiled < kTensorCoreCapability)
     return false;
   const SparseShape shape = sparse_shape(data, mixtures);
   return sparse_filter_shared(shape) <= device.shared_bytes &&

@@ -25,7 +25,8 @@ std::size_t gmm_sparse_workspace(const GmmData& data, const GmmMixtures& mixture
 
 // As gmm_statistics<float>. *failed, on the device, counts what did not fit: rows to which more
 // than 32 components matter, or whose values are not finite, and components that got less than
-// kSparseKept of what their weight promised. Unless it is 0 the statistics are void: call gmm_statistics.
+// kSparseKept of what their weight promised. Unless it is 0 the statistics are void: call
+// gmm_statistics.
 void gmm_sparse_statistics(const Queue& queue, const GmmData& data, const GmmMixtures& mixtures,
                            const GmmStatistics& statistics, std::int64_t* failed);
 

@@ -43,7 +43,7 @@ __global__ void __launch_bounds__(kMostWarps* kWarp)
     for (std::int64_t s = warp_index(); s < args.samples; s += warps) {
       const T of_sample = static_cast<T>(factor * scores[s]);
       // Each lane reads what it has written, and no other warp writes this score: so a warp may
-      // go on to the next row.
+      // go on to the next row, all lanes at once.
       for (std::int64_t col = lane_index() * Terms::kWidth; col < args.cols;
            col += kWarp * Terms::kWidth) {
         Slopes slope = *reinterpret_cast<const Slopes*>(slopes + s * args.cols + col);
@@ -52,6 +52,7 @@ __global__ void __launch_bounds__(kMostWarps* kWarp)
         Terms::write_grad(args, s * args.rows + row, col, slope);
       }
     }
+    warp_barrier();
   }
   if (threadIdx.x == 0) sums[blockIdx.x] = {total};
 }
