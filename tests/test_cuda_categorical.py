@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from elbokit.torch import _cpu, _cuda
+from elbokit.torch._formulas import categorical_grads
 from gpu import SCHEDULES, agree, emulation, moved
 
 DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
@@ -61,6 +62,10 @@ def test_no_class_gives_nan(gpu: torch.device, shape: tuple[int, ...], off: int)
     assert torch.equal(loss.isnan().cpu(), spoilt.view(shape[0], -1).any(1))
     expected = spoilt.unsqueeze(1).expand(shape)
     assert torch.equal(grad.isnan().cpu(), expected)
+    operands = moved(gpu, logits, target, None, torch.ones(shape[0], dtype=logits.dtype))
+    grads = categorical_grads(operands, loss.new_ones(shape[0]), "rows", [False] * 3 + [True])
+    assert grads[3] is not None
+    assert torch.equal(grads[3].isnan(), loss.isnan())
 
 
 @pytest.mark.parametrize("n_classes", [7, 200, 5000])

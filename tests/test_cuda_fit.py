@@ -87,6 +87,25 @@ def test_sample_weight(gpu, init_params, weights):
     np.testing.assert_array_equal(again.means_, found.means_)
 
 
+@pytest.mark.parametrize("covariance_type", TYPES)
+def test_what_is_given_may_be_on_the_gpu(gpu, covariance_type):
+    X = rows()
+    start = GaussianMixture(3, covariance_type=covariance_type, random_state=0).fit(X)
+    given = {
+        "weights_init": start.weights_,
+        "means_init": start.means_,
+        "precisions_init": start.precisions_,
+    }
+    number = np.random.default_rng(1).integers(0, 3, size=240)  # copies, of dtype int64
+    expected, _ = both(gpu, X, number, covariance_type=covariance_type, **given)
+    tensors = {name: torch.from_numpy(a).to(gpu) for name, a in given.items()}
+    found = GaussianMixture(**{**expected.get_params(), **tensors})
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        found.fit(torch.from_numpy(X).to(gpu), sample_weight=torch.from_numpy(number).to(gpu))
+    same_fit(expected, found)
+
+
 def test_many_rows_are_shared_in_blocks(gpu, monkeypatch):
     monkeypatch.setattr("elbokit.mixture._gpu_scatter._BLOCK_ROWS", 77)
     same_fit(*both(gpu, rows(), init_params="random"))

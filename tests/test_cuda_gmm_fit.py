@@ -69,6 +69,15 @@ def test_offsets_and_failures(gpu):
     )
     assert fit.status.tolist() == [0, ops.FitStatus.SINGULAR_COVARIANCE, 0]
     assert fit.means[1].isnan().all()
+    same = ops.gmm_fit(
+        torch.from_numpy(X).to(gpu),
+        *(torch.from_numpy(a).to(gpu) for a in given),
+        offsets=torch.from_numpy(offsets).to(gpu),
+        sample_weight=torch.from_numpy(weight).to(gpu),
+        reg_covar=0.0,
+        max_iter=9,
+    )
+    assert torch.equal(same.means[::2], fit.means[::2])
 
 
 def test_errors(gpu):

@@ -267,6 +267,9 @@ def test_batches_and_offsets(gpu: torch.device) -> None:
     for a, b in zip(ours, theirs, strict=True):
         assert a.shape == b.shape
         assert_allclose(a.cpu() if isinstance(a, torch.Tensor) else a, b, rtol=1e-11, atol=1e-12)
+    there = torch.tensor(offsets, device=gpu)
+    again = ops.kmeans(torch.from_numpy(flat).to(gpu), 4, random_state=7, offsets=there)
+    assert torch.equal(again.labels, ours.labels)
 
 
 def test_layouts(gpu: torch.device) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -129,3 +130,28 @@ def test_schedules_give_the_same_bits(shape: tuple[int, ...]) -> None:
         for out, grad in results[1:]:
             assert torch.equal(out, results[0][0])
             assert torch.equal(grad, results[0][1])
+
+
+def test_array_namespace_of_the_caller(gpu: torch.device) -> None:
+    """A library whose arrays live in a module of another name says so itself, as JAX does."""
+
+    class Array:
+        def __init__(self, values: torch.Tensor) -> None:
+            self.values = values
+
+        def __dlpack__(self, **keywords: Any) -> object:
+            return self.values.__dlpack__(**keywords)
+
+        def __dlpack_device__(self) -> tuple[Any, int]:
+            return self.values.__dlpack_device__()
+
+        def __array_namespace__(self) -> type:
+            return Namespace
+
+    class Namespace:
+        from_dlpack = Array
+
+    got = ops.logsumexp(Array(torch.zeros(4, device=gpu)))
+    assert isinstance(got, Array)
+    assert got.values.device.type == gpu.type
+    torch.testing.assert_close(got.values.cpu(), torch.tensor(4.0).log())

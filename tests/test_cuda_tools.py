@@ -163,16 +163,19 @@ def test_steps_of_gpu_check(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(gpu_check, "RESULT", tmp_path / "gpu.md")
     check = gpu_check.Check(40)
     assert check.run([sys.executable, "-c", "print(3); raise SystemExit(5)"], 30) == (5, "3\n")
-    # The grandchild holds the pipe open.
-    slow = "import subprocess; print('began', flush=True); subprocess.run(['sleep', '60'])"
+    # The grandchild, in a session of its own, outlives the kill.
+    slow = "import subprocess as s; print('began', flush=True); "
+    slow += "s.run(['sleep', '15'], start_new_session=True)"
     status, said = check.run([sys.executable, "-c", slow], 2)
     assert status == 124
     assert "began" in said
     assert check.run(["no-such-program"], 5)[0] == 127
     assert not check.step("memcheck", lambda seconds: (False, f"{seconds <= 40}"))
+    assert not check.step("racecheck", lambda seconds: (True, str(1 // 0)))
     assert not check.step("build", lambda seconds: pytest.fail("too little time is left"))
     text = (tmp_path / "gpu.md").read_text()
-    assert "**Failed: memcheck.**" in text
+    assert "**Failed: memcheck, racecheck.**" in text
+    assert "ZeroDivisionError" in text
     assert "s were left, 60 are needed" in text
 
 

@@ -167,6 +167,39 @@ def test_an_array_on_a_gpu_is_refused_by_name(name):
     assert all(vars(gm)[key] is before[key] for key in before if key != name)
 
 
+@pytest.mark.parametrize("dtype", [np.float16, *DTYPES])
+def test_pinned_memory_is_the_cpus(dtype):
+    class Pinned(Foreign):
+        def __dlpack_device__(self):
+            return 3, 0  # what torch says of a tensor in pinned memory
+
+    rows = BLOBS.astype(dtype)
+    expected = mixture().fit(rows.astype(np.float32) if dtype == np.float16 else rows)
+    gm = mixture().fit(Pinned(rows))
+    assert_array_equal(gm.means_, expected.means_)
+    assert_array_equal(gm.predict(Pinned(rows)).array, expected.predict(rows))
+
+
+def test_a_library_that_takes_nothing_from_the_cpu(monkeypatch):
+    """As CuPy: what a fit to its arrays samples is copied to the GPU."""
+
+    class Refusing:
+        @staticmethod
+        def from_dlpack(a):
+            raise ValueError("CPU arrays cannot be directly imported")
+
+        @staticmethod
+        def asarray(a):
+            return Foreign(a)
+
+    monkeypatch.setitem(sys.modules, "refusing", Refusing)
+    gm = mixture().fit(BLOBS)
+    expected = gm.sample(5)
+    gm._library, gm._device = "refusing", "cuda:0"
+    for ours, theirs in zip(gm.sample(5), expected, strict=True):
+        assert_array_equal(ours.array, theirs)
+
+
 def test_rows_on_a_gpu_that_torch_cannot_read():
     gm = mixture().fit(BLOBS)
     before = dict(vars(gm))

@@ -15,6 +15,7 @@ import torch
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from elbokit.torch import VAE, VAETrainer
+from elbokit.torch._batches import EpochSampler
 from torch_cases import targets
 
 # Two kinds of rows, and noise.
@@ -95,6 +96,13 @@ def test_history_is_the_bound_whatever_the_loss() -> None:
     assert other.history.pop("beta") == [4.0]
     assert plain.history.pop("beta") == [1.0]
     assert plain.history == other.history
+
+
+def test_order_is_drawn_on_the_cpu() -> None:
+    """Whatever device new tensors are on by default."""
+    with torch.device("meta"):
+        orders = [list(EpochSampler(7, seed)) for seed in (0, None)]
+    assert [sorted(order) for order in orders] == [list(range(7))] * 2
 
 
 @pytest.mark.parametrize("dropout", [False, True])

@@ -2,12 +2,15 @@
 
 Writes ``benchmarks/results/gpu.md`` after every step, and copies it to ``$OUT`` if that is set.
 A step that has too little time left is skipped, and the file says so. ``--without-gpu`` writes the
-file of a machine that has none: the rows and their goals.
+file of a machine that has none: the rows and their goals. ``COMMIT`` names the commit where there
+is no repository to ask.
 """
 
 from __future__ import annotations
 
 import argparse
+import concurrent.futures
+import contextlib
 import json
 import os
 import re
@@ -15,7 +18,9 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
+import traceback
 import xml.etree.ElementTree
 from collections.abc import Callable
 from pathlib import Path
@@ -29,6 +34,9 @@ SANITIZERS = ("memcheck", "racecheck", "initcheck")
 # Seconds that a step may take, and below which it is not begun.
 TIMES = {"build": (180, 60), "tests": (150, 30), "losses": (120, 40), "em": (200, 40)}
 TIMES |= {tool: (45, 20) for tool in SANITIZERS}
+AT_HOME = ("test_cuda_build", "test_cuda_tools")  # of the build, of this: the GPU takes no part
+TESTS_AT_ONCE = 4
+NO_TESTS = 5  # pytest's exit status where all of a file's tests are for the model
 PLACEHOLDER = (
     "Not measured yet: no GPU was at hand. `make gpu-check` on a machine with one fills this in."
 )
@@ -59,21 +67,25 @@ class Check:
     def run(self, command: list[str], seconds: float, **more: str) -> tuple[int, str]:
         """Exit status and output; the status of a command that ran out of time is 124."""
         seconds = max(1.0, min(seconds, self.end - time.monotonic()))
-        try:
-            child = subprocess.Popen(
-                command, cwd=ROOT, env=self.environment | more, text=True, errors="replace",
-                stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
-            )  # fmt: skip
-        except OSError as error:
-            return 127, str(error)
-        try:
-            said, _ = child.communicate(timeout=seconds)
-            return child.returncode, said
-        except subprocess.TimeoutExpired:
-            # Its own children too: they would hold the pipe open, and the GPU.
-            os.killpg(child.pid, signal.SIGKILL)
-            said, _ = child.communicate()
-            return 124, f"{said}\nstopped after {seconds:.0f} s"
+        # To a file: a pipe ends only with the last of the children, some of which outlive a kill
+        # (compilers in sessions of their own, whatever hangs in the driver).
+        with tempfile.TemporaryFile() as file:
+            try:
+                child = subprocess.Popen(
+                    command, cwd=ROOT, env=self.environment | more,
+                    stdout=file, stderr=subprocess.STDOUT, start_new_session=True,
+                )  # fmt: skip
+            except OSError as error:
+                return 127, str(error)
+            status, note = 124, f"\nstopped after {seconds:.0f} s"
+            try:
+                status, note = child.wait(seconds), ""
+            except subprocess.TimeoutExpired:
+                os.killpg(child.pid, signal.SIGKILL)  # its own children too: they hold the GPU
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    child.wait(10)
+            file.seek(0)
+            return status, file.read().decode(errors="replace") + note
 
     def step(self, name: str, work: Callable[[float], tuple[bool, str]]) -> bool:
         most, least = TIMES[name]
@@ -83,7 +95,10 @@ class Check:
             self.write()
             return False
         begin = time.monotonic()
-        good, text = work(min(most, left))
+        try:
+            good, text = work(min(most, left))
+        except Exception:  # the later steps and the file are still wanted
+            good, text = False, tail(traceback.format_exc())
         print(f"{name}: {'good' if good else 'FAILED'}, {time.monotonic() - begin:.0f} s")
         print(text, flush=True)
         self.sections[name] = text
@@ -129,10 +144,11 @@ def tail(text: str, lines: int = 25) -> str:
 def look(check: Check) -> bool:
     """Whether there is a GPU; versions of everything."""
     status, said = check.run([sys.executable, "-c", QUESTIONS], 60)
-    if status:
+    answers = [line for line in said.splitlines() if line.startswith("{")]  # among warnings
+    if status or not answers:
         print(f"no GPU that torch can use:\n{said}")
         return False
-    check.machine = {name: str(value) for name, value in json.loads(said.splitlines()[-1]).items()}
+    check.machine = {name: str(value) for name, value in json.loads(answers[0]).items()}
     smi = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
     for name, command in {
         "driver": smi,
@@ -142,6 +158,8 @@ def look(check: Check) -> bool:
         status, said = check.run(command, 20)
         lines = said.strip().splitlines()
         check.machine[name] = lines[-1] if lines and not status else "unknown"
+    if commit := os.environ.get("COMMIT"):
+        check.machine["commit"] = commit
     return True
 
 
@@ -168,21 +186,37 @@ def build(check: Check) -> Callable[[float], tuple[bool, str]]:
 
 
 def tests(check: Check) -> Callable[[float], tuple[bool, str]]:
-    def work(seconds: float) -> tuple[bool, str]:
-        report = BUILD / "tests.xml"
-        report.unlink(missing_ok=True)
-        files = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "tests").glob("test_cuda_*"))
-        command = [sys.executable, "-m", "pytest", *files, "-q", "-k", "not emulated"]
-        # What other versions of the neighbours deprecate is no failure of the kernels.
-        command += ["-W", "default", "-p", "no:cacheprovider", f"--junitxml={report}"]
-        status, said = check.run(command, seconds)
-        if not report.exists():
-            return False, f"No report (exit status {status}).\n\n{tail(said)}"
-        counts, on_device = count(report)
-        text = ", ".join(f"{n} {name}" for name, n in counts.items())
-        text += f"; {on_device} of those that passed were tests of the device itself."
-        return status == 0 and on_device > 0, text if status == 0 else f"{text}\n\n{tail(said, 40)}"
+    """Each file in a process of its own: after an error of the device nothing works in one."""
+    folder = BUILD / "tests"
 
+    def run(file: Path) -> tuple[int, str]:
+        command = [sys.executable, "-m", "pytest", str(file.relative_to(ROOT)), "-q"]
+        # What other versions of the neighbours deprecate is no failure of the kernels.
+        command += ["-k", "not emulated", "-W", "default", "-p", "no:cacheprovider"]
+        command += ["-o", "faulthandler_timeout=60", f"--junitxml={folder / file.stem}.xml"]
+        return check.run(command, end - time.monotonic())
+
+    def work(seconds: float) -> tuple[bool, str]:
+        nonlocal end
+        end = time.monotonic() + seconds
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        files = sorted(f for f in (ROOT / "tests").glob("test_cuda_*.py") if f.stem not in AT_HOME)
+        with concurrent.futures.ThreadPoolExecutor(TESTS_AT_ONCE) as pool:
+            ends = dict(zip(files, pool.map(run, files), strict=True))
+        total, on_device = {"passed": 0, "failed": 0, "skipped": 0}, 0
+        for report in folder.glob("*.xml"):
+            counts, there = count(report)
+            total = {name: n + counts[name] for name, n in total.items()}
+            on_device += there
+        text = ", ".join(f"{n} {name}" for name, n in total.items())
+        text += f"; {on_device} of those that passed were tests of the device itself."
+        bad = {file: said for file, (status, said) in ends.items() if status not in (0, NO_TESTS)}
+        for file, said in bad.items():
+            text += f"\n\n{file.name}, exit status {ends[file][0]}:\n\n{tail(said)}"
+        return not bad and on_device > 0, text
+
+    end = 0.0
     return work
 
 
@@ -205,7 +239,11 @@ def sanitizer(check: Check, tool: str) -> Callable[[float], tuple[bool, str]]:
         program = ["compute-sanitizer", "--tool", tool, "--error-exitcode", "9"]
         # torch's own kernels are not on trial; nor shall its cache hide what is out of bounds.
         own = ["--kernel-name", "kns=elbokit"]
-        for filters in (own, []):
+        if tool == "initcheck":
+            own = []  # what is written by a kernel that is left out counts as not written
+        elif tool == "memcheck":
+            own += ["--report-api-errors", "no"]  # torch asks the driver for what it may not have
+        for filters in (own, []) if own else ([],):
             status, said = check.run([*program, *filters, *smoke], seconds, **no_cache())
             if re.search(r"ok \w|failed \w", said) or status == 124:
                 break

@@ -22,6 +22,8 @@ __all__ = [
 FloatArray = npt.NDArray[np.floating[Any]]
 
 _DLPACK_CPU = 1
+# DLPack's numbers of memory that the CPU reads: its own, and that which CUDA or ROCm pinned.
+_HOST_KINDS = (_DLPACK_CPU, 3, 11)
 
 
 def as_float_array(a: Any, name: str) -> FloatArray:
@@ -66,11 +68,11 @@ def _from_dlpack(a: Any, name: str) -> npt.NDArray[Any]:
         kind, number = a.__dlpack_device__()
     except ValueError as error:  # such as torch's meta tensors
         raise ValueError(f"`{name}` is in no memory that can be read: {error}") from error
-    if kind != _DLPACK_CPU:
+    if kind not in _HOST_KINDS:
         raise ValueError(
             f"`{name}` is on DLPack device ({int(kind)}, {number}), expected the CPU "
-            f"({_DLPACK_CPU}, 0): this build of elbokit has no CUDA kernels; copy it to the CPU "
-            f"first, in torch by .cpu()"
+            f"({_DLPACK_CPU}, 0): there is no CUDA kernel for this; copy it to the CPU first, in "
+            f"torch by .cpu()"
         )
     # Autograd tensors do not export themselves, and torch's lazy negation is not exported:
     # the values are wanted, not how they came about.
@@ -105,7 +107,7 @@ def as_numpy(a: Any, name: str) -> Any:
     library = library_of(a)
     if library is None or not (hasattr(a, "__dlpack_device__") and hasattr(a, "dtype")):
         return a
-    if "float16" in str(a.dtype) and a.__dlpack_device__()[0] == _DLPACK_CPU:  # bfloat16 too
+    if "float16" in str(a.dtype) and a.__dlpack_device__()[0] in _HOST_KINDS:  # bfloat16 too
         wide = library.float32
         a = library.astype(a, wide) if hasattr(library, "astype") else a.to(wide)
     return _from_dlpack(a, name)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
+
+from elbokit._arrays import as_float_array, library_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -49,28 +52,9 @@ def as_gpu_tensor(a: Any, name: str, like: Tensor | None = None) -> Tensor:
     RuntimeError
         If torch is not installed, or without CUDA.
     """
-    try:
-        import torch
-        import torch.utils.dlpack
-    except ImportError:
-        raise RuntimeError(
-            f"`{name}` is in a GPU's memory, for which elbokit needs torch: it gives the memory to "
-            "work in. Install elbokit[torch]"
-        ) from None
-    if isinstance(a, torch.Tensor):
-        tensor = a.detach()
-    elif on_gpu(a):
-        try:
-            tensor = torch.utils.dlpack.from_dlpack(a)
-        except AssertionError as error:  # torch's, where it is built without CUDA
-            raise RuntimeError(
-                f"`{name}` is in a GPU's memory, which the installed torch cannot read: {error}. "
-                "Install torch with CUDA, or copy the array to the CPU"
-            ) from error
-    else:
-        from elbokit._arrays import as_float_array
+    tensor = _as_tensor(a, name)
+    import torch
 
-        tensor = torch.from_numpy(np.ascontiguousarray(as_float_array(a, name)))
     if tensor.dtype not in (torch.float32, torch.float64, torch.bfloat16, torch.float16):
         raise TypeError(
             f"`{name}` has dtype {tensor.dtype}, expected float64, float32, bfloat16 or float16"
@@ -82,16 +66,44 @@ def as_gpu_tensor(a: Any, name: str, like: Tensor | None = None) -> Tensor:
     return tensor.to(like.device)
 
 
+def _as_tensor(a: Any, name: str) -> Tensor:
+    """Return `a` as a tensor of any dtype, wherever it is."""
+    try:
+        import torch
+        import torch.utils.dlpack
+    except ImportError:
+        raise RuntimeError(
+            f"`{name}` is in a GPU's memory, for which elbokit needs torch: it gives the memory to "
+            "work in. Install elbokit[torch]"
+        ) from None
+    if isinstance(a, torch.Tensor):
+        return a.detach()
+    if on_gpu(a):
+        try:
+            tensor: Tensor = torch.utils.dlpack.from_dlpack(a)
+            return tensor
+        except AssertionError as error:  # torch's, where it is built without CUDA
+            raise RuntimeError(
+                f"`{name}` is in a GPU's memory, which the installed torch cannot read: {error}. "
+                "Install torch with CUDA, or copy the array to the CPU"
+            ) from error
+    return torch.from_numpy(np.ascontiguousarray(as_float_array(a, name)))
+
+
 def returns_gpu_like(a: Any) -> Callable[[Tensor], Any]:
     """Return the function that turns a tensor into an array of the library of `a`, on the GPU."""
     import torch
 
     if isinstance(a, torch.Tensor):
         return lambda tensor: tensor
-    import importlib
+    library = library_of(a)
 
-    library = importlib.import_module(type(a).__module__.partition(".")[0])
-    return lambda tensor: library.from_dlpack(tensor)
+    def back(tensor: Tensor) -> Any:
+        # torch exports tensors of its current device alone.
+        with torch.cuda.device(tensor.device) if tensor.is_cuda else contextlib.nullcontext():
+            return library.from_dlpack(tensor)
+
+    return back
 
 
 def begin_read_back(tensor: Tensor) -> Callable[[], npt.NDArray[Any]]:
@@ -122,5 +134,8 @@ def read_back(tensor: Tensor) -> npt.NDArray[Any]:
 
 
 def to_host(a: Any, name: str) -> Any:
-    """Return an array on a GPU as NumPy's, and everything else as it is."""
-    return read_back(as_gpu_tensor(a, name)) if on_gpu(a) else a
+    """Return an array on a GPU as NumPy's, those of two bytes in float32, all else as it is."""
+    if not on_gpu(a):
+        return a
+    tensor = _as_tensor(a, name)
+    return read_back(tensor.float() if "float16" in str(tensor.dtype) else tensor)

@@ -24,6 +24,7 @@ from elbokit._mixture_arguments import (
 )
 from elbokit._types import GmmStatistics
 from elbokit.torch._cuda import _gmm_kernels as kernels
+from elbokit.torch._cuda._powers import power_of_two
 
 __all__ = ["estep", "log_prob", "statistics"]
 
@@ -138,7 +139,7 @@ def _check_sample_weight(given: Any, mixtures: _Mixtures) -> tuple[Tensor | None
         raise ValueError(f"`sample_weight` has shape {shape}, expected {expected}")
     weight = weight.to(torch.float64)
     _, exponent = torch.frexp(weight.amax())
-    scale = torch.ldexp(weight.new_ones(()), exponent.clamp(-1000, 1000))
+    scale = power_of_two(exponent.clamp(-1000, 1000))
     flat = (weight / scale).expand(expected).reshape(mixtures.X.shape[:2])
     return flat.contiguous(), scale
 

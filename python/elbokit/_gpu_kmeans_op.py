@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from elbokit._gpu_arrays import as_gpu_tensor, returns_gpu_like
+from elbokit._gpu_arrays import as_gpu_tensor, returns_gpu_like, to_host
 from elbokit._gpu_kmeans import GpuKMeans, solve
 from elbokit._kmeans import as_random_state, check_options, draws_of
 from elbokit._mixture_arguments import check_offsets
@@ -46,7 +46,7 @@ def gpu_kmeans(
             raise ValueError(
                 f"`X` has batch dimensions {batch}; with `offsets` expected (n_rows, n_features)"
             )
-        splits = check_offsets(offsets, n_rows).tolist()
+        splits = check_offsets(to_host(offsets, "offsets"), n_rows).tolist()
     sizes = [n_rows] if splits is None else np.diff(splits).tolist()
     check_options(n_clusters, max_iter, tol, min(sizes))
     weight, scale = _check_weight(sample_weight, rows)

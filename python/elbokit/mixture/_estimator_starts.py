@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import sys
 import warnings
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from sklearn.exceptions import ConvergenceWarning
@@ -45,12 +46,19 @@ GIVEN = "weights_init, means_init and precisions_init"
 _ROWS_AT_ONCE = 1 << 20
 
 
-def given_to(estimator: GaussianMixture, n_features: int) -> GivenParameters:
-    """Return the starting parameters that the caller chose, checked."""
+def given_to(
+    estimator: GaussianMixture, n_features: int, read: Callable[[Any, str], Any] | None = None
+) -> GivenParameters:
+    """Return the starting parameters that the caller chose, checked; `read` is asked for each."""
+
+    def chosen(name: str) -> Any:
+        array = getattr(estimator, name)
+        return array if read is None else read(array, name)
+
     return check_given(
-        estimator.weights_init,
-        estimator.means_init,
-        estimator.precisions_init,
+        chosen("weights_init"),
+        chosen("means_init"),
+        chosen("precisions_init"),
         estimator.covariance_type,
         estimator.n_components,
         n_features,

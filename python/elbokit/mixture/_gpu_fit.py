@@ -82,7 +82,8 @@ def fit_gpu(estimator: GaussianMixture, X: Any, sample_weight: Any, warm: bool) 
     estimator.n_features_in_ = n_features
     estimator._library, estimator._device = library_name(X), str(rows.device)
     source = GpuScatters(rows, weight, copy)
-    given, rng = given_to(estimator, n_features), check_random_state(estimator.random_state)
+    given = given_to(estimator, n_features, to_host)
+    rng = check_random_state(estimator.random_state)
     penalty = as_penalty(estimator, source, unit)
     covariance_type = estimator.covariance_type
 

@@ -29,7 +29,10 @@ def array_of(library: str | None, result: npt.NDArray[Any], device: str | None =
         module = importlib.import_module(library)
     except ImportError:
         return result
-    array = module.from_dlpack(result)
+    try:
+        array = module.from_dlpack(result)
+    except (BufferError, RuntimeError, TypeError, ValueError):  # CuPy takes none of the CPU
+        return module.asarray(result)
     if device is None or library != "torch":
         return array
     try:

@@ -63,9 +63,10 @@ class EpochSampler(Sampler[int]):
     def indices(self) -> Tensor:
         """Return the indices of this epoch and process."""
         if self.seed is None:
-            return torch.arange(self.rank, self.n, self.world_size)
-        generator = torch.Generator().manual_seed(stream_seed(self.seed, "order", self.epoch))
-        order = torch.randperm(self.n, generator=generator)
+            return torch.arange(self.rank, self.n, self.world_size, device="cpu")
+        generator = torch.Generator("cpu").manual_seed(stream_seed(self.seed, "order", self.epoch))
+        # Of the CPU, whatever torch.set_default_device says.
+        order = torch.randperm(self.n, generator=generator, device="cpu")
         # Gradients are averaged between processes: none may have a batch more.
         order = torch.cat([order, order[: -self.n % self.world_size]])
         return order[self.rank :: self.world_size]

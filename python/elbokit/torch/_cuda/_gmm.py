@@ -14,6 +14,7 @@ from elbokit.torch._cuda._gmm_kernels import (
     small_weights,
     statistics,
 )
+from elbokit.torch._cuda._powers import power_of_two
 
 __all__ = ["gmm_log_prob", "gmm_log_prob_backward"]
 
@@ -48,11 +49,12 @@ def gmm_log_prob_backward(
     grad = grad.detach().to(torch.float64).contiguous()
     exponent = torch.zeros((), dtype=torch.int32, device=grad.device)
     if grad.numel():
-        exponent = torch.frexp(grad.abs().amax()).exponent
-        grad = torch.ldexp(grad, -exponent)
+        exponent = torch.frexp(grad.abs().amax()).exponent.clamp(-1000, 1000)
+        grad = grad * power_of_two(-exponent)
+    scale = power_of_two(exponent)
     grad_x = None
     if need_x:
-        grad_x = torch.ldexp(row_gradient(x, grad, parameters), exponent)
+        grad_x = row_gradient(x, grad, parameters) * scale
     if not need_parameters:
         return grad_x, None, None, None
     sums = statistics(x, grad, parameters)
@@ -61,7 +63,7 @@ def gmm_log_prob_backward(
         _mean_gradient(parameters, sums),
         _factor_gradient(parameters, sums),
     )
-    return grad_x, *(torch.ldexp(g, exponent).to(x.dtype) for g in grads)
+    return grad_x, *((g * scale).to(x.dtype) for g in grads)
 
 
 def _weight_gradient(x: Tensor, grad: Tensor, parameters: Parameters, sums: Statistics) -> Tensor:

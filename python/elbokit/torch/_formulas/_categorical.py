@@ -39,6 +39,9 @@ def categorical_grads(
         slope = torch.softmax(logits, 1) - own.to(logits.dtype)
         grads[0] = slope * weighted.expand(target.shape).unsqueeze(1)
     if needs[3] and row_weight is not None:
-        loss = -torch.log_softmax(logits, 1).gather(1, chosen).squeeze(1)
+        # NaN for what is no class: asked for that, a GPU serves this process no more.
+        n_classes = logits.shape[1]
+        loss = -torch.log_softmax(logits, 1).gather(1, chosen.clamp(0, n_classes - 1)).squeeze(1)
+        loss = loss.masked_fill((target < 0) | (target >= n_classes), torch.nan)
         grads[3] = sum_events(each * loss)
     return tuple(grads)
