@@ -95,6 +95,93 @@ def test_most_components(gpu: torch.device) -> None:
         fit(gpu, X, (weights, means, factors), "diag")
 
 
+def ragged(counts: list[int], d: int, k: int, kind: str) -> Any:
+    """Rows of one mixture behind those of the other, the starts, and the offsets."""
+    X, weights, means, _, factors = mixtures(len(counts), max(counts), d, k, kind)
+    rows = np.concatenate([x[:n] for x, n in zip(X, counts, strict=True)])
+    return rows, (weights, means, factors), np.cumsum([0, *counts])
+
+
+# With up to 32 rows each, mixtures have as few lanes as their components allow: 8, 16 or 32. The
+# last warp has two, five and one mixtures fewer than it could.
+FEW = [20, 9, 1, 60, 33, 16, 31, 40, 24, 65, 8]
+
+
+@pytest.mark.parametrize("kind", COVARIANCES)
+@pytest.mark.parametrize(("d", "k"), [(1, 8), (2, 3), (2, 9), (3, 7), (4, 2), (4, 17)])
+def test_mixtures_of_one_warp(gpu: torch.device, d: int, k: int, kind: str) -> None:
+    """Mixtures of several sizes in a warp, which may be not full; each stops by itself."""
+    X, start, offsets = ragged(FEW, d, k, kind)
+    rng = np.random.default_rng(0)
+    weight = rng.uniform(0.5, 1, size=len(X)) * (rng.uniform(size=len(X)) > 0.1)
+    weight[offsets[:-1]] = 1.0
+    for dtype, w, tol, tolerance in (
+        (np.float64, None, 1e-2, 1e-8),
+        (np.float64, weight, 1e-2, 1e-8),
+        (np.float32, weight, 0.0, 1e-3),
+    ):
+        rows = X.astype(dtype)
+        options = {"reg_covar": 0.1, "max_iter": 12 if tol else 3, "tol": tol}
+        theirs = ops.gmm_fit(
+            rows.astype(np.float64), *start, kind, offsets=offsets, sample_weight=w, **options
+        )
+        ours = fit(gpu, rows, start, kind, offsets, w, **options)
+        agree(ours, theirs, tolerance)
+        assert tol == 0 or len(set(ours.n_iter.tolist())) > 2
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_many_rows_among_few(gpu: torch.device, dtype: Any) -> None:
+    """More rows for a lane than are added up at once, beside mixtures that are done before."""
+    X, start, offsets = ragged([7] * 15 + [900] + [5] * 27, 2, 3, "full")
+    options = {"reg_covar": 0.1, "max_iter": 3, "tol": 0.0}
+    rows = X.astype(dtype)
+    theirs = ops.gmm_fit(rows.astype(np.float64), *start, "full", offsets=offsets, **options)
+    ours = fit(gpu, rows, start, "full", offsets, **options)
+    agree(ours, theirs, 1e-9 if dtype is np.float64 else 1e-4)
+
+
+@pytest.mark.parametrize("kind", COVARIANCES)
+@pytest.mark.parametrize(("d", "k"), [(2, 3), (1, 8), (3, 9)])
+def test_neighbours_do_not_matter(gpu: torch.device, d: int, k: int, kind: str) -> None:
+    """The same bits at another place of another warp: beside mixtures that converge at another
+    time, fail, have no rows or need double."""
+    counts = FEW if k <= 8 else [2 * n for n in FEW]
+    X, (weights, means, factors), offsets = ragged(counts, d, k, kind)
+    X, means, factors = X.astype(np.float32), means.copy(), factors.copy()
+    parts = np.split(X, offsets[1:-1])
+    parts[2] = parts[2][:0]
+    parts[4][:, 0] = means[4, :, 0] = 0.5  # singular, but for a tied covariance of all the others
+    parts[5][3] = np.nan
+    parts[6] = (1.0 + 1e-5 * parts[6]).astype(np.float32)
+    means[6] = 1.0
+    factors[7] *= 1e39  # no numbers of float
+    options = {"reg_covar": 0.0, "max_iter": 9, "tol": 1e-2}
+
+    def together(order: Any) -> GpuFits:
+        cut = np.cumsum([0, *(len(parts[b]) for b in order)])
+        rows = np.concatenate([parts[b] for b in order])
+        start = [a[order] for a in (weights, means, factors)]
+        return fit(gpu, rows, start, kind, cut, **options)
+
+    first = together(np.arange(len(FEW)))
+    assert len(set(first.n_iter.tolist())) > 2
+    status = first.status.tolist()
+    assert status[2] == FitStatus.NO_COMPONENT
+    assert status[5] == FitStatus.OVERFLOW
+    assert status.count(FitStatus.OK) > 2
+    rng = np.random.default_rng(0)
+    for order in (
+        np.arange(len(FEW))[::-1],
+        rng.permutation(len(FEW)),
+        np.delete(np.arange(len(FEW)), [2, 3, 5]),
+        np.repeat(rng.permutation(len(FEW)), 3)[1:],
+    ):
+        other = together(np.ascontiguousarray(order))
+        for name, a, b in zip(GpuFits._fields, first, other, strict=True):
+            np.testing.assert_array_equal(a.cpu().numpy()[order], b.cpu().numpy(), err_msg=name)
+
+
 @pytest.mark.parametrize("kind", COVARIANCES)
 def test_failures_leave_the_others_alone(gpu: torch.device, kind: str) -> None:
     """A constant column, rows beyond every component, sums that overflow, NaN."""
@@ -146,8 +233,10 @@ def test_what_float32_cannot_resolve_is_done_in_double(gpu: torch.device, kind: 
     agree(fit(gpu, rows, start, kind, **options), theirs, 1e-3)
 
 
-def test_schedules_and_strides_give_the_same_bits() -> None:
-    X, weights, means, _, factors = mixtures(3, 130, 2, 3, "full")
+@pytest.mark.parametrize("n", [31, 50, 130, 300])
+def test_schedules_and_strides_give_the_same_bits(n: int) -> None:
+    """Of 8 lanes and 16, and of two warps and four."""
+    X, weights, means, _, factors = mixtures(3, n, 2, 3, "full")
     start = weights, means, factors
     results = []
     for schedule in SCHEDULES:

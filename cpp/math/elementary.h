@@ -254,6 +254,16 @@ ELBOKIT_INLINE V exp2_nonpositive(V x) {
   return select(x < F::exp2_zero, V{}, (f * F::exp2(f) + Lane<V>(1)) * power);
 }
 
+// a / b, for b and 1 / b normal. A GPU's division in float is a call with a slow path, which zeros
+// take too; the reciprocal's rounding, 1 unit in the last place, is added instead.
+template <class V>
+ELBOKIT_INLINE V quotient(V a, V b) {
+#if defined(__CUDA_ARCH__)
+  if constexpr (sizeof(V) == 4) return a * device_reciprocal(b);
+#endif
+  return a / b;
+}
+
 // 2 atanh(s) = log((1 + s) / (1 - s)) for |s| <= 3 - 2 sqrt(2).
 template <class V>
 ELBOKIT_INLINE V twice_atanh(V s) {
@@ -272,7 +282,7 @@ ELBOKIT_INLINE V log(V x) {
   const Bits<V> magic = bit_cast<Bits<V>>(constant<V>(F::round));
   const V e = bit_cast<V>(exponent + magic) - F::round;
   const V f = bit_cast<V>(mantissa) - Lane<V>(1);
-  return e * F::ln2_high + (twice_atanh(f / (f + Lane<V>(2))) + e * F::ln2_low);
+  return e * F::ln2_high + (twice_atanh(quotient(f, f + Lane<V>(2))) + e * F::ln2_low);
 }
 
 template <class V>
@@ -283,11 +293,7 @@ struct Logistic {
 // u / (1 + u) for u in [0, 1].
 template <class V>
 ELBOKIT_INLINE V logistic_share(V u) {
-#if defined(__CUDA_ARCH__)
-  // Three roundings: of 1 + u, of its reciprocal (1 unit in the last place), of the product.
-  if constexpr (sizeof(V) == 4) return u * device_reciprocal(u + 1.0f);
-#endif
-  return u / (u + Lane<V>(1));
+  return quotient(u, u + Lane<V>(1));
 }
 
 // For u in [0, 1]. float has a polynomial that makes use of the quotient; for double the argument

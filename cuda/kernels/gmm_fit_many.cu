@@ -8,12 +8,22 @@ namespace elbokit::cuda {
 
 namespace {
 
-template <class T, int D, bool kFull>
-__global__ void __launch_bounds__(kMostWarps* kWarp, 3) fit_many(GmmFitManyArgs args) {
+// Blocks of the most warps that a multiprocessor holds: what registers allow without spills in the
+// loops over rows.
+constexpr int kResident = 3;
+
+// Several mixtures of a warp, or one of a block, `width` lanes of each warp for a mixture.
+template <int D, bool kFull>
+__global__ void __launch_bounds__(kMostWarps* kWarp, kResident)
+    fit_many(GmmFitManyArgs args, int width) {
   const GmmData& data = args.data;
-  const std::int64_t mixture = blockIdx.x;
-  const std::int64_t begin = args.offsets ? args.offsets[mixture] : 0;
-  const std::int64_t n = args.offsets ? args.offsets[mixture + 1] - begin : data.n_samples;
+  const MixtureLanes lanes{width};
+  const std::int64_t mixture = blockIdx.x * std::int64_t{kWarp / width} + lane_index() / width;
+  const bool exists = mixture < data.n_mixtures;
+  const std::int64_t begin = args.offsets && exists ? args.offsets[mixture] : 0;
+  const std::int64_t n = !exists        ? 0
+                         : args.offsets ? args.offsets[mixture + 1] - begin
+                                        : data.n_samples;
   const std::ptrdiff_t first = mixture * data.mixture_stride + begin * data.row_stride;
   const int item = data.element == Element::kFloat64   ? 8
                    : data.element == Element::kFloat32 ? 4
@@ -22,19 +32,20 @@ __global__ void __launch_bounds__(kMostWarps* kWarp, 3) fit_many(GmmFitManyArgs 
   const SmallRows rows{static_cast<const char*>(data.x) + first * item, data.element,
                        data.row_stride,
                        data.sample_weight ? data.sample_weight + weights_at : nullptr, n};
-  std::int64_t* const outcome = args.outcome + 4 * mixture;
-  SmallRun<T, D, kFull>(args, rows, mixture).run(args.lower_bound[mixture], outcome);
+  SmallRun<D, kFull>(args, lanes, rows, mixture).run();
 }
 
-// Warps for each mixture: more where mixtures are too few to fill the device.
-int warps_each(const GmmFitManyArgs& args, const Device& device) {
+// Lanes for each mixture: one for each component, and more where mixtures are too few to fill the
+// device.
+int lanes_each(const GmmFitManyArgs& args, const Device& device) {
   const GmmData& data = args.data;
   const std::int64_t rows = args.offsets ? data.n_samples / data.n_mixtures : data.n_samples;
-  int warps = 1;
-  while (warps < kMostWarps && rows > 4 * kWarp * warps &&
-         data.n_mixtures * warps < std::int64_t{device.multiprocessors} * 12)
-    warps *= 2;
-  return warps;
+  const std::int64_t filled = std::int64_t{device.multiprocessors} * kResident * kMostWarps * kWarp;
+  int lanes = kLeastLanes;
+  while (lanes < args.n_components) lanes *= 2;
+  while (lanes < kMostWarps * kWarp && rows > 4 * lanes && data.n_mixtures * lanes < filled)
+    lanes *= 2;
+  return lanes;
 }
 
 }  // namespace
@@ -49,21 +60,16 @@ void gmm_fit_many(const Queue& queue, const GmmFitManyArgs& args) {
                                 " and " + std::to_string(kManyComponents));
   if (data.n_mixtures == 0) return;
   const DeviceGuard guard(queue);
-  const int warps = warps_each(args, device_of(queue));
+  const int lanes = lanes_each(args, device_of(queue)), width = lanes < kWarp ? lanes : kWarp;
+  const int warps = lanes / width, together = kWarp / width;
   const bool full = is_triangular(args.covariance, data.n_features);
   with_shape(data.n_features, full, [&](auto d, auto triangular) {
     constexpr int kD = decltype(d)::value;
     constexpr bool kFull = decltype(triangular)::value;
-    const auto go = [&](auto value, auto kernel) {
-      const SmallRunLayout<decltype(value), kD, kFull> layout(static_cast<int>(args.n_components),
-                                                              warps);
-      launch(queue, {data.n_mixtures}, warps * kWarp,
-             static_cast<std::size_t>(layout.size()) * sizeof(double), kernel, args);
-    };
-    if (data.element == Element::kFloat64)
-      go(double{}, fit_many<double, kD, kFull>);
-    else
-      go(float{}, fit_many<float, kD, kFull>);
+    const SmallRunLayout<kD, kFull> layout(static_cast<int>(args.n_components), warps);
+    launch(queue, {(data.n_mixtures + together - 1) / together}, warps * kWarp,
+           static_cast<std::size_t>(together * layout.size()) * sizeof(double), fit_many<kD, kFull>,
+           args, width);
   });
 }
 

@@ -21,7 +21,9 @@ struct GmmFitManyArgs {
 };
 
 // As cpu::gmm_fit without a prior, for up to kSmallFeatures features and kManyComponents
-// components. A run that fails has the estimate before that. Needs no workspace.
+// components. A run that fails has the estimate before that. Needs no workspace. The bits of a
+// result do not depend on the other mixtures, but for how many they are and how many rows they have
+// in all.
 void gmm_fit_many(const Queue& queue, const GmmFitManyArgs& args);
 
 }  // namespace elbokit::cuda

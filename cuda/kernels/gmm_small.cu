@@ -76,13 +76,14 @@ __global__ void __launch_bounds__(kThreads, kResident<T, D>)
                                                factor, model + k * Gmm::kParameters);
   }
   for (int i = thread; i < kWarps * size; i += kThreads) sums[i] = 0;
-  const double log_base = finish_model<T, Gmm::kParameters>(log_const, n_components, padded, model);
+  const double log_base =
+      finish_model<T, Gmm::kParameters>(log_const, n_components, padded, thread, kThreads, model);
 
   const SmallRows rows{static_cast<const char*>(data.x) + mixture * args.mixture_bytes,
                        data.element, data.row_stride,
                        data.sample_weight ? data.sample_weight + mixture * data.n_samples : nullptr,
                        data.n_samples};
-  SmallPass<T, D, kFull> pass(model, log_base, args.team);
+  SmallPass<T, D, kFull> pass(model, log_base, args.team, MixtureLanes{});
   double log_likelihood = pass.run(rows, block * kWarps + warp_index(), args.blocks * kWarps,
                                    sums + warp_index() * size);
   log_likelihood = warp_sum(log_likelihood);
@@ -128,7 +129,7 @@ __global__ void __launch_bounds__(kMergeThreads)
 #pragma unroll
     for (int i = 0; i < Gmm::kFactor; ++i) moments.second[i] = total(at + 1 + D + i);
     const std::int64_t component = mixture * n_components + k;
-    moments.template recentre<T>(args.mixtures.means + component * D);
+    moments.recentre(args.mixtures.means + component * D, sizeof(T) == 4);
     if (lane_index() != 0) continue;
     statistics.counts[component] = moments.count;
 #pragma unroll

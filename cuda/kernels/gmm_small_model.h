@@ -140,19 +140,20 @@ ELBOKIT_DEVICE double pack_component(double weight, const double* mean, const do
   return log_const;
 }
 
-// Log constants relative to the largest, in T and log2 units. All threads of the block take part;
-// returns the largest, 0 where all are -inf. `exact` holds n_components, `parameters` `padded`
-// components, of which the last ones get zeros and -inf.
+// Log constants relative to the largest, in T and log2 units. All threads of the block take part,
+// `threads` of them for this mixture; returns the largest, 0 where all are -inf. `exact` holds
+// n_components, `parameters` `padded` components, of which the last ones get zeros and -inf.
 template <class T, int kParameters>
-ELBOKIT_DEVICE double finish_model(const double* exact, int n_components, int padded,
-                                   T* parameters) {
+ELBOKIT_DEVICE double finish_model(const double* exact, int n_components, int padded, int thread,
+                                   int threads, T* parameters) {
   constexpr double kLog2E = 1.44269504088896340736;
   const double infinity = __builtin_huge_val();
   block_barrier();
   double base = -infinity;
+#pragma unroll 4
   for (int k = 0; k < n_components; ++k) base = exact[k] > base ? exact[k] : base;
   if (base == -infinity) base = 0;
-  for (int k = static_cast<int>(threadIdx.x); k < padded; k += static_cast<int>(blockDim.x)) {
+  for (int k = thread; k < padded; k += threads) {
     T* const out = parameters + k * kParameters;
     for (int i = 0; k >= n_components && i < kParameters - 1; ++i) out[i] = T(0);
     out[kParameters - 1] =
@@ -168,12 +169,12 @@ struct SmallMoments {
   static constexpr int kFactor = SmallGmm<double, D, kFull>::kFactor;
   double count, first[D], second[kFactor];
 
-  // From sums about the mean, rounded to T, to those about the mean.
-  template <class T>
-  ELBOKIT_DEVICE void recentre(const double* mean) {
+  // From sums about the mean, rounded to float if it is narrow, to those about the mean.
+  ELBOKIT_DEVICE void recentre(const double* mean, bool narrow) {
     double shift[D];
 #pragma unroll
-    for (int i = 0; i < D; ++i) shift[i] = mean[i] - static_cast<double>(static_cast<T>(mean[i]));
+    for (int i = 0; i < D; ++i)
+      shift[i] = narrow ? mean[i] - static_cast<double>(static_cast<float>(mean[i])) : 0.0;
 #pragma unroll
     for (int i = 0; i < D; ++i)
 #pragma unroll

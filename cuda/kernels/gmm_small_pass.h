@@ -1,8 +1,10 @@
-// A warp's pass over rows of few features. The lanes of a warp form teams that share the
-// components; each lane holds a row, and the rows of a team are shown to all of it, one after the
-// other. So parameters and sums stay in registers, and no responsibility goes through memory.
+// A warp's pass over rows of few features, of one mixture or of several. The lanes of a mixture
+// form teams that share the components; each lane holds a row, and the rows of a team are shown to
+// all of it, one after the other. So parameters and sums stay in registers, and no responsibility
+// goes through memory.
 #pragma once
 
+#include "kernels/gmm_small_lanes.h"
 #include "kernels/gmm_small_model.h"
 
 namespace elbokit::cuda {
@@ -43,8 +45,8 @@ class SmallPass {
 
  public:
   // The model is finish_model's, the team's size small_team's.
-  ELBOKIT_DEVICE SmallPass(const T* model, double log_base, int team)
-      : team_(team), part_(lane_index() & (team - 1)), log_base_(log_base) {
+  ELBOKIT_DEVICE SmallPass(const T* model, double log_base, int team, MixtureLanes lanes)
+      : lanes_(lanes), team_(team), part_(lane_index() & (team - 1)), log_base_(log_base) {
 #pragma unroll
     for (int c = 0; c < kEach; ++c)
 #pragma unroll
@@ -52,27 +54,30 @@ class SmallPass {
         parameters_[c][i] = model[(part_ * kEach + c) * Gmm::kParameters + i];
   }
 
-  // Adds the sums of every `warps`-th 32 rows, from those of `warp` on, to `sums`, (padded
-  // components, kSums), which is this warp's. Returns the lane's part of the log-likelihood.
+  // Adds the sums of every `warps`-th group of as many rows as lanes, from that of `warp` on, to
+  // `sums`, (padded components, kSums), which is this warp's and mixture's. Returns the lane's part
+  // of the log-likelihood. A mixture without rows leaves its sums alone.
   ELBOKIT_DEVICE double run(const SmallRows& rows, std::int64_t warp, std::int64_t warps,
                             double* sums) {
     // So many rows are added up in T.
     constexpr int kRun = 64;
     clear();
+    // The warp goes on for the mixture of the most rows. That adds zeros to the others.
+    const std::int64_t most = lanes_.most(rows.n_samples);
+    const int n_sums = rows.n_samples > 0 ? kSums : 0;
     double log_likelihood = 0;
     Row next;
-    load(rows, warp, next);
-    int added = 0;
-    for (std::int64_t group = warp; group * kWarp < rows.n_samples; group += warps) {
-      const Row mine = next;
-      load(rows, group + warps, next);  // while this one is worked on
-      log_likelihood += add(mine);
-      added += team_;
-      if (added < kRun) continue;
-      flush(sums);
-      added = 0;
+    const std::int64_t step = warps * lanes_.width;
+    std::int64_t at = warp * lanes_.width;
+    load(rows, at + lanes_.index(), next);
+    while (at < most) {
+      for (int added = 0; added < kRun && at < most; added += team_, at += step) {
+        const Row mine = next;
+        load(rows, at + step + lanes_.index(), next);  // while this one is worked on
+        log_likelihood += add(mine);
+      }
+      flush(sums, n_sums);
     }
-    if (added > 0) flush(sums);
     return log_likelihood;
   }
 
@@ -81,15 +86,16 @@ class SmallPass {
     T x[D], weight;
   };
 
-  // Past the end there are copies of the last row, of weight 0.
-  ELBOKIT_DEVICE void load(const SmallRows& rows, std::int64_t group, Row& row) const {
-    const std::int64_t n = group * kWarp + lane_index();
+  // Past the end there are copies of the last row, of weight 0; without rows, zeros.
+  ELBOKIT_DEVICE void load(const SmallRows& rows, std::int64_t n, Row& row) const {
     const bool inside = n < rows.n_samples;
     const std::int64_t at = inside ? n : rows.n_samples - 1;
+#pragma unroll
+    for (int i = 0; i < D; ++i) row.x[i] = T(0);
+    row.weight = T(0);
+    if (at < 0) return;
     load_row(rows, at, row.x);
-    row.weight = T(1);
-    if (rows.sample_weight) row.weight = static_cast<T>(rows.sample_weight[at]);
-    if (!inside) row.weight = T(0);
+    if (inside) row.weight = rows.sample_weight ? static_cast<T>(rows.sample_weight[at]) : T(1);
   }
 
   ELBOKIT_DEVICE void clear() {
@@ -138,7 +144,8 @@ class SmallPass {
       sum += e[c];
     }
     for (int mask = 1; mask < team_; mask *= 2) sum += shuffle_xor(sum, mask);
-    const T factor = sum == T(0) ? T(0) : row.weight / sum;
+    // Not weight / sum: rows of weight 0 would make the warp take the long way of a division.
+    const T factor = sum == T(0) ? T(0) : T(1) / sum * row.weight;
 #pragma unroll
     for (int c = 0; c < kEach; ++c) add_moments(row.x, parameters_[c], e[c] * factor, sums_[c]);
   }
@@ -173,37 +180,37 @@ class SmallPass {
     }
   }
 
-  // Adds the lane's sums to the warp's, in double; one component at a time, for fewer registers.
-  ELBOKIT_DEVICE void flush(double* sums) {
+  // Adds the lane's sums to the mixture's, in double; one component at a time, for fewer registers.
+  ELBOKIT_DEVICE void flush(double* sums, int n_sums) {
 #pragma unroll
     for (int c = 0; c < kEach; ++c) {
       double values[kSums];
 #pragma unroll
       for (int i = 0; i < kSums; ++i) values[i] = static_cast<double>(sums_[c][i]);
-      add_across<kWarp / 2>(values, 0, kSums, sums + (part_ * kEach + c) * kSums);
+      add_across(values, lanes_.width / 2, 0, n_sums, sums + (part_ * kEach + c) * kSums);
     }
     clear();
   }
 
   // Adds up lanes of equal part. Of two lanes one goes on with half of the values each time, so
   // that in the end each value, [begin, end) of them, is one lane's.
-  template <int kMask, int N>
-  ELBOKIT_DEVICE void add_across(const double (&values)[N], int begin, int end,
+  template <int N, int kDepth = 0>
+  ELBOKIT_DEVICE void add_across(const double (&values)[N], int mask, int begin, int end,
                                  double* sums) const {
-    if constexpr (kMask > 0) {
-      if (kMask >= team_) {
+    if constexpr ((kWarp >> kDepth) > 1) {
+      if (mask >= team_) {
         constexpr int kHalf = (N + 1) / 2;
-        const bool upper = (lane_index() & kMask) != 0;
+        const bool upper = (lane_index() & mask) != 0;
         double half[kHalf];
 #pragma unroll
         for (int i = 0; i < kHalf; ++i) {
           const double second = kHalf + i < N ? values[kHalf + i < N ? kHalf + i : 0] : 0.0;
           const double sent = upper ? values[i] : second;
-          half[i] = (upper ? second : values[i]) + shuffle_xor(sent, kMask);
+          half[i] = (upper ? second : values[i]) + shuffle_xor(sent, mask);
         }
         const int middle = begin + kHalf < end ? begin + kHalf : end;
-        return add_across<kMask / 2>(half, upper ? begin + kHalf : begin, upper ? end : middle,
-                                     sums);
+        return add_across<kHalf, kDepth + 1>(half, mask / 2, upper ? begin + kHalf : begin,
+                                             upper ? end : middle, sums);
       }
     }
 #pragma unroll
@@ -211,6 +218,7 @@ class SmallPass {
       if (begin + i < end) sums[begin + i] += values[i];
   }
 
+  MixtureLanes lanes_;
   int team_, part_;
   double log_base_;
   T parameters_[kEach][Gmm::kParameters], sums_[kEach][kSums];

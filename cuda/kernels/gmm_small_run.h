@@ -1,5 +1,7 @@
-// A run of EM on one mixture of few features, by one block: passes over its rows by all warps, and
-// M-steps by the first.
+// Runs of EM on mixtures of few features: of several mixtures by one warp, or of one by a block of
+// warps. Passes over the rows are shared by all lanes of a mixture; an M-step has a lane for each
+// component. The lanes of a warp go through all of it together until the last of its mixtures is
+// done.
 #pragma once
 
 #include "kernels/gmm_fit_many.h"
@@ -8,79 +10,91 @@
 
 namespace elbokit::cuda {
 
-// Warps that share a mixture, at most.
-inline constexpr int kMostWarps = 4;
+// Warps that share a mixture, at most, and lanes, at least.
+inline constexpr int kMostWarps = 4, kLeastLanes = 8;
 
-// Shared memory of a block, part behind part.
-template <class T, int D, bool kFull>
+// Shared memory of a mixture, part behind part, in doubles: estimates, log constants, what warps
+// tell each other, sums, the model.
+template <int D, bool kFull>
 struct SmallRunLayout {
-  using Gmm = SmallGmm<T, D, kFull>;
+  using Narrow = SmallGmm<float, D, kFull>;
   using Wide = SmallGmm<double, D, kFull>;
-  int padded, wide_padded, warps;
+  int most, warps;  // components in float or in double, padded
 
   ELBOKIT_INLINE SmallRunLayout(int n_components, int n_warps)
-      : padded(small_team(n_components, Gmm::kEach) * Gmm::kEach),
-        wide_padded(small_team(n_components, Wide::kEach) * Wide::kEach),
-        warps(n_warps) {}
-  ELBOKIT_INLINE int most() const { return padded > wide_padded ? padded : wide_padded; }
-  // In doubles: current estimates and next ones, log constants, what threads tell each other, sums,
-  // the model.
-  ELBOKIT_INLINE int next() const {
-    return most() * static_cast<int>(sizeof(SmallEstimate<D, kFull>) / sizeof(double));
+      : most(small_team(n_components, Narrow::kEach) * Narrow::kEach), warps(n_warps) {
+    const int wide = small_team(n_components, Wide::kEach) * Wide::kEach;
+    if (wide > most) most = wide;
   }
-  ELBOKIT_INLINE int log_const() const { return 2 * next(); }
-  ELBOKIT_INLINE int told() const { return log_const() + most(); }
-  ELBOKIT_INLINE int sums() const { return told() + kMostWarps + 4; }
-  ELBOKIT_INLINE int model() const { return sums() + warps * most() * Gmm::kSums; }
-  ELBOKIT_INLINE int size() const { return model() + most() * Gmm::kParameters; }
+  ELBOKIT_INLINE int log_const() const {
+    return most * static_cast<int>(sizeof(SmallEstimate<D, kFull>) / sizeof(double));
+  }
+  ELBOKIT_INLINE int told() const { return log_const() + most; }
+  ELBOKIT_INLINE int sums() const { return told() + kMostWarps; }
+  ELBOKIT_INLINE int model() const { return sums() + warps * most * Wide::kSums; }
+  // Odd, so that the mixtures of a warp begin at different banks.
+  ELBOKIT_INLINE int size() const { return (model() + most * Wide::kParameters) | 1; }
 };
 
-// The run of one mixture, by one block.
-template <class T, int D, bool kFull>
+// The run of the mixture that this thread works on.
+template <int D, bool kFull>
 class SmallRun {
   using Estimate = SmallEstimate<D, kFull>;
   static constexpr int kFactor = Estimate::kFactor;
-  static constexpr int kSums = SmallGmm<T, D, kFull>::kSums;
+  static constexpr int kSums = SmallGmm<double, D, kFull>::kSums;
 
  public:
-  ELBOKIT_DEVICE SmallRun(const GmmFitManyArgs& args, const SmallRows& rows, std::int64_t mixture)
+  // Rows without samples where there is no mixture.
+  ELBOKIT_DEVICE SmallRun(const GmmFitManyArgs& args, MixtureLanes lanes, const SmallRows& rows,
+                          std::int64_t mixture)
       : args_(args),
         rows_(rows),
         mixture_(mixture),
+        lanes_(lanes),
         n_components_(static_cast<int>(args.n_components)),
         warps_(static_cast<int>(blockDim.x) / kWarp),
         layout_(n_components_, warps_),
-        shared_(shared_memory<double>()),
+        shared_(shared_memory<double>() + lane_index() / lanes.width * layout_.size()),
         current_(reinterpret_cast<Estimate*>(shared_)) {}
 
-  ELBOKIT_DEVICE void run(double& lower_bound, std::int64_t* outcome) {
-    load();
+  ELBOKIT_DEVICE void run() {
+    const bool exists = mixture_ < args_.data.n_mixtures;
+    double bound = exists ? args_.lower_bound[mixture_] : 0.0;
+    if (exists) load();
     mass_ = total_weight();
-
-    double bound = lower_bound;
     std::int64_t n_iter = 0;
-    bool converged = false;
+    bool converged = false, running = rows_.n_samples > 0 && args_.max_iter > 0;
+    bool narrow = within_float(current_[component()]);
     SmallOutcome result;
     if (rows_.n_samples < 1) result.status = GmmFitStatus::no_component;
-    while (n_iter < args_.max_iter && !converged && result.status == GmmFitStatus::ok) {
-      bool done = false;
-      if constexpr (sizeof(T) == 4) {
-        if (within_float()) {
-          result = iterate<float>();
-          done = result.status == GmmFitStatus::ok && !result.below_resolution;
-        }
+    // The warps of a mixture compute the same, and so agree on where the loop ends.
+    while (ballot(running) != 0) {
+      pass<float>(running && narrow);
+      pass<double>(running && !narrow);
+      block_barrier();
+      bool within;
+      double log_likelihood;
+      const SmallOutcome now = update(running, narrow, within, log_likelihood);
+      if (!running) {
+      } else if (narrow && !is_kept(now, true)) {
+        narrow = false;  // once more, in double
+      } else if (now.status != GmmFitStatus::ok) {
+        result = now;
+        running = false;
+      } else {
+        const double after = log_likelihood / mass_, change = after - bound;
+        bound = after;
+        ++n_iter;
+        converged = ::fabs(change) < args_.tol;
+        running = !converged && n_iter < args_.max_iter;
+        narrow = within;
       }
-      if (!done) result = iterate<double>();
-      if (result.status != GmmFitStatus::ok) break;
-      keep_next();
-      const double after = log_likelihood_ / mass_, change = after - bound;
-      bound = after;
-      ++n_iter;
-      converged = ::fabs(change) < args_.tol;
     }
+    if (!exists) return;
     store();
-    if (threadIdx.x != 0) return;
-    lower_bound = bound;
+    if (thread() != 0) return;
+    args_.lower_bound[mixture_] = bound;
+    std::int64_t* const outcome = args_.outcome + 4 * mixture_;
     outcome[0] = n_iter;
     outcome[1] = converged;
     outcome[2] = static_cast<std::int64_t>(result.status);
@@ -88,7 +102,14 @@ class SmallRun {
   }
 
  private:
-  ELBOKIT_DEVICE static int thread() { return static_cast<int>(threadIdx.x); }
+  // Of this mixture's threads.
+  ELBOKIT_DEVICE int thread() const { return warp_index() * kWarp + lanes_.index(); }
+  ELBOKIT_DEVICE int threads() const { return warps_ * lanes_.width; }
+  ELBOKIT_DEVICE bool owner() const { return thread() < n_components_; }
+  // A lane's component in the M-step. Those without one copy the last, and count for nothing.
+  ELBOKIT_DEVICE int component() const {
+    return lanes_.index() < n_components_ ? lanes_.index() : n_components_ - 1;
+  }
   // This mixture's arrays. Not kept: registers would be taken for them all through the run.
   ELBOKIT_DEVICE GmmEstimates estimates() const {
     const std::int64_t size = args_.covariance == Covariance::tied
@@ -98,12 +119,11 @@ class SmallRun {
     return {all.weights + mixture_ * n_components_, all.means + mixture_ * n_components_ * D,
             all.covariances + mixture_ * size, all.precisions_cholesky + mixture_ * size};
   }
-  ELBOKIT_DEVICE bool owner() const { return thread() < n_components_; }
 
   ELBOKIT_DEVICE void load() {
     const int k = thread();
-    const GmmEstimates own = estimates();
     if (owner()) {
+      const GmmEstimates own = estimates();
       Estimate& e = current_[k];
       e.weight = own.weights[k];
 #pragma unroll
@@ -112,7 +132,6 @@ class SmallRun {
       load_packed<D, kFull>(args_.covariance, own.covariances + at, e.covariance);
       load_packed<D, kFull>(args_.covariance, own.precisions_cholesky + at, e.factor);
     }
-    block_barrier();
   }
 
   ELBOKIT_DEVICE void store() {
@@ -147,82 +166,87 @@ class SmallRun {
     }
   }
 
-  // Every thread gets the block's sum of what lane 0 of each warp gives.
-  ELBOKIT_DEVICE double over_warps(double of_warp) {
-    double* const told = shared_ + layout_.told();
-    if (lane_index() == 0) told[warp_index()] = of_warp;
+  ELBOKIT_DEVICE double total_weight() {
+    if (!rows_.sample_weight) {
+      block_barrier();  // after load()
+      return static_cast<double>(rows_.n_samples);
+    }
+    double sum = 0;
+    for (std::int64_t n = thread(); n < rows_.n_samples; n += threads())
+      sum += rows_.sample_weight[n];
+    tell(sum);
     block_barrier();
-    double sum = told[0];
-    for (int warp = 1; warp < warps_; ++warp) sum += told[warp];
+    sum = told();
     block_barrier();
     return sum;
   }
 
-  ELBOKIT_DEVICE double total_weight() {
-    if (!rows_.sample_weight) return static_cast<double>(rows_.n_samples);
-    double sum = 0;
-    for (std::int64_t n = thread(); n < rows_.n_samples; n += warps_ * kWarp)
-      sum += rows_.sample_weight[n];
-    return over_warps(warp_sum(sum));
+  // A sum over the mixture's threads goes through shared memory, as it may have several warps.
+  ELBOKIT_DEVICE void tell(double of_thread, bool takes_part = true) {
+    const double sum = lanes_.sum(of_thread);
+    if (takes_part && lanes_.index() == 0) shared_[layout_.told() + warp_index()] = sum;
+  }
+  ELBOKIT_DEVICE double told() const {
+    const double* const of_warps = shared_ + layout_.told();
+    double sum = of_warps[0];
+#pragma unroll 1
+    for (int warp = 1; warp < warps_; ++warp) sum += of_warps[warp];
+    return sum;
   }
 
-  // Whether the parameters are numbers of float.
-  ELBOKIT_DEVICE bool within_float() {
+  // Whether the rows and the estimate are numbers of float.
+  ELBOKIT_DEVICE bool within_float(const Estimate& e) const {
     constexpr double kLargest = 0x1p127;
-    bool within = true;
-    if (owner()) {
-      const Estimate& e = current_[thread()];
+    bool within = args_.data.element != Element::kFloat64;
 #pragma unroll
-      for (int i = 0; i < D; ++i) within = within && !(::fabs(e.mean[i]) > kLargest);
+    for (int i = 0; i < D; ++i) within = within && !(::fabs(e.mean[i]) > kLargest);
 #pragma unroll
-      for (int i = 0; i < kFactor; ++i) within = within && !(::fabs(e.factor[i]) > kLargest);
-    }
-    return over_warps(ballot(!within) != 0 ? 1.0 : 0.0) == 0.0;
+    for (int i = 0; i < kFactor; ++i) within = within && !(::fabs(e.factor[i]) > kLargest);
+    return lanes_.ballot(!within) == 0;
   }
 
-  // One iteration computed in V. All threads get its outcome.
+  ELBOKIT_DEVICE static bool is_kept(const SmallOutcome& outcome, bool narrow) {
+    return outcome.status == GmmFitStatus::ok && !(narrow && outcome.below_resolution);
+  }
+
+  // Sums of an iteration, and the log-likelihood for told(), computed in V, of those mixtures that
+  // take part; the others keep theirs.
   template <class V>
-  ELBOKIT_DEVICE SmallOutcome iterate() {
+  ELBOKIT_DEVICE void pass(bool takes_part) {
+    if (ballot(takes_part) == 0) return;
     using Gmm = SmallGmm<V, D, kFull>;
     const int team = small_team(n_components_, Gmm::kEach), padded = team * Gmm::kEach;
+    const int size = layout_.most * kSums;
     double* const log_const = shared_ + layout_.log_const();
     double* const sums = shared_ + layout_.sums();
     V* const model = reinterpret_cast<V*>(shared_ + layout_.model());
-    if (owner()) {
-      const Estimate& e = current_[thread()];
-      log_const[thread()] = pack_component<V, D, kFull>(e.weight, e.mean, e.factor,
-                                                        model + thread() * Gmm::kParameters);
-    }
-    for (int i = thread(); i < warps_ * padded * kSums; i += warps_ * kWarp) sums[i] = 0;
-    const double base = finish_model<V, Gmm::kParameters>(log_const, n_components_, padded, model);
-    SmallPass<V, D, kFull> pass(model, base, team);
-    log_likelihood_ = over_warps(
-        warp_sum(pass.run(rows_, warp_index(), warps_, sums + warp_index() * padded * kSums)));
-    double* const told = shared_ + layout_.told();
-    if (warp_index() == 0) {
-      const SmallOutcome result = update<V>(sums, padded);
-      if (lane_index() == 0) {
-        told[0] = static_cast<double>(result.status);
-        told[1] = result.component;
-        told[2] = result.below_resolution;
+    SmallRows rows = rows_;
+    if (takes_part) {
+      if (owner()) {
+        const Estimate& e = current_[thread()];
+        log_const[thread()] = pack_component<V, D, kFull>(e.weight, e.mean, e.factor,
+                                                          model + thread() * Gmm::kParameters);
       }
+#pragma unroll 1
+      for (int i = thread(); i < warps_ * size; i += threads()) sums[i] = 0;
+    } else {
+      rows.n_samples = 0;
     }
-    block_barrier();
-    SmallOutcome result;
-    result.status = static_cast<GmmFitStatus>(static_cast<int>(told[0]));
-    result.component = static_cast<int>(told[1]);
-    result.below_resolution = told[2] != 0.0;
-    block_barrier();
-    return result;
+    const double base = finish_model<V, Gmm::kParameters>(log_const, n_components_, padded,
+                                                          thread(), threads(), model);
+    SmallPass<V, D, kFull> of_rows(model, base, team, lanes_);
+    tell(of_rows.run(rows, warp_index(), warps_, sums + warp_index() * size), takes_part);
   }
 
-  template <class V>
-  ELBOKIT_DEVICE SmallOutcome update(const double* sums, int padded) {
-    // Lanes without a component copy the last one, and count for nothing.
-    const int k = lane_index() < n_components_ ? lane_index() : n_components_ - 1;
+  // The M-step, by each of the mixture's warps. The estimate stays where the outcome is not kept.
+  ELBOKIT_DEVICE SmallOutcome update(bool takes_part, bool narrow, bool& within,
+                                     double& log_likelihood) {
+    const int k = component(), size = layout_.most * kSums;
+    const double* const sums = shared_ + layout_.sums() + k * kSums;
     const auto total = [&](int i) {
-      double sum = sums[k * kSums + i];
-      for (int warp = 1; warp < warps_; ++warp) sum += sums[(warp * padded + k) * kSums + i];
+      double sum = sums[i];
+#pragma unroll 1
+      for (int warp = 1; warp < warps_; ++warp) sum += sums[warp * size + i];
       return sum;
     };
     SmallMoments<D, kFull> moments;
@@ -231,37 +255,31 @@ class SmallRun {
     for (int i = 0; i < D; ++i) moments.first[i] = total(1 + i);
 #pragma unroll
     for (int i = 0; i < kFactor; ++i) moments.second[i] = total(1 + D + i);
+    log_likelihood = told();
     const Estimate previous = current_[k];
-    moments.template recentre<V>(previous.mean);
+    moments.recentre(previous.mean, narrow);
     SmallUpdateOptions options{args_.covariance, n_components_, {}, 0.0};
 #pragma unroll
     for (int i = 0; i < D; ++i) options.reg_covar[i] = args_.reg_covar[i];
     constexpr double kEpsilon = 0x1p-52;
     options.empty_below = 10.0 * kEpsilon * mass_ / static_cast<double>(rows_.n_samples);
-    // Through shared memory: registers would be taken for it all through the next pass.
     Estimate next;
-    const SmallOutcome result = small_update<D, kFull>(options, moments, previous, next);
-    if (owner() && result.status == GmmFitStatus::ok) next_estimates()[k] = next;
-    return result;
-  }
-
-  ELBOKIT_DEVICE Estimate* next_estimates() const {
-    return reinterpret_cast<Estimate*>(shared_ + layout_.next());
-  }
-
-  ELBOKIT_DEVICE void keep_next() {
-    if (owner()) current_[thread()] = next_estimates()[thread()];
+    const SmallOutcome outcome = small_update<D, kFull>(lanes_, options, moments, previous, next);
+    within = within_float(next);
     block_barrier();
+    if (takes_part && owner() && is_kept(outcome, narrow)) current_[k] = next;
+    return outcome;
   }
 
   const GmmFitManyArgs& args_;
   const SmallRows& rows_;
   const std::int64_t mixture_;
+  const MixtureLanes lanes_;
   const int n_components_, warps_;
-  const SmallRunLayout<T, D, kFull> layout_;
+  const SmallRunLayout<D, kFull> layout_;
   double* const shared_;
   Estimate* const current_;
-  double mass_ = 0, log_likelihood_ = 0;
+  double mass_ = 0;
 };
 
 }  // namespace elbokit::cuda

@@ -1,8 +1,9 @@
-// The closed-form M-step of a mixture of few features by one warp, a lane for each component; the
+// The closed-form M-step of mixtures of few features by one warp, a lane for each component; the
 // rules are those of cpp/dispatch/gmm_update.cpp.
 #pragma once
 
 #include "elbokit/gmm_fit.h"
+#include "kernels/gmm_small_lanes.h"
 #include "kernels/gmm_small_model.h"
 
 namespace elbokit::cuda {
@@ -28,16 +29,16 @@ struct SmallOutcome {
 
 // The variance that is lost in the rounding of the means which it belongs to.
 template <int D>
-ELBOKIT_DEVICE void rounding_of(Covariance covariance, bool here, const double (&mean)[D],
+ELBOKIT_DEVICE void rounding_of(MixtureLanes lanes, Covariance covariance, const double (&mean)[D],
                                 double (&rounding)[D]) {
   constexpr double kEpsilon = 0x1p-52;
   double sum = 0;
 #pragma unroll
   for (int i = 0; i < D; ++i) {
-    const double step = here ? 4.0 * kEpsilon * mean[i] : 0.0;
+    const double step = 4.0 * kEpsilon * mean[i];
     rounding[i] = step * step;
     sum += rounding[i];
-    if (covariance == Covariance::tied) rounding[i] = warp_max(rounding[i]);
+    if (covariance == Covariance::tied) rounding[i] = lanes.largest(rounding[i]);
   }
 #pragma unroll
   for (int i = 0; i < D; ++i)
@@ -79,17 +80,18 @@ ELBOKIT_DEVICE bool factor_precision(const double (&covariance)[N], double (&fac
   return positive;
 }
 
-// Maximises the expected complete log-likelihood. All lanes take part; what lanes from
-// n_components on are given counts for nothing.
+// Maximises the expected complete log-likelihood. All lanes take part to the end, as the warp may
+// have other mixtures. A mixture's lanes from n_components on are given what the last component is,
+// since zeros would make their divisions, and so the warp's, take several times as long.
 template <int D, bool kFull>
-ELBOKIT_DEVICE SmallOutcome small_update(const SmallUpdateOptions& options,
+ELBOKIT_DEVICE SmallOutcome small_update(MixtureLanes lanes, const SmallUpdateOptions& options,
                                          const SmallMoments<D, kFull>& moments,
                                          const SmallEstimate<D, kFull>& previous,
                                          SmallEstimate<D, kFull>& next) {
   constexpr int kFactor = SmallMoments<D, kFull>::kFactor;
   constexpr double kLeastSquare = 0x1p-120;    // as in cpp/dispatch/gmm_update.cpp
   constexpr double kResolution = 4 * 0x1p-23;  // four rounding errors of float
-  const bool here = lane_index() < options.n_components;
+  const bool here = lanes.index() < options.n_components;
   const bool tied = options.covariance == Covariance::tied;
   const bool spherical = options.covariance == Covariance::spherical;
 
@@ -99,12 +101,11 @@ ELBOKIT_DEVICE SmallOutcome small_update(const SmallUpdateOptions& options,
   for (int i = 0; i < D; ++i) zero += 0.0 * moments.first[i];
 #pragma unroll
   for (int i = 0; i < kFactor; ++i) zero += 0.0 * moments.second[i];
-  if (ballot(here && !(zero == 0.0)) != 0) return {GmmFitStatus::overflow, -1, false};
+  const bool overflow = lanes.ballot(!(zero == 0.0)) != 0;
 
-  const double given = here ? moments.count : 0.0;
+  const double given = moments.count;
   const double count = given > options.empty_below ? given : 0.0;
-  const double total = warp_sum(count), pooled = warp_sum(given);
-  if (!(total > 0.0)) return {GmmFitStatus::no_component, -1, false};
+  const double total = lanes.sum(here ? count : 0.0), pooled = lanes.sum(here ? given : 0.0);
   const bool alive = count > 0.0;
   const double divisor = tied ? total : count;
 
@@ -117,15 +118,16 @@ ELBOKIT_DEVICE SmallOutcome small_update(const SmallUpdateOptions& options,
   }
   double second[kFactor];  // of what the covariance belongs to
 #pragma unroll
-  for (int i = 0; i < kFactor; ++i) second[i] = here ? moments.second[i] : 0.0;
+  for (int i = 0; i < kFactor; ++i) second[i] = moments.second[i];
 #pragma unroll
   for (int i = 0; i < D; ++i)
 #pragma unroll
     for (int j = kFull ? 0 : i; j <= i; ++j) {
       const int at = kFull ? triangle_at(i, j) : i;
       if (tied) {
-        const double within = warp_sum(second[at] - (alive ? count * shift[i] * shift[j] : 0.0));
-        second[at] = warp_sum(second[at]);
+        const double moved = alive ? count * shift[i] * shift[j] : 0.0;
+        const double within = lanes.sum(here ? second[at] - moved : 0.0);
+        second[at] = lanes.sum(here ? second[at] : 0.0);
         next.covariance[at] = within / divisor;
       } else {
         next.covariance[at] = second[at] / divisor - shift[i] * shift[j];
@@ -140,19 +142,14 @@ ELBOKIT_DEVICE SmallOutcome small_update(const SmallUpdateOptions& options,
   }
 
   double rounding[D];
-  rounding_of<D>(options.covariance, here, next.mean, rounding);
+  rounding_of<D>(lanes, options.covariance, next.mean, rounding);
 #pragma unroll
   for (int i = 0; i < D; ++i) {
     double& variance = next.covariance[diagonal_at<D, kFull>(i)];
     variance = (variance <= rounding[i] ? 0.0 : variance) + options.reg_covar[i];
   }
   const bool positive = factor_precision<D, kFull>(next.covariance, next.factor);
-  const unsigned singular = ballot((tied || alive) && !positive);
-  if (singular != 0) {
-    int component = 0;
-    while (!tied && !((singular >> component) & 1u)) ++component;
-    return {GmmFitStatus::singular_covariance, tied ? -1 : component, false};
-  }
+  const unsigned singular = lanes.ballot((tied || alive) && !positive);
 
   // Whether some variance, given the features before it, is below what sums of float32 resolve.
   bool below = false;
@@ -163,7 +160,7 @@ ELBOKIT_DEVICE SmallOutcome small_update(const SmallUpdateOptions& options,
                          (tied && pooled > total ? pooled : divisor);
     below = below || 1.0 / (next.factor[at] * next.factor[at]) < least;
   }
-  const bool any_below = ballot((tied || alive) && below) != 0;
+  const bool any_below = lanes.ballot((tied || alive) && below) != 0;
   if (!tied && !alive) {  // an empty component keeps its covariance; its mean has not moved
 #pragma unroll
     for (int i = 0; i < kFactor; ++i) {
@@ -171,6 +168,10 @@ ELBOKIT_DEVICE SmallOutcome small_update(const SmallUpdateOptions& options,
       next.factor[i] = previous.factor[i];
     }
   }
+  if (overflow) return {GmmFitStatus::overflow, -1, false};
+  if (!(total > 0.0)) return {GmmFitStatus::no_component, -1, false};
+  if (singular != 0)
+    return {GmmFitStatus::singular_covariance, tied ? -1 : lowest_bit(singular), false};
   return {GmmFitStatus::ok, -1, any_below};
 }
 

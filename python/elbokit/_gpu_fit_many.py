@@ -52,7 +52,7 @@ def fit_many(
     max_iter: int,
     lower_bound: Tensor | None = None,
 ) -> GpuFits:
-    """Run EM on checked mixtures of few features and components, a block of the GPU for each.
+    """Run EM on checked mixtures of few features and components, some lanes of the GPU for each.
 
     Nothing waits for the GPU, so values are not checked: a mixture with NaN among its rows ends as
     one whose sums overflow, and one without rows as one that no component explains.
