@@ -25,12 +25,31 @@ FLAGS = ["-std=c++17", '-DELBOKIT_CUDA_ARCHITECTURES=""']
 FLAGS += [flag for folder in ("cuda", "cpp", "cpp/include") for flag in ("-I", str(ROOT / folder))]
 ARCHITECTURES = ("sm_90", "sm_75")
 
-# Kernels that may have a stack frame or spill, by a pattern of their names, and why.
-ALLOWED: dict[str, str] = {}
+# Kernels that may spill so many bytes, by a pattern of their names, and why.
+ALLOWED: dict[str, tuple[int, str]] = {
+    r"^fit_many<": (
+        340,
+        "none in the loops over rows: once for an iteration or for 64 rows of a lane",
+    ),
+    r"_kernel<double, AnyRows<": (
+        32,
+        "the general way in double, which computes more than it moves",
+    ),
+    r"^categorical_kernel<": (24, "once for a position, beside a sweep over all classes"),
+    r"^(move|search)_kernel<": (24, "one block, or a few, once for an iteration or a center"),
+    r"^small_weights": (64, "returns at once unless a weight is below 2^-60"),
+    r"^(triangular_slopes<float, 4>|add_moments_kernel<double, false>|assign_kernel<float>)": (
+        24,
+        "on sm_75 alone",
+    ),
+    r"^merge<": (24, "on sm_75 alone; once for a pass"),
+}
 # Kernels by a pattern of their names, and what their SASS for sm_90 must have.
 MEANT = {
     r"bernoulli_kernel<.*PlainRows<\w+, (float|double), \1, ": ["LDG.E.128", "STG.E.128"],
     r"bernoulli_kernel<.*PlainRows<float, BFloat16, BFloat16, ": ["LDG.E.128", "STG.E.128"],
+    r"gaussian_kernel<float, PlainRows<float, float, float, ": ["LDG.E.128", "STG.E.128"],
+    r"^filter_kernel": ["HMMA.16816.F32.BF16"],
 }
 SHOWN = {
     "16-byte loads": re.compile(r"LDG\.E.*\.128"),
@@ -134,7 +153,10 @@ def compiled(source: Path, architecture: str, nvdisasm: str | None) -> list[Kern
 def faults(kernel: Kernel, architecture: str) -> list[str]:
     """What is wrong with it, one line each."""
     found = []
-    if (kernel.frame or kernel.spilled) and not any(re.search(p, kernel.name) for p in ALLOWED):
+    excused = max(
+        (most for p, (most, _) in ALLOWED.items() if re.search(p, kernel.name)), default=-1
+    )
+    if (kernel.frame or kernel.spilled) and kernel.spilled > excused:
         found.append(f"stack frame of {kernel.frame} bytes, {kernel.spilled} bytes spilled")
     if kernel.instructions and architecture == "sm_90":
         for pattern, names in MEANT.items():
@@ -169,7 +191,10 @@ def report(sections: dict[str, list[Kernel]], release: str, sass: bool) -> str:
         if with_sass:
             text += "\nInstructions are counted in SASS (nvdisasm): places in the code, not runs.\n"
         text += table(kernels, with_sass)
-    excused = "".join(f"\n- `{pattern}`: {reason}" for pattern, reason in ALLOWED.items())
+    excused = "".join(
+        f"\n- `{pattern}`, {most} bytes at most: {reason}"
+        for pattern, (most, reason) in ALLOWED.items()
+    )
     return text + (f"\n\nAllowed to use local memory:\n{excused}\n" if excused else "\n")
 
 

@@ -14,8 +14,8 @@ from elbokit import _core
 from elbokit._gmm_fit import FitOutcome, as_gmm_fit, check_fit_weight
 from elbokit._gpu_arrays import as_gpu_tensor, read_back, returns_gpu_like, to_host
 from elbokit._gpu_fit import GpuMixture, GpuRun
-from elbokit._gpu_m_step import GpuEstimate
 from elbokit._gpu_fit_many import fit_many, takes_fit_many
+from elbokit._gpu_m_step import GpuEstimate
 from elbokit._mixture_arguments import Mixtures, check_mixtures, check_offsets
 from elbokit._types import FitStatus, GmmFit
 
