@@ -23,6 +23,7 @@ set(ELBOKIT_CUDA_KERNELS
     cuda/kernels/gmm_sparse.cu
     cuda/kernels/gmm_sparse_filter.cu
     cuda/kernels/gmm_sparse_model.cu
+    cuda/kernels/gmm_sparse_sums.cu
     cuda/kernels/gmm_update.cu
     cuda/kernels/gmm_weights.cu
     cuda/kernels/kmeans.cu

@@ -74,6 +74,15 @@ std::size_t sparse_filter_shared(const SparseShape& shape);
 void sparse_filter(const Queue& queue, const SparseShape& shape, const SparseRows& rows,
                    const SparseMemory& memory);
 
+// Adds the rows' statistics to the sums over all chunks.
+void add_sparse_sums(const Queue& queue, const SparseShape& shape, const SparseRows& rows,
+                     const SparseMemory& memory);
+
+// What the sums over n_samples rows come to; `failures` counts components without enough of them.
+void merge_sparse_sums(const Queue& queue, const SparseShape& shape, std::int64_t n_samples,
+                       const GmmMixtures& mixtures, const SparseMemory& memory,
+                       const GmmStatistics& statistics, unsigned long long* failures);
+
 // One element of the data.
 ELBOKIT_DEVICE float sparse_element(const GmmData& data, std::int64_t row, std::int64_t feature) {
   const std::int64_t i = row * data.row_stride + feature;
