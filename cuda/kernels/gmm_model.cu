@@ -8,10 +8,6 @@ namespace elbokit::cuda {
 namespace {
 
 constexpr int kThreads = 128;
-constexpr double kLog2Pi = 1.83787706640934548356;
-
-// Distances are scaled so that logits come out in log2 units: sqrt(log2(e) / 2).
-constexpr double kScale = 0.84932180028801904272;
 
 template <class T>
 struct PackArgs {

@@ -6,6 +6,7 @@
 #include "common/elements.h"
 #include "common/reduce.h"
 #include "kernels/gmm.h"
+#include "kernels/gmm_units.h"
 #include "math/gaussian.h"
 
 namespace elbokit::cuda {
@@ -16,9 +17,6 @@ inline constexpr int kTileFeatures = 8;
 // A squared whitened coordinate is half log2(e) on average near a component. So much less is summed
 // up for each, exactly: sums over many features then stay small, and their rounding with them.
 inline constexpr double kExpectedSquare = 0.75;
-
-inline constexpr double kLog2E = 1.44269504088896340736;
-inline constexpr double kLn2 = 0.69314718055994530942;
 
 // Rows and components of one thread where the distances to components are made.
 template <class T>

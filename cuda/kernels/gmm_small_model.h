@@ -7,6 +7,7 @@
 #include "common/elements.h"
 #include "common/reduce.h"
 #include "elbokit/gmm.h"
+#include "kernels/gmm_units.h"
 #include "math/gaussian.h"
 
 namespace elbokit::cuda {
@@ -115,8 +116,6 @@ ELBOKIT_DEVICE constexpr int diagonal_at(int i) {
 template <class T, int D, bool kFull>
 ELBOKIT_DEVICE double pack_component(double weight, const double* mean, const double* factor,
                                      T* out) {
-  constexpr double kScale = 0.84932180028801904272;  // sqrt(log2(e) / 2)
-  constexpr double kLog2Pi = 1.83787706640934548356;
   double log_const = ::log(weight) - 0.5 * D * kLog2Pi;
   double left[D];  // what rounding leaves of the mean
 #pragma unroll
@@ -146,7 +145,6 @@ ELBOKIT_DEVICE double pack_component(double weight, const double* mean, const do
 template <class T, int kParameters>
 ELBOKIT_DEVICE double finish_model(const double* exact, int n_components, int padded, int thread,
                                    int threads, T* parameters) {
-  constexpr double kLog2E = 1.44269504088896340736;
   const double infinity = __builtin_huge_val();
   block_barrier();
   double base = -infinity;

@@ -3,14 +3,11 @@
 #include <cmath>
 
 #include "common/reduce.h"
+#include "kernels/gmm_units.h"
 
 namespace elbokit::cuda {
 
 namespace {
-
-constexpr double kLog2E = 1.44269504088896340736;
-constexpr double kLog2Pi = 1.83787706640934548356;
-constexpr double kSqrtHalfLog2E = 0.84932180028801907;
 
 struct Source {
   GmmMixtures mixtures;
@@ -53,7 +50,7 @@ __global__ void __launch_bounds__(kSparseThreads)
   double log_const = 0, offset = 0;
   for (std::int64_t j = lane_index(); j < d; j += kWarp) {
     const double mean = source.mixtures.means[k * d + j], given = source.precision(k, j);
-    const double precision = kSqrtHalfLog2E * given;
+    const double precision = kScale * given;
     const auto center = static_cast<float>(mean);
     float* const out = memory.exact + k * 3 * d + j;
     out[0] = center;
@@ -110,7 +107,7 @@ __global__ void __launch_bounds__(kSparseThreads)
   for (int e = 0; e < 4; ++e) {
     const std::int64_t j = step * 16 + lane % 4 * 2 + e % 2 + e / 2 * 8;
     if (k >= shape.n_components || j >= shape.n_features) continue;
-    const double precision = kSqrtHalfLog2E * source.precision(k, j);
+    const double precision = kScale * source.precision(k, j);
     const double shift =
         source.mixtures.means[k * shape.n_features + j] - static_cast<double>(memory.pivot[j]);
     square[e] = static_cast<float>(precision * precision);
