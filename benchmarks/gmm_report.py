@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import statistics
 from dataclasses import dataclass, field
 
 import gmm_answers
@@ -36,6 +38,17 @@ class Measured:
     def ratio(self, peer: str = ONEDAL) -> float | None:
         both = {peer, OURS} <= self.timing.seconds.keys()
         return self.timing.ratio(peer, OURS) if both else None
+
+    def spread(self) -> float:
+        """Between the quartiles of oneDAL's ratios to ours, in parts of their median."""
+        if not {ONEDAL, OURS} <= self.timing.seconds.keys():
+            return 0.0
+        if len(self.timing.seconds[ONEDAL]) < 2:
+            return math.inf
+        low, middle, high = statistics.quantiles(
+            self.timing.ratios(ONEDAL, OURS), method="inclusive"
+        )
+        return (high - low) / middle
 
     def time(self, peer: str) -> str:
         """Milliseconds, median and quartiles; a mark where the answer is another one."""
@@ -117,7 +130,13 @@ def errors(section: Section) -> str:
     return harness.table(["n × d, k, covariance", "data", *section.peers()], rows)
 
 
-def write(sections: list[Section], rates: dict[str, float], bandwidth: float, rounds: int) -> None:
+def write(
+    stem: str,
+    sections: list[Section],
+    rates: dict[str, float],
+    bandwidth: float,
+    rounds: tuple[int, int],
+) -> None:
     parts, versions = [], {}
     for section in sections:
         parts += [f"## {section.title}", times(section, rates, bandwidth)]
@@ -131,8 +150,9 @@ def write(sections: list[Section], rates: dict[str, float], bandwidth: float, ro
         "Milliseconds per EM iteration: a long run less a short one, over the difference of their "
         "iterations, from the same data and the same start, the fit as each library offers it. "
         "Each library runs in a process of its own with its default number of threads; they take "
-        f"turns for up to {rounds} rounds (slow ones fewer). Median (quartiles); ratios are taken "
-        "within a round. Overlapping: two means are 2.8 standard deviations apart. Separated: the "
+        f"turns for up to {rounds[0]} rounds (slow ones fewer), oneDAL and elbokit for up to "
+        f"{rounds[1]} where their ratios differ. Median (quartiles); ratios are taken within a "
+        "round. Overlapping: two means are 2.8 standard deviations apart. Separated: the "
         "nearest two are 20 apart.\n\n"
         f"Before anything is timed, the parameters after {gmm_answers.ITERATIONS} iterations are "
         "compared with scikit-learn in float64 on the same rows: weights times k, means in "
@@ -144,7 +164,7 @@ def write(sections: list[Section], rates: dict[str, float], bandwidth: float, ro
         "whichever takes longer; the best of this run. Skipping on separated data can beat it. "
         "pomegranate and gmmx do the same work on any data; without `--all` they are not run on "
         "separated data."
-        f"\n\n![ratios](gmm.png)"
+        f"\n\n![ratios]({stem}.png)"
     )
-    harness.write("gmm", "EM, time per iteration", text, "\n\n".join(parts), list(versions))
-    gmm_plot.draw(sections[0], harness.RESULTS / "gmm.png")
+    harness.write(stem, "EM, time per iteration", text, "\n\n".join(parts), list(versions))
+    gmm_plot.draw(sections[0], harness.RESULTS / f"{stem}.png")

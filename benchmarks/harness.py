@@ -41,12 +41,16 @@ class Timing:
         return low, high
 
     def ratio(self, peer: str, to: str) -> float:
-        """Median over the rounds of ``peer``'s time over ``to``'s in the same round.
+        """Median of `ratios`."""
+        return statistics.median(self.ratios(peer, to))
+
+    def ratios(self, peer: str, to: str) -> list[float]:
+        """Of each round, ``peer``'s time over ``to``'s.
 
         A slow peer may have left after the first rounds; then those count.
         """
         pairs = zip(self.seconds[peer], self.seconds[to], strict=False)
-        return statistics.median(a / b for a, b in pairs)
+        return [a / b for a, b in pairs]
 
 
 def interleave(peers: dict[str, Work], rounds: int, warm_up: int = 2) -> Timing:
