@@ -64,10 +64,11 @@ def agree(ours: Any, theirs: Any) -> None:
             continue
         assert (a.dtype, a.shape, a.stride()) == (b.dtype, b.shape, b.stride())
         rtol = ROUNDING[b.dtype]
-        # A weight is e to the power of a difference of sums over all pixels, which float32 rounds.
+        # A weight is e to the power of a difference of sums over all pixels, which float32 rounds,
+        # in another order at each CPU level.
         largest = b.abs().max().item() if b.numel() else 0.0
         torch.testing.assert_close(
-            a.cpu(), b, rtol=20 * rtol if rtol < 1e-5 else rtol, atol=10 * rtol * largest
+            a.cpu(), b, rtol=20 * rtol if rtol < 1e-5 else rtol, atol=40 * rtol * largest
         )
 
 

@@ -2,6 +2,7 @@
 
 #include "bindings/bindings.h"
 #include "bindings/loss_args.h"
+#include "bindings/plain_tensors.h"
 
 namespace elbokit::bindings {
 
@@ -67,6 +68,70 @@ std::int64_t vae_loss(const py::object& logits, const py::object& target, const 
   });
 }
 
+// Elements from which on Python's time no longer matters; such gradients come from the pool.
+constexpr std::int64_t kSmall = std::int64_t{1} << 18;
+
+// Rows of a contiguous tensor.
+template <class T>
+Matrix<T> rows_of(void* data, std::int64_t cols) {
+  return {static_cast<T*>(data), cols, 1};
+}
+
+// A small loss from beginning to end: what it is given, what it makes, what it computes. Returns
+// (total, reconstruction, kl, grads), with grads (logits, mu, logvar) or None; or None alone, for
+// operands that ask for more than this.
+py::object small_vae_loss(const py::handle& logits, const py::handle& target, const py::handle& mu,
+                          const py::handle& logvar, double beta, double free_bits, bool mean,
+                          bool grad_enabled) {
+  const auto a = plain_tensor(logits);
+  if (!a || a->size >= kSmall) return py::none();
+  const auto t = plain_tensor(target), m = plain_tensor(mu), v = plain_tensor(logvar);
+  if (!t || !m || !v || !same_shape(*a, *t) || !same_shape(*m, *v) || a->element != m->element ||
+      a->rows != m->rows || m->size >= kSmall)
+    return py::none();
+  bool grads = false;
+  if (grad_enabled) {
+    grads = requires_grad(logits);
+    const bool latent = requires_grad(mu) || requires_grad(logvar);
+    if (grads != latent || requires_grad(target)) return py::none();
+  }
+  py::object terms[3], grad[3];
+  for (auto& term : terms) term = empty_number(a->element);
+  const py::handle tracked[] = {logits, mu, logvar};
+  for (int i = 0; grads && i < 3; ++i) grad[i] = empty_like(tracked[i]);
+  const auto compute = [&](auto value) {
+    using T = decltype(value);
+    const double scale = mean ? 1.0 / static_cast<double>(a->rows) : 1.0;
+    const auto written = [&](int i) { return grads ? data_of(grad[i]) : nullptr; };
+    BernoulliArgs<T> bernoulli{};
+    bernoulli.rows = a->rows;
+    bernoulli.cols = a->size / a->rows;
+    bernoulli.logits = {a->data, a->element, bernoulli.cols, 1};
+    bernoulli.target = {t->data, t->element, bernoulli.cols, 1};
+    bernoulli.target_scale = 1;
+    bernoulli.scale = static_cast<T>(scale);
+    bernoulli.grad = {written(0), a->element, bernoulli.cols};
+    GaussianKlArgs<T> kl{};
+    kl.rows = m->rows;
+    kl.cols = m->size / m->rows;
+    kl.mu = rows_of<const T>(m->data, kl.cols);
+    kl.logvar = rows_of<const T>(v->data, kl.cols);
+    kl.free_bits = static_cast<T>(free_bits);
+    kl.scale = bernoulli.scale;
+    kl.grad_mu = rows_of<T>(written(1), kl.cols);
+    kl.grad_logvar = rows_of<T>(written(2), kl.cols);
+    T* out[3];
+    for (int i = 0; i < 3; ++i) out[i] = static_cast<T*>(data_of(terms[i]));
+    const py::gil_scoped_release release;
+    const VaeLossTotals totals = cpu::vae_loss(bernoulli, kl);
+    write_terms(totals, beta, scale, 1, false, out[0], out[1], out[2]);
+  };
+  a->element == Element::kFloat32 ? compute(float{}) : compute(double{});
+  return py::make_tuple(
+      terms[0], terms[1], terms[2],
+      grads ? py::object(py::make_tuple(grad[0], grad[1], grad[2])) : py::object(py::none()));
+}
+
 }  // namespace
 
 void register_vae_loss(py::module_& m) {
@@ -75,6 +140,8 @@ void register_vae_loss(py::module_& m) {
         "mu"_a, "logvar"_a, "prior_mu"_a, "prior_logvar"_a, "beta"_a, "free_bits"_a, "scale"_a,
         "by_row"_a, "total_out"_a, "reconstruction_out"_a, "kl_out"_a, "grad_logits"_a, "grad_mu"_a,
         "grad_logvar"_a, "dimensions"_a);
+  m.def("small_vae_loss", &small_vae_loss, "logits"_a, "target"_a, "mu"_a, "logvar"_a, "beta"_a,
+        "free_bits"_a, "mean"_a, "grad_enabled"_a);
 }
 
 }  // namespace elbokit::bindings

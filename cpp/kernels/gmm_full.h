@@ -37,6 +37,9 @@ struct FullFamily {
     largest.store_to(out.largest);
   }
 
+  // Entries of a factor's tiles before coordinate `from`, a tile's first.
+  static std::int64_t factor_entries(std::int64_t from) { return from * (from + tile) / 2; }
+
   // Adds the squares of the whitened coordinates [from, to), from a tile's first; `factor` is at
   // it. The coordinates are left in kept, where one is given.
   template <bool Compensated, int V, class... Kept>

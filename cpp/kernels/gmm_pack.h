@@ -77,9 +77,9 @@ ELBOKIT_INLINE void pack_tile(const Source* from, std::ptrdiff_t stride, T* to, 
   for (int c = 0; c < kLanes<T>; ++c, to += ld) store(to, tile[c]);
 }
 
-// Features from j on of rows row_of(0), row_of(1), ..., `lanes` of them in any layout, of which
-// `height` exist; the others become zeros. Where the source is of another type its values are
-// converted one by one.
+// Features from j up to n_features of rows row_of(0), row_of(1), ..., `lanes` of them in any
+// layout, of which `height` exist; the others become zeros. Where the source is of another type its
+// values are converted one by one.
 template <class T, class Source, class RowOf>
 ELBOKIT_INLINE void pack_rows(const Matrix<const Source>& x, std::int64_t j,
                               std::int64_t n_features, RowOf row_of, int height, T* to,
@@ -109,14 +109,14 @@ ELBOKIT_INLINE void pack_rows(const Matrix<const Source>& x, std::int64_t n_feat
       x, j, n_features, [&](int i) ELBOKIT_INLINE_LAMBDA { return row + i; }, height, to, ld);
 }
 
-// All features of scattered rows, whatever the data are.
+// Features [begin, end) of scattered rows, whatever the data are.
 template <class T, class RowOf>
-ELBOKIT_INLINE void pack_listed(const GmmRows<T>& rows, std::int64_t n_features, RowOf row_of,
-                                int height, T* to, std::ptrdiff_t ld) {
+ELBOKIT_INLINE void pack_listed(const GmmRows<T>& rows, std::int64_t begin, std::int64_t end,
+                                RowOf row_of, int height, T* to, std::ptrdiff_t ld) {
   if (rows.narrow)
-    pack_rows<T>(rows.narrow, 0, n_features, row_of, height, to, ld);
+    pack_rows<T>(rows.narrow, begin, end, row_of, height, to, ld);
   else
-    pack_rows<T>(rows.x, 0, n_features, row_of, height, to, ld);
+    pack_rows<T>(rows.x, begin, end, row_of, height, to, ld);
 }
 
 // Rows [begin, begin + kGroup) of the data, of which those from `end` on do not exist, to the group

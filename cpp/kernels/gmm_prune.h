@@ -1,6 +1,6 @@
 // The E-step of well separated components with full covariance: the first whitened coordinates
 // bound a row's distance from below, and rows that are thereby too far to count are not followed
-// further.
+// further; the others are looked at again whenever their coordinates have doubled.
 #pragma once
 
 #include "kernels/gmm_full.h"
@@ -56,7 +56,7 @@ class Pruning {
     bound_all();
     sort_by_nearest(count);
     for (std::int64_t k = 0; k < model_.n_components; ++k)
-      follow(k, begin, order_ + start_[k], start_[k + 1] - start_[k], &Pruning::keep_as_largest);
+      follow<true>(k, begin, order_ + start_[k], start_[k + 1] - start_[k]);
     if (any_far(block_, padded_) || 2 * find_near(count) > count * model_.n_components) {
       wait_ = patience;
       return false;
@@ -104,41 +104,62 @@ class Pruning {
       order_[--start_[static_cast<std::int32_t>(nearest[n])]] = static_cast<std::int32_t>(n);
   }
 
-  // Makes component k's logits of the listed rows of the block and hands each to `keep`.
-  using Keep = void (Pruning::*)(std::int64_t k, std::int32_t row, T high, T low);
-  void follow(std::int64_t k, std::int64_t begin, const std::int32_t* rows, std::int64_t count,
-              Keep keep) {
+  // Makes component k's logits of the listed rows of the block. Those of other than the nearest
+  // component (`Own`) are given up as soon as none of them can count.
+  template <bool Own>
+  void follow(std::int64_t k, std::int64_t begin, const std::int32_t* rows, std::int64_t count) {
     for (std::int64_t i = 0; i < count;)
-      i += count - i > lanes ? follow_vectors<2>(k, begin, rows + i, count - i, keep)
-                             : follow_vectors<1>(k, begin, rows + i, count - i, keep);
+      i += count - i > lanes ? follow_vectors<Own, 2>(k, begin, rows + i, count - i)
+                             : follow_vectors<Own, 1>(k, begin, rows + i, count - i);
   }
 
+  // Features [from, to) of some listed rows of the block, to the scratch.
   template <int V>
+  void pack(std::int64_t begin, const std::int32_t* rows, int count, std::int64_t from,
+            std::int64_t to) {
+    const std::int64_t end = to < model_.n_features ? to : model_.n_features;
+    for (int v = 0; v < V; ++v) {
+      const int height = count - v * lanes < lanes ? count - v * lanes : lanes;
+      pack_listed(
+          chunk_.rows, from, end,
+          [&](int i) ELBOKIT_INLINE_LAMBDA { return begin + rows[v * lanes + i]; }, height,
+          block_.scratch + v * lanes, V * lanes);
+    }
+  }
+
+  template <bool Own, int V>
   std::int64_t follow_vectors(std::int64_t k, std::int64_t begin, const std::int32_t* rows,
-                              std::int64_t count, Keep keep) {
+                              std::int64_t count) {
     constexpr int ld = V * lanes;
     const int taken = static_cast<int>(count < ld ? count : ld);
-    T* const x = block_.scratch;
-    for (int v = 0; v < V; ++v) {
-      const int height = taken - v * lanes < lanes ? taken - v * lanes : lanes;
-      pack_listed(
-          chunk_.rows, model_.n_features,
-          [&](int i) ELBOKIT_INLINE_LAMBDA { return begin + rows[v * lanes + i]; }, height,
-          x + v * lanes, ld);
-    }
     Distance<T, Compensated> distance[V];
-    FullFamily<T>::add_squares(
-        model_.center + k * model_.padded_features, model_.bias + k * model_.padded_features,
-        model_.factor + k * model_.factor_stride, 0, model_.padded_features, x, ld, distance);
     T high[ld], low[ld] = {};
-    for (int v = 0; v < V; ++v)
-      distance[v].store_logit(model_.log_const[k], LogitRows<T>(high, low, 0), v * lanes);
-    for (int i = 0; i < taken; ++i) (this->*keep)(k, rows[i], high[i], low[i]);
+    const std::int64_t all = model_.padded_features;
+    std::int64_t from = 0, to = Own ? all : 2 * prefix_features(model_.n_features);
+    for (;;) {
+      if (to > all) to = all;
+      pack<V>(begin, rows, taken, from, to);
+      FullFamily<T>::add_squares(
+          model_.center + k * all, model_.bias + k * all,
+          model_.factor + k * model_.factor_stride + FullFamily<T>::factor_entries(from), from, to,
+          block_.scratch, ld, distance);
+      for (int v = 0; v < V; ++v)
+        distance[v].store_logit(model_.log_const[k], LogitRows<T>(high, low, 0), v * lanes);
+      if (to == all) break;
+      const T limit = least_logit(k);
+      bool near = false;
+      for (int i = 0; i < taken; ++i) near |= high[i] > block_.largest[rows[i]] + limit;
+      if (!near) return taken;
+      from = to;
+      to *= 2;
+    }
+    for (int i = 0; i < taken; ++i)
+      Own ? keep_as_largest(rows[i], high[i], low[i]) : keep_as_logit(k, rows[i], high[i], low[i]);
     return taken;
   }
 
   // The nearest component's logit waits in the rows' arrays while the bounds are still needed.
-  void keep_as_largest(std::int64_t, std::int32_t row, T high, T low) {
+  void keep_as_largest(std::int32_t row, T high, T low) {
     block_.largest[row] = high;
     block_.factor[row] = low;
   }
@@ -149,20 +170,24 @@ class Pruning {
     if (high > block_.largest[row]) block_.largest[row] = high;
   }
 
+  // Logits of component k this far below the largest are dropped even in the heaviest row; one unit
+  // is for the rounding of the bounds.
+  T least_logit(std::int64_t k) const {
+    const double share = static_cast<double>(chunk_.drop_scale * model_.drop_below[k]) /
+                         static_cast<double>(heaviest_);
+    return static_cast<T>(__builtin_log2(share) - 1);
+  }
+
   // Marks the rows, other than its own, that are near enough to component k to count; returns how
   // many there are in all.
   std::int64_t find_near(std::int64_t count) {
-    T heaviest = 0;
+    heaviest_ = 0;
     for (std::int64_t n = 0; n < count; ++n)
-      heaviest = block_.weight[n] > heaviest ? block_.weight[n] : heaviest;
+      heaviest_ = block_.weight[n] > heaviest_ ? block_.weight[n] : heaviest_;
     const std::int64_t words = padded_ / group;
     std::int64_t total = 0;
     for (std::int64_t k = 0; k < model_.n_components; ++k) {
-      // A bound this far below the largest logit is dropped even by the heaviest row; one unit is
-      // for the rounding of the bounds.
-      const double share = static_cast<double>(chunk_.drop_scale * model_.drop_below[k]) /
-                           static_cast<double>(heaviest);
-      const auto limit = static_cast<T>(__builtin_log2(share) - 1);
+      const T limit = least_logit(k);
       const Vec<T> own = broadcast<T>(static_cast<T>(k));
       const T* const bound = block_.logits + k * block_.ld;
       for (std::int64_t n = 0; n < padded_; n += group) {
@@ -203,7 +228,7 @@ class Pruning {
     for (std::int64_t i = 0; i < words; ++i)
       for (std::uint64_t rows = near_[k * words + i]; rows != 0; rows &= rows - 1)
         order_[count++] = static_cast<std::int32_t>(i * group + __builtin_ctzll(rows));
-    follow(k, begin, order_, count, &Pruning::keep_as_logit);
+    follow<false>(k, begin, order_, count);
   }
 
   const GmmModel<T>& model_;
@@ -212,6 +237,7 @@ class Pruning {
   std::uint64_t* near_;  // (n_components, groups of rows)
   std::int32_t *order_, *start_;
   std::int64_t padded_ = 0;
+  T heaviest_ = 0;
   int wait_ = 0;
 };
 

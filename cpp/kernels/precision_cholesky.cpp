@@ -6,14 +6,6 @@ namespace elbokit::ELBOKIT_LEVEL {
 
 namespace {
 
-double dot(const double* a, const double* b, std::int64_t n) {
-  Vec<double> sum{};
-  for_each_vector<double>(n, [&](std::int64_t i, int count) ELBOKIT_INLINE_LAMBDA {
-    sum += load_partial(a + i, count) * load_partial(b + i, count);
-  });
-  return reduce_add<double>(sum);
-}
-
 // y += scale x
 void add_scaled(double* y, double scale, const double* x, std::int64_t n) {
   for_each_vector<double>(n, [&](std::int64_t i, int count) ELBOKIT_INLINE_LAMBDA {
@@ -23,25 +15,26 @@ void add_scaled(double* y, double scale, const double* x, std::int64_t n) {
 
 }  // namespace
 
+// Row by row of the transposed factor, which then leaves the rows below: these updates, unlike sums
+// along a row, do not wait for each other.
 bool precision_cholesky(std::int64_t d, const double* covariance, double* factor, double* work) {
-  double* const lower = work;            // L, row by row
-  double* const inverse = work + d * d;  // L^-1, row by row
-  for (std::int64_t i = 0; i < d; ++i) {
-    double* const row = lower + i * d;
-    for (std::int64_t j = 0; j < i; ++j) {
-      const double* const other = lower + j * d;
-      row[j] = (covariance[i * d + j] - dot(row, other, j)) / other[j];
+  double* const upper = work;            // what is left of the covariance, becomes L^T
+  double* const inverse = work + d * d;  // what is left of the identity, becomes L^-1
+  for (std::int64_t i = 0; i < d; ++i)
+    for (std::int64_t j = i; j < d; ++j) upper[i * d + j] = covariance[j * d + i];
+  for (std::int64_t i = 0; i < d * d; ++i) inverse[i] = 0.0;
+  for (std::int64_t j = 0; j < d; ++j) {
+    double* const row = upper + j * d;
+    double* const solved = inverse + j * d;
+    if (!(row[j] > 0.0 && row[j] < __builtin_huge_val())) return false;
+    const double root = __builtin_sqrt(row[j]);
+    for (std::int64_t i = j + 1; i < d; ++i) row[i] /= root;
+    for (std::int64_t i = 0; i < j; ++i) solved[i] /= root;
+    solved[j] = 1.0 / root;
+    for (std::int64_t i = j + 1; i < d; ++i) {
+      add_scaled(upper + i * d + i, -row[i], row + i, d - i);
+      add_scaled(inverse + i * d, -row[i], solved, j + 1);
     }
-    const double pivot = covariance[i * d + i] - dot(row, row, i);
-    if (!(pivot > 0.0 && pivot < __builtin_huge_val())) return false;
-    row[i] = __builtin_sqrt(pivot);
-
-    // Row i of L L^-1 = I, solved for row i of L^-1.
-    double* const solved = inverse + i * d;
-    for (std::int64_t j = 0; j < i; ++j) solved[j] = 0.0;
-    for (std::int64_t j = 0; j < i; ++j) add_scaled(solved, -row[j], inverse + j * d, j + 1);
-    for (std::int64_t j = 0; j < i; ++j) solved[j] /= row[i];
-    solved[i] = 1.0 / row[i];
   }
   for (std::int64_t i = 0; i < d; ++i)
     for (std::int64_t j = 0; j < d; ++j) factor[i * d + j] = j < i ? 0.0 : inverse[j * d + i];

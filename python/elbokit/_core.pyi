@@ -3,6 +3,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from torch import Tensor
 
 _Array = npt.NDArray[np.floating[Any]]
 _Operand = npt.NDArray[Any] | tuple[Any, ...]
@@ -148,6 +149,16 @@ def vae_loss(
     grad_logvar: _Operand | None,
     dimensions: _Operand | None,
 ) -> int: ...
+def small_vae_loss(
+    logits: Tensor,
+    target: Tensor,
+    mu: Tensor,
+    logvar: Tensor,
+    beta: float,
+    free_bits: float,
+    mean: bool,
+    grad_enabled: bool,
+) -> tuple[Tensor, Tensor, Tensor, tuple[Tensor, Tensor, Tensor] | None] | None: ...
 def precision_cholesky(covariances: _Float64, factors: _Float64) -> int: ...
 def kmeans(
     X: _Array,

@@ -8,6 +8,11 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
+from torch._C import (
+    _are_functorch_transforms_active,
+    _get_tracing_state,
+    _len_torch_dispatch_stack,
+)
 
 from elbokit.torch import _backends, _cuda
 from elbokit.torch._reduction import storage_order
@@ -21,6 +26,7 @@ __all__ = [
     "scaled",
     "scaled_on_gpu",
     "to_differentiate",
+    "undisturbed",
     "with_signature",
 ]
 
@@ -38,18 +44,23 @@ def with_signature(forward: _F) -> _F:
     return forward
 
 
+def undisturbed() -> bool:
+    """Whether nothing traces, transforms or intercepts what is done to tensors."""
+    return not (
+        torch.compiler.is_compiling()
+        or _are_functorch_transforms_active()
+        or _len_torch_dispatch_stack()
+        or _get_tracing_state() is not None
+    )
+
+
 def direct(*tensors: Tensor | None) -> bool:
     """Whether these tensors may go to the kernels without torch's dispatcher.
 
-    True for plain tensors, all on the CPU or all on one GPU, that nothing traces, transforms or
-    intercepts. The way through the dispatcher takes longer than a small loss.
+    True for plain tensors, all on the CPU or all on one GPU, that are `undisturbed`. The way
+    through the dispatcher takes longer than a small loss.
     """
-    if (
-        torch.compiler.is_compiling()
-        or torch._C._are_functorch_transforms_active()
-        or torch._C._len_torch_dispatch_stack()
-        or torch._C._get_tracing_state() is not None
-    ):
+    if not undisturbed():
         return False
     for t in tensors:  # all() takes twice the time
         if t is not None and not (type(t) in _PLAIN and t.is_cpu and t.layout is torch.strided):
@@ -66,14 +77,14 @@ def _on_one_gpu(tensors: Sequence[Tensor | None]) -> bool:
     )
 
 
-def direct_apply(function: type[torch.autograd.Function], forward: Callable[..., Any]) -> Any:
-    """Return the ``apply`` of a function like `function` for operands that are `direct`.
+def direct_apply(name: str, forward: Callable[..., Any], backward: Callable[..., Any]) -> Any:
+    """Return the ``apply`` of an autograd function for operands that are `direct`.
 
-    `forward` takes the context first and saves what the backward needs: the form that torch calls
+    `forward` takes the context first and saves what `backward` needs: the form that torch calls
     without looking at its signature, and cannot transform.
     """
-    body = {"forward": staticmethod(forward), "backward": staticmethod(function.backward)}
-    twin = type(function.__name__, (torch.autograd.Function,), body)
+    body = {"forward": staticmethod(forward), "backward": staticmethod(backward)}
+    twin = type(name, (torch.autograd.Function,), body)
     # Without the wrapper that looks for transforms.
     return super(torch.autograd.Function, twin).apply  # type: ignore[misc]
 
@@ -90,7 +101,7 @@ def eager_twin(function: type[torch.autograd.Function], operator: str) -> Any:
         function.setup_context(ctx, inputs, output)
         return output
 
-    return direct_apply(function, forward)
+    return direct_apply(function.__name__, forward, function.backward)
 
 
 def to_differentiate() -> bool:

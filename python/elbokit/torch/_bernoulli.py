@@ -103,7 +103,7 @@ def _forward(ctx: Any, *inputs: Any) -> Any:
     return loss
 
 
-_direct_bernoulli_loss = direct_apply(_BernoulliLoss, _forward)
+_direct_bernoulli_loss = direct_apply("_BernoulliLoss", _forward, _BernoulliLoss.backward)
 
 
 def bernoulli_loss(

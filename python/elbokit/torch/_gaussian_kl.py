@@ -141,7 +141,7 @@ def _forward(ctx: Any, *inputs: Any) -> tuple[Tensor | None, ...]:
     return kl, charged
 
 
-_direct_gaussian_kl = direct_apply(_GaussianKL, _forward)
+_direct_gaussian_kl = direct_apply("_GaussianKL", _forward, _GaussianKL.backward)
 
 
 def gaussian_kl_terms(

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from elbokit.torch._autograd import direct
+from elbokit.torch._autograd import direct, undisturbed
 from elbokit.torch._checks import (
     check_broadcast,
     check_event_dims,
@@ -19,7 +19,7 @@ from elbokit.torch._checks import (
 )
 from elbokit.torch._gaussian_kl import BATCH_REDUCTIONS, MEAN_HINT, both_of_prior, clamped
 from elbokit.torch._statistics import VAEStatistics
-from elbokit.torch._vae_terms import VAETerms, direct_vae_terms
+from elbokit.torch._vae_terms import VAETerms, direct_vae_terms, small_vae_terms
 
 __all__ = ["VAELoss", "VAELossOutput", "vae_loss"]
 
@@ -40,22 +40,6 @@ class VAELossOutput(NamedTuple):
     loss: Tensor
     reconstruction: Tensor
     kl: Tensor
-
-
-def _fit(logits: Tensor, target: Tensor, mu: Tensor, logvar: Tensor) -> bool:
-    """Whether operands that are `direct` pass the checks at a glance."""
-    dtype, shape = logits.dtype, mu.shape
-    return (
-        (dtype == torch.float32 or dtype == torch.float64)
-        and target.dtype == dtype
-        and mu.dtype == dtype
-        and logvar.dtype == dtype
-        and target.shape == logits.shape
-        and logvar.shape == shape
-        and len(shape) > 0
-        and logits.dim() > 0
-        and logits.shape[0] == shape[0]
-    )
 
 
 def check_options(
@@ -206,16 +190,29 @@ def vae_loss(
     .. [4] C. P. Burgess et al., "Understanding disentangling in beta-VAE", 2018, arXiv:1804.03599.
     """
     beta, free_bits = check_options(beta, free_bits, reduction, capacity, target_scale)
-    short = direct(logits, target, mu, logvar)
-    plain = all(x is None for x in (weight, mask, prior_mu, prior_logvar, logvar_range))
-    if not (short and plain and _fit(logits, target, mu, logvar)):
-        dtype = _check_operands(logits, target, mu, logvar, prior_mu, prior_logvar, weight, mask)
-        logvar = clamped("logvar_range", logvar.to(dtype), logvar_range)
-        mu = mu.to(dtype)
-        if prior_mu is not None or prior_logvar is not None:
-            prior_mu, prior_logvar = both_of_prior(mu, prior_mu, prior_logvar)
-        weight = None if weight is None else weight.to(dtype)
-        short = short and direct(mask, weight, prior_mu, prior_logvar)
+    if (
+        weight is None
+        and mask is None
+        and prior_mu is None
+        and prior_logvar is None
+        and logvar_range is None
+        and capacity is None
+        and statistics is None
+        and target_scale == 1
+        and reduction != "none"
+        and type(beta) is float
+        and undisturbed()
+    ):
+        terms = small_vae_terms(logits, target, mu, logvar, beta, free_bits, reduction)
+        if terms is not None:
+            return VAELossOutput(*terms)
+    dtype = _check_operands(logits, target, mu, logvar, prior_mu, prior_logvar, weight, mask)
+    logvar = clamped("logvar_range", logvar.to(dtype), logvar_range)
+    mu = mu.to(dtype)
+    if prior_mu is not None or prior_logvar is not None:
+        prior_mu, prior_logvar = both_of_prior(mu, prior_mu, prior_logvar)
+    weight = None if weight is None else weight.to(dtype)
+    short = direct(logits, target, mask, weight, mu, logvar, prior_mu, prior_logvar)
     by_hand = isinstance(beta, Tensor) or capacity is not None
     grad_enabled = torch.is_grad_enabled()
     output = (direct_vae_terms if short else VAETerms.apply)(

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, is_grad_enabled
 
+from elbokit import _core
 from elbokit.torch import _ops  # noqa: F401  (registers the operators)
 from elbokit.torch._autograd import (
     direct_apply,
@@ -20,7 +21,7 @@ from elbokit.torch._backends import implementation
 from elbokit.torch._bernoulli import bernoulli_backward
 from elbokit.torch._gaussian_kl import kl_grads
 
-__all__ = ["VAETerms", "direct_vae_terms"]
+__all__ = ["VAETerms", "direct_vae_terms", "small_vae_terms"]
 
 
 class VAETerms(torch.autograd.Function):
@@ -71,52 +72,57 @@ class VAETerms(torch.autograd.Function):
         ctx.free_bits, ctx.reduction = free_bits, reduction
 
     @staticmethod
-    def backward(
-        ctx: Any,
-        grad: Tensor | None,
-        grad_reconstruction: Tensor | None,
-        grad_kl: Tensor | None,
-        *_: None,
-    ) -> tuple[Tensor | None, ...]:
-        saved = ctx.saved_tensors
-        needs = ctx.needs_input_grad
-        if (
-            grad is not None
-            and grad_reconstruction is None
-            and grad_kl is None
-            and not (needs[1] or needs[3] or needs[6] or needs[7])
-            and ctx.beta is not None
-            and not to_differentiate()
-        ):
-            own = saved[8:]
-            if ctx.beta != 1 or not passes_on(grad):
-                own = scaled_on_gpu(own, (1.0, ctx.beta, ctx.beta), grad)
-            if own is not None:
-                return own[0], None, None, None, *own[1:], *(None,) * 9
-        logits, target, mask, row_weight, *latent = saved[:8]
-        grad_charged = grad
-        if ctx.beta is not None and grad is not None:
-            grad_charged = grad * ctx.beta
-            grad_reconstruction = _sum(grad, grad_reconstruction)
-        decoder = bernoulli_backward(
-            grad_reconstruction,
-            (logits, target, None, None, mask, row_weight),
-            ctx.target_scale,
-            saved[8],
-            ctx.reduction,
-            (*needs[:2], False, False, False, needs[3]),
-        )
-        encoder = kl_grads(
-            (*latent, row_weight),
-            grad_kl,
-            grad_charged,
-            ctx.free_bits,
-            saved[9:],
-            ctx.reduction,
-            (*needs[4:8], needs[3]),
-        )
-        d_row_weight = _sum(decoder[5], encoder[4])
-        return *decoder[:2], None, d_row_weight, *encoder[:4], *(None,) * 7
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        options = ctx.beta, ctx.target_scale, ctx.free_bits, ctx.reduction
+        return _gradients(ctx.saved_tensors, ctx.needs_input_grad, options, grads[:3])
+
+
+def _gradients(
+    saved: Sequence[Tensor | None],
+    needs: Sequence[bool],
+    options: tuple[float | None, float, float, str],
+    grads: Sequence[Tensor | None],
+) -> tuple[Tensor | None, ...]:
+    """Return the gradients of `VAETerms`: ``saved`` are its operands, then its own gradients."""
+    beta, target_scale, free_bits, reduction = options
+    grad, grad_reconstruction, grad_kl = grads
+    if (
+        grad is not None
+        and grad_reconstruction is None
+        and grad_kl is None
+        and not (needs[1] or needs[3] or needs[6] or needs[7])
+        and beta is not None
+        and not to_differentiate()
+    ):
+        own: Sequence[Tensor | None] | None = saved[8:]
+        if beta != 1 or not passes_on(grad):
+            own = scaled_on_gpu(saved[8:], (1.0, beta, beta), grad)
+        if own is not None:
+            return own[0], None, None, None, *own[1:], *(None,) * 9
+    logits, target, mask, row_weight, *latent = saved[:8]
+    grad_charged = grad
+    if beta is not None and grad is not None:
+        grad_charged = grad * beta
+        grad_reconstruction = _sum(grad, grad_reconstruction)
+    decoder = bernoulli_backward(
+        grad_reconstruction,
+        (logits, target, None, None, mask, row_weight),
+        target_scale,
+        saved[8],
+        reduction,
+        (*needs[:2], False, False, False, needs[3]),
+    )
+    encoder = kl_grads(
+        (*latent, row_weight),
+        grad_kl,
+        grad_charged,
+        free_bits,
+        saved[9:],
+        reduction,
+        (*needs[4:8], needs[3]),
+    )
+    d_row_weight = _sum(decoder[5], encoder[4])
+    return *decoder[:2], None, d_row_weight, *encoder[:4], *(None,) * 7
 
 
 def _sum(a: Tensor | None, b: Tensor | None) -> Tensor | None:
@@ -148,4 +154,67 @@ def _forward(ctx: Any, *inputs: Any) -> tuple[Tensor | None, ...]:
     return *terms, sums, count
 
 
-direct_vae_terms = direct_apply(VAETerms, _forward)
+direct_vae_terms = direct_apply("VAETerms", _forward, VAETerms.backward)
+
+
+def small_vae_terms(
+    logits: Tensor,
+    target: Tensor,
+    mu: Tensor,
+    logvar: Tensor,
+    beta: float,
+    free_bits: float,
+    reduction: str,
+) -> Sequence[Tensor] | None:
+    """Return total, reconstruction and KL of operands that are small and plain, else None.
+
+    The core looks at the operands and makes the outputs too: in Python that takes as long as a
+    small loss. Nothing may trace or intercept them (`elbokit.torch._autograd.undisturbed`).
+    """
+    found = _core.small_vae_loss(
+        logits, target, mu, logvar, beta, free_bits, reduction == "batchmean", is_grad_enabled()
+    )
+    if found is None or found[3] is None:
+        return None if found is None else found[:3]
+    terms: Sequence[Tensor] = _track(
+        logits, target, mu, logvar, found, (beta, 1.0, free_bits, reduction)
+    )
+    return terms
+
+
+def _small_forward(
+    ctx: Any,
+    logits: Tensor,
+    target: Tensor,
+    mu: Tensor,
+    logvar: Tensor,
+    found: tuple[Any, ...],
+    options: tuple[float, float, float, str],
+) -> Sequence[Tensor]:
+    ctx.options = options
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(logits, target, mu, logvar, *found[3])
+    return found[:3]
+
+
+def _small_backward(
+    ctx: Any, grad: Tensor | None, grad_reconstruction: Tensor | None, grad_kl: Tensor | None
+) -> tuple[Tensor | None, ...]:
+    logits, target, mu, logvar, d_logits, d_mu, d_logvar = ctx.saved_tensors
+    if (
+        grad is None
+        or grad_reconstruction is not None
+        or grad_kl is not None
+        or ctx.options[0] != 1
+        or to_differentiate()
+        or not passes_on(grad)
+    ):
+        saved = logits, target, None, None, mu, logvar, None, None, d_logits, d_mu, d_logvar
+        needs = ctx.needs_input_grad
+        needs = needs[0], False, False, False, *needs[2:4], *(False,) * 9
+        grads = grad, grad_reconstruction, grad_kl
+        d_logits, _, _, _, d_mu, d_logvar, *_ = _gradients(saved, needs, ctx.options, grads)
+    return d_logits, None, d_mu, d_logvar, None, None
+
+
+_track = direct_apply("VAETerms", _small_forward, _small_backward)

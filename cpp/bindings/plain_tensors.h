@@ -1,0 +1,121 @@
+// Tensors of torch, read through their attributes in Python: without a header of torch, so that one
+// build serves every version of it. For small losses, which are computed in the time that Python
+// code takes to look at their operands.
+#pragma once
+
+#include <pybind11/gil_safe_call_once.h>
+#include <pybind11/pybind11.h>
+
+#include <optional>
+
+#include "elbokit/matrix.h"
+
+namespace elbokit::bindings {
+
+namespace py = pybind11;
+
+// What is asked for by name; found at the first use, when torch has long been imported.
+struct TorchNames {
+  py::object tensor, parameter, strided, float32, float64, empty_like;
+  py::object number32, number64;  // of shape (), to make others like them
+  py::str is_cpu{"is_cpu"}, layout{"layout"}, dtype{"dtype"}, shape{"shape"}, data_ptr{"data_ptr"},
+      is_contiguous{"is_contiguous"}, is_neg{"is_neg"}, requires_grad{"requires_grad"};
+
+  static const TorchNames& get() {
+    PYBIND11_CONSTINIT static py::gil_safe_call_once_and_store<TorchNames> names;
+    return names.call_once_and_store_result([] { return TorchNames(); }).get_stored();
+  }
+
+ private:
+  TorchNames() {
+    const auto torch = py::module_::import("torch");
+    tensor = torch.attr("Tensor");
+    parameter = torch.attr("nn").attr("Parameter");
+    strided = torch.attr("strided");
+    float32 = torch.attr("float32");
+    float64 = torch.attr("float64");
+    empty_like = torch.attr("empty_like");
+    const auto number = [&](const py::object& of) {
+      return torch.attr("empty")(py::tuple(0), py::arg("dtype") = of, py::arg("device") = "cpu");
+    };
+    number32 = number(float32);
+    number64 = number(float64);
+  }
+};
+
+inline py::object attribute(const py::handle& object, const py::str& name) {
+  PyObject* const found = PyObject_GetAttr(object.ptr(), name.ptr());
+  if (!found) throw py::error_already_set();
+  return py::reinterpret_steal<py::object>(found);
+}
+
+inline py::object call(const py::handle& object, const py::str& method) {
+  PyObject* const found = PyObject_CallMethodNoArgs(object.ptr(), method.ptr());
+  if (!found) throw py::error_already_set();
+  return py::reinterpret_steal<py::object>(found);
+}
+
+inline bool is_true(const py::object& value) { return value.ptr() == Py_True; }
+
+inline void* data_of(const py::handle& tensor) {
+  return PyLong_AsVoidPtr(call(tensor, TorchNames::get().data_ptr).ptr());
+}
+
+// A contiguous float32 or float64 tensor in the CPU's memory, with a batch dimension.
+struct PlainTensor {
+  void* data;
+  Element element;
+  py::object shape;
+  std::int64_t rows, size;
+};
+
+// Nothing for a tensor of any other kind, or something else.
+inline std::optional<PlainTensor> plain_tensor(const py::handle& given) {
+  const TorchNames& torch = TorchNames::get();
+  const auto* const type = reinterpret_cast<PyObject*>(Py_TYPE(given.ptr()));
+  if (type != torch.tensor.ptr() && type != torch.parameter.ptr()) return {};
+  if (!is_true(attribute(given, torch.is_cpu)) ||
+      !attribute(given, torch.layout).is(torch.strided) ||
+      !is_true(call(given, torch.is_contiguous)) || is_true(call(given, torch.is_neg)))
+    return {};
+  PlainTensor plain{};
+  const py::object dtype = attribute(given, torch.dtype);
+  if (!dtype.is(torch.float32) && !dtype.is(torch.float64)) return {};
+  plain.element = dtype.is(torch.float32) ? Element::kFloat32 : Element::kFloat64;
+  plain.shape = attribute(given, torch.shape);  // a tuple
+  const py::ssize_t dimensions = PyTuple_GET_SIZE(plain.shape.ptr());
+  if (dimensions == 0) return {};
+  plain.size = 1;
+  for (py::ssize_t i = 0; i < dimensions; ++i)
+    plain.size *= PyLong_AsLongLong(PyTuple_GET_ITEM(plain.shape.ptr(), i));
+  plain.rows = PyLong_AsLongLong(PyTuple_GET_ITEM(plain.shape.ptr(), 0));
+  plain.data = data_of(given);
+  if (!plain.data) return {};  // nothing in it, or no memory behind it
+  return plain;
+}
+
+inline bool same_shape(const PlainTensor& a, const PlainTensor& b) {
+  return a.element == b.element && a.size == b.size &&
+         PyObject_RichCompareBool(a.shape.ptr(), b.shape.ptr(), Py_EQ) == 1;
+}
+
+inline bool requires_grad(const py::handle& tensor) {
+  return is_true(attribute(tensor, TorchNames::get().requires_grad));
+}
+
+// A new one of the same shape and dtype.
+inline py::object empty_like(const py::handle& tensor) {
+  PyObject* const arguments[] = {tensor.ptr()};
+  PyObject* const made =
+      PyObject_Vectorcall(TorchNames::get().empty_like.ptr(), arguments, 1, nullptr);
+  if (!made) throw py::error_already_set();
+  return py::reinterpret_steal<py::object>(made);
+}
+
+// A new one of shape ().
+inline py::object empty_number(Element element) {
+  const TorchNames& torch = TorchNames::get();
+  return empty_like(element == Element::kFloat32 ? torch.number32 : torch.number64);
+}
+
+}  // namespace elbokit::bindings

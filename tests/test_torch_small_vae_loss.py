@@ -1,0 +1,149 @@
+"""The short way of a small VAE loss, through the core alone: the same numbers, or the long way."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from unittest import mock
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from elbokit import _core
+from elbokit.torch import VAELossOutput, _vae_loss, vae_loss
+
+Operands = tuple[Tensor, Tensor, Tensor, Tensor]
+
+
+def operands(
+    n: int = 5, event: tuple[int, ...] = (7,), latent: tuple[int, ...] = (3,), dtype=torch.float32
+) -> Operands:
+    generator = torch.Generator().manual_seed(n)
+    x, mu, logvar = (
+        torch.randn(n, *shape, generator=generator, dtype=dtype).requires_grad_()
+        for shape in (event, latent, latent)
+    )
+    return x, torch.rand(n, *event, generator=generator, dtype=dtype), mu, logvar
+
+
+def grads(output: VAELossOutput, given: Operands, pick: Callable[..., Tensor]) -> list[Tensor]:
+    leaves = [t for t in given if t.requires_grad]
+    return list(torch.autograd.grad(pick(*output), leaves, allow_unused=True))
+
+
+def by_both(given: Operands, pick: Callable[..., Tensor] | None = None, **options: object) -> None:
+    """Compare the two ways bit for bit, and make sure that the short one was taken."""
+    with mock.patch.object(_vae_loss, "small_vae_terms", wraps=_vae_loss.small_vae_terms) as way:
+        short = vae_loss(*given, **options)
+    assert way.called
+    assert _core.small_vae_loss(*given, 1.0, 0.0, True, torch.is_grad_enabled()) is not None
+    with mock.patch.object(_vae_loss, "small_vae_terms", return_value=None):
+        long = vae_loss(*given, **options)
+    for a, b in zip(short, long, strict=True):
+        assert a.dtype == b.dtype
+        assert a.requires_grad == b.requires_grad
+        assert torch.equal(a, b)
+    if pick is not None:
+        for a, b in zip(grads(short, given, pick), grads(long, given, pick), strict=True):
+            assert (a is None) == (b is None)
+            assert b is None or torch.equal(a, b)
+
+
+PICKS = {
+    "loss": lambda loss, reconstruction, kl: loss,
+    "scaled": lambda loss, reconstruction, kl: 2.5 * loss,
+    "terms": lambda loss, reconstruction, kl: reconstruction + 3 * kl,
+    "all": lambda loss, reconstruction, kl: loss + reconstruction - 0.5 * kl,
+    "one term": lambda loss, reconstruction, kl: kl,
+}
+
+
+@pytest.mark.parametrize("pick", PICKS.values(), ids=PICKS.keys())
+@pytest.mark.parametrize("options", [{}, {"beta": 0.3}, {"free_bits": 0.2, "reduction": "sum"}])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_same_bits(
+    cpu_level: str, dtype: torch.dtype, options: dict[str, object], pick: Callable[..., Tensor]
+) -> None:
+    for shape in ((1, (1,), (1,)), (5, (7,), (3,)), (33, (1, 4, 5), (2, 2)), (2, (), ())):
+        by_both(operands(*shape, dtype=dtype), pick, **options)
+
+
+def test_without_gradients() -> None:
+    given = operands()
+    with torch.no_grad():
+        by_both(given)
+    by_both(tuple(t.detach() for t in given))
+
+
+def test_parameters_and_inference_mode() -> None:
+    x, t, mu, logvar = operands()
+    parameter = nn.Parameter(mu.detach().clone())
+    by_both((x, t, parameter, logvar), PICKS["loss"])
+    with torch.inference_mode():
+        by_both((x, t, mu, logvar))
+    by_both((x, t, mu, logvar), PICKS["loss"])
+
+
+def test_gradients_accumulate_and_are_the_callers_own() -> None:
+    given = operands()
+    (d_logits,) = torch.autograd.grad(vae_loss(*given).loss, given[0], retain_graph=True)
+    output = vae_loss(*given).loss
+    output.backward(retain_graph=True)
+    given[0].grad.zero_()  # must not reach what the graph keeps
+    output.backward()
+    assert torch.equal(given[0].grad, d_logits)
+
+
+def test_second_derivatives() -> None:
+    given = operands(3, (4,), (2,), dtype=torch.float64)
+    x, t, mu, logvar = given
+
+    def loss(x: Tensor, mu: Tensor, logvar: Tensor) -> Tensor:
+        return vae_loss(x, t, mu, logvar).loss
+
+    assert torch.autograd.gradgradcheck(loss, (x, mu, logvar))
+
+
+def test_a_changed_operand_is_an_error() -> None:
+    given = operands()
+    output = vae_loss(given[0] * 1, *given[1:]).loss
+    given[1].add_(1)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        output.backward()
+
+
+@pytest.mark.parametrize(
+    "change",
+    {
+        "low precision": lambda x, t, m, v: (x.bfloat16(), t, m, v),
+        "bytes": lambda x, t, m, v: (x, t.byte(), m, v),
+        "transposed": lambda x, t, m, v: (x.t().contiguous().t(), t, m, v),
+        "negative bit": lambda x, t, m, v: (torch._neg_view(x), t, m, v),
+        "only some tracked": lambda x, t, m, v: (x.detach(), t, m, v),
+        "tracked targets": lambda x, t, m, v: (x, t.requires_grad_(), m, v),
+        "another class": lambda x, t, m, v: (x, t.as_subclass(nn.Buffer), m, v),
+        "large": lambda x, t, m, v: (x.repeat(1, 10**4), t.repeat(1, 10**4), m, v),
+    }.items(),
+    ids=lambda item: item[0],
+)
+def test_anything_else_goes_the_long_way(change: tuple[str, Callable[..., Operands]]) -> None:
+    given = change[1](*operands())
+    assert _core.small_vae_loss(*given, 1.0, 0.0, True, True) is None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        assert torch.isfinite(vae_loss(*given).loss)
+
+
+def test_errors_are_those_of_the_long_way() -> None:
+    x, t, mu, logvar = operands()
+    with pytest.raises(ValueError, match="`target` has shape"):
+        vae_loss(x, t[:, 1:], mu, logvar)
+    with pytest.raises(ValueError, match="`mu` has 4 samples"):
+        vae_loss(x, t, mu[1:], logvar[1:])
+    with pytest.raises(TypeError, match=r"`logits` must be a .*, got list"):
+        vae_loss([1.0], t, mu, logvar)
+    with pytest.raises(TypeError, match="`mu` has dtype"):
+        vae_loss(x, t, mu.double(), logvar.double())
+    with pytest.raises(ValueError, match="`logits` has shape"):
+        vae_loss(x[0, 0], t[0, 0], mu, logvar)
