@@ -37,11 +37,11 @@ class Case(NamedTuple):
 
 
 def normal(*shape: int) -> Tensor:
-    return torch.randn(*shape)
+    return torch.randn(shape)
 
 
 def tracked(*shape: int) -> Tensor:
-    return torch.randn(*shape).requires_grad_()
+    return torch.randn(shape).requires_grad_()
 
 
 def plain_gaussian(mean: Tensor, target: Tensor, logvar: Tensor) -> Tensor:
@@ -80,7 +80,7 @@ def ours_gmm(kind: str) -> Loss:
 def plain_gmm(x: Tensor, weights: Tensor, means: Tensor, factors: Tensor) -> Tensor:
     shifted = x[:, None] - means
     if factors.dim() == 3:
-        scaled = torch.einsum("nkd,kde->nke", shifted, factors)
+        scaled = torch.einsum("nkd,kde->nke", shifted, factors.triu())
         log_det = factors.diagonal(dim1=1, dim2=2).log().sum(dim=1)
     else:
         scaled, log_det = shifted * factors, factors.log().sum(dim=1)

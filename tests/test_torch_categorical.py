@@ -23,8 +23,9 @@ from torch_cases import (
 
 REDUCTIONS = ("none", "sum", "batchmean")
 Shape = tuple[int, ...]
-# Around the lanes of every vector width, the length of a span, and what is summed in one run.
-CLASSES = (1, 2, 3, 8, 15, 16, 17, 64, 65, 511, 513, 1030)
+# Around the lanes of every vector width, the length of a span, what is summed in one run, and what
+# is transposed.
+CLASSES = (1, 2, 3, 8, 15, 16, 17, 64, 65, 80, 81, 511, 513, 1030)
 LAYOUTS = (torch.contiguous_format, torch.channels_last)
 
 
@@ -79,6 +80,52 @@ def test_images(
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_many_positions(cpu_level: str, dtype: torch.dtype, shape: Shape) -> None:
     check(logits_of(*shape, dtype=dtype), classes(shape[1], shape[0], shape[2]))
+
+
+@pytest.mark.parametrize("shape", [(1_100, 3), (530, 10), (300, 79), (130, 80), (40, 81)])
+@pytest.mark.parametrize("dtype", [*DTYPES, torch.bfloat16])
+def test_many_rows(cpu_level: str, dtype: torch.dtype, shape: Shape) -> None:
+    logits = (4 * draw(*shape, dtype=torch.float64)).to(dtype).requires_grad_()
+    target = classes(shape[1], shape[0])
+    if dtype != torch.bfloat16:
+        check(logits, target)
+        return
+    wide = logits.detach().float().requires_grad_()
+    losses = [categorical_loss(x, target) for x in (logits, wide)]
+    torch.testing.assert_close(losses[0], losses[1], rtol=0, atol=0)
+    (grad,), (of_wide,) = (
+        torch.autograd.grad(loss, x) for loss, x in zip(losses, (logits, wide), strict=True)
+    )
+    torch.testing.assert_close(grad, of_wide.to(dtype), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+def test_rows_of_weighted_samples(cpu_level: str, reduction: str) -> None:
+    # Classes innermost: each sample is 35 rows, which end within pieces of positions.
+    logits = logits_of(41, 6, 5, 7).detach().contiguous(memory_format=torch.channels_last)
+    logits.requires_grad_()
+    target = classes(6, 41, 5, 7)
+    weight = torch.linspace(0.1, 2, 41, dtype=torch.float64)
+    mask = classes(2, 41, 5, 7, seed=1).bool()
+    loss = categorical_loss(logits, target, weight=weight, mask=mask, reduction=reduction)
+    plain = F.cross_entropy(logits, target, reduction="none").mul(mask).sum(dim=(1, 2)) * weight
+    exact = {"none": plain, "sum": plain.sum(), "batchmean": plain.sum() / 41}[reduction]
+    torch.testing.assert_close(loss, exact)
+    grads = [torch.autograd.grad(value.sum(), logits)[0] for value in (loss, exact)]
+    torch.testing.assert_close(*grads)
+
+
+def test_what_a_mask_hides_is_never_used(cpu_level: str) -> None:
+    logits = logits_of(70, 5, dtype=torch.float32).detach()
+    hidden = torch.arange(70) % 3 == 0
+    logits[hidden] = torch.tensor([math.inf, math.nan, -math.inf, 1e38, 0.0])
+    logits.requires_grad_()
+    loss = categorical_loss(logits, classes(5, 70), mask=~hidden, reduction="none")
+    (grad,) = torch.autograd.grad(loss.sum(), logits)
+    assert loss.isfinite().all()
+    assert (loss[hidden] == 0).all()
+    assert grad.isfinite().all()
+    assert (grad[hidden] == 0).all()
 
 
 @pytest.mark.parametrize("positions", [(), (3,)])

@@ -13,10 +13,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from elbokit import _core
 from elbokit.torch import (
+    bernoulli_loss,
     binary_cross_entropy_with_logits,
     cache_limit,
+    categorical_loss,
     empty_cache,
     gaussian_kl,
+    gaussian_loss,
     set_cache_limit,
     vae_loss,
 )
@@ -92,6 +95,31 @@ def test_saved_tensors_pass_their_hooks() -> None:
         loss = vae_loss(*given).loss
     assert any(x is given[0] or x.data_ptr() == given[0].data_ptr() for x in packed)
     torch.autograd.grad(loss, given[0])
+
+
+@pytest.mark.parametrize("reduction", ["sum", "none"])
+@pytest.mark.parametrize("loss", [bernoulli_loss, categorical_loss, gaussian_kl, gaussian_loss])
+def test_a_scaled_gradient_takes_the_place_of_the_saved_one(loss: Any, reduction: str) -> None:
+    """Only where the graph dies: another backward would read it."""
+    x = draw(6, 5, grad=True)
+    other = torch.arange(6) % 5 if loss is categorical_loss else targets(6, 5)
+    saved: set[int] = set()
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        saved.add(tensor.data_ptr())
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        value = loss(x, other, reduction=reduction)
+    upstream = torch.full_like(value, 0.25)
+    kept, again = (torch.autograd.grad(value, x, upstream, retain_graph=True)[0] for _ in range(2))
+    assert kept.data_ptr() not in saved
+    (last,) = torch.autograd.grad(value, x, upstream)
+    assert last.data_ptr() in saved - {x.data_ptr(), other.data_ptr()}
+    assert torch.equal(kept, again)
+    assert torch.equal(kept, last)
+    (plain,) = torch.autograd.grad(loss(x, other, reduction=reduction).sum(), x)
+    torch.testing.assert_close(last, 0.25 * plain)
 
 
 def test_a_changed_operand_is_noticed() -> None:

@@ -5,8 +5,16 @@
 #include "dispatch/cpu_level.h"
 #include "dispatch/loss_outputs.h"
 #include "dispatch/row_tasks.h"
+#include "dispatch/workspaces.h"
 
 namespace elbokit::cpu {
+
+namespace {
+
+// So many slopes of a row stay in the second cache until its samples' weights are known.
+constexpr std::int64_t kKeptSlopes = 1 << 16;
+
+}  // namespace
 
 template <class T>
 double multi_sample(const MultiSampleArgs<T>& given) {
@@ -20,9 +28,13 @@ double multi_sample(const MultiSampleArgs<T>& given) {
   }
   const dispatch::RowTasks tasks(args.rows, args.samples * (args.cols + args.latent));
   std::vector<double> totals(tasks.count());
-  tasks.run([&](std::int64_t begin, std::int64_t end, std::int64_t task) {
-    std::vector<double> scratch(args.samples);
-    totals[task] = kernel(args, begin, end, scratch.data());
+  dispatch::Workspaces<double> weights;
+  dispatch::Workspaces<T> slopes;
+  const std::int64_t kept = args.samples * kept_slopes_stride(args.cols);
+  const bool keep = args.grad_logits && args.importance && kept <= kKeptSlopes;
+  tasks.run([&](std::int64_t begin, std::int64_t end, std::int64_t task, int slot) {
+    totals[task] = kernel(args, begin, end, weights.get(slot, args.samples),
+                          keep ? slopes.get(slot, kept) : nullptr);
   });
   return std::accumulate(totals.begin(), totals.end(), 0.0);
 }

@@ -30,11 +30,15 @@ class RowTasks {
 
   std::int64_t count() const { return count_; }
 
-  // f(begin, end, task) for every task's rows.
+  // f(begin, end, task) for every task's rows; or f(begin, end, task, slot), as of team_for.
   template <class F>
   void run(F&& f) const {
-    const auto part = [&](std::int64_t task, int) {
-      f(task * per_task_, std::min(rows_, (task + 1) * per_task_), task);
+    const auto part = [&](std::int64_t task, int slot) {
+      const std::int64_t begin = task * per_task_, end = std::min(rows_, begin + per_task_);
+      if constexpr (std::is_invocable_v<F, std::int64_t, std::int64_t, std::int64_t, int>)
+        f(begin, end, task, slot);
+      else
+        f(begin, end, task);
     };
     if (elements_ >= kWorthATeam) return team_for(count_, part);
     for (std::int64_t task = 0; task < count_; ++task) part(task, 0);

@@ -1,8 +1,6 @@
 #include "elbokit/bernoulli.h"
 
-#include "kernels/rows.h"
-#include "kernels/spans.h"
-#include "math/bernoulli.h"
+#include "kernels/bernoulli_powers.h"
 
 namespace elbokit::ELBOKIT_LEVEL {
 
@@ -50,9 +48,10 @@ class Rows {
     const T* const target = target_(row, col, n);
     const Vec<T> factor = broadcast<T>(args_.scale * weight);
     Vec<T> loss{};
+    powers_.fill(logits, n);
     const auto term = [&](int i, int count) ELBOKIT_INLINE_LAMBDA {
-      const auto result =
-          bernoulli_term<Vec<T>>(read(logits + i, count), read(target + i, count), factor);
+      const auto result = bernoulli_term<Vec<T>>(read(logits + i, count), powers_[i],
+                                                 read(target + i, count), factor);
       loss += first_lanes<T>(result.loss, count);
       return result.grad;
     };
@@ -75,12 +74,14 @@ class Rows {
     T* const elementwise = args_.elementwise ? args_.elementwise.row(row) + col : nullptr;
     const Vec<T> factor = broadcast<T>(args_.scale * row_weight);
     Vec<T> loss{};
+    powers_.fill(logits, n);
     if (args_.count) totals_.out_of_range += count_out_of_range<T>(target, mask, n);
     const auto term = [&](int i, int count) ELBOKIT_INLINE_LAMBDA {
       const Vec<T> t = read(target + i, count), w = read(weight + i, count);
       const auto counts = read(mask + i, count) != Vec<T>{};
       const Vec<T> off = broadcast<T>(1) - t, on = read(pos_weight + i, count) * t;
-      const auto raw = bernoulli_term<Vec<T>>(read(logits + i, count), off, on, off + on, factor);
+      const auto raw =
+          bernoulli_term<Vec<T>>(read(logits + i, count), powers_[i], off, on, off + on, factor);
       const Vec<T> each = first_lanes<T>(select(counts, raw.loss * w, Vec<T>{}), count);
       loss += each;
       if (elementwise) write<T>(elementwise + i, each * broadcast<T>(row_weight), count);
@@ -97,6 +98,7 @@ class Rows {
   const BernoulliArgs<T>& args_;
   SpanReader<T> logits_, target_, weight_, pos_weight_, mask_;
   SpanWriter<T> grad_;
+  BernoulliPowers<T> powers_;
   BernoulliTotals totals_;
 };
 

@@ -1,8 +1,6 @@
 #include "elbokit/multi_sample.h"
 
-#include "kernels/rows.h"
-#include "kernels/spans.h"
-#include "math/bernoulli.h"
+#include "kernels/bernoulli_powers.h"
 #include "math/logsumexp.h"
 #include "math/multi_sample.h"
 
@@ -47,9 +45,10 @@ double mean_bound(double* weights, std::int64_t samples) {
 template <class T>
 class Rows {
  public:
-  Rows(const MultiSampleArgs<T>& args, double* scratch)
+  Rows(const MultiSampleArgs<T>& args, double* weights, T* slopes)
       : args_(args),
-        weights_(scratch),
+        weights_(weights),
+        slopes_(slopes),
         logits_(args.logits),
         target_(args.target, args.target_scale),
         mask_(args.mask),
@@ -74,29 +73,39 @@ class Rows {
   double row_loss(std::int64_t row, double factor) {
     const std::int64_t samples = args_.samples;
     const bool grad = static_cast<bool>(args_.grad_logits);
-    // The elbo's weights are known beforehand: its gradient needs no second visit to the logits.
+    // The elbo's weights are known beforehand.
     const T equal = static_cast<T>(factor / static_cast<double>(samples));
     for (std::int64_t s = 0; s < samples; ++s)
-      weights_[s] = grad && !args_.importance ? -sweep<true, true>(s, row, equal)
-                                              : -sweep<true, false>(s, row, 0);
+      weights_[s] = !grad               ? -sweep<true, Slopes::kNone>(s, row, 0)
+                    : !args_.importance ? -sweep<true, Slopes::kWritten>(s, row, equal)
+                    : slopes_           ? -sweep<true, Slopes::kKept>(s, row, 1)
+                                        : -sweep<true, Slopes::kNone>(s, row, 0);
     add_latent(row);
     const double bound =
         args_.importance ? importance_bound(weights_, samples) : mean_bound(weights_, samples);
     if (grad && args_.importance)
-      for (std::int64_t s = 0; s < samples; ++s)
-        sweep<false, true>(s, row, static_cast<T>(factor * weights_[s]));
+      for (std::int64_t s = 0; s < samples; ++s) {
+        const T weight = static_cast<T>(factor * weights_[s]);
+        if (slopes_)
+          write_kept(s, row, weight);
+        else
+          sweep<false, Slopes::kWritten>(s, row, weight);
+      }
     if (args_.grad_mu) write_latent_grads(row, factor);
     return -bound;
   }
 
-  // The loss of the logits of one sample, and its gradient times a factor.
-  template <bool kLoss, bool kGrad>
+  // What becomes of the slopes: gradients, or in slopes_ until the weights are known.
+  enum class Slopes { kNone, kKept, kWritten };
+
+  // The loss of the logits of one sample, and its slopes times a factor.
+  template <bool kLoss, Slopes kSlopes>
   double sweep(std::int64_t sample, std::int64_t row, T factor) {
-    return args_.mask ? sweep<kLoss, kGrad, true>(sample, row, factor)
-                      : sweep<kLoss, kGrad, false>(sample, row, factor);
+    return args_.mask ? sweep<kLoss, kSlopes, true>(sample, row, factor)
+                      : sweep<kLoss, kSlopes, false>(sample, row, factor);
   }
 
-  template <bool kLoss, bool kGrad, bool kMasked>
+  template <bool kLoss, Slopes kSlopes, bool kMasked>
   double sweep(std::int64_t sample, std::int64_t row, T factor_value) {
     const std::int64_t index = sample * args_.rows + row;
     const Vec<T> factor = broadcast<T>(factor_value);
@@ -105,19 +114,22 @@ class Rows {
       const T* const logits = logits_(index, col, n);
       const T* const target = target_(row, col, n);
       const T* const mask = kMasked ? mask_(row, col, n) : nullptr;
+      T* const kept = kSlopes == Slopes::kKept ? slopes_of(sample) + col : nullptr;
       Vec<T> sum{};
+      powers_.fill(logits, n);
       const auto term = [&](int i, int count) ELBOKIT_INLINE_LAMBDA {
-        auto [each, slope] =
-            bernoulli_term<Vec<T>>(read(logits + i, count), read(target + i, count), factor);
+        auto [each, slope] = bernoulli_term<Vec<T>>(read(logits + i, count), powers_[i],
+                                                    read(target + i, count), factor);
         if constexpr (kMasked) {
           const auto counts = read(mask + i, count) != Vec<T>{};
           each = select(counts, each, Vec<T>{});
           slope = select(counts, slope, Vec<T>{});
         }
         if constexpr (kLoss) sum += first_lanes<T>(each, count);
+        if constexpr (kSlopes == Slopes::kKept) store(kept + i, slope);
         return slope;
       };
-      if constexpr (kGrad)
+      if constexpr (kSlopes == Slopes::kWritten)
         grad_.write(index, col, n, term);
       else
         for_each_vector<T>(n, [&](std::int64_t i, int count)
@@ -125,6 +137,18 @@ class Rows {
       if constexpr (kLoss) loss += reduce_add<T>(sum);
     });
     return loss;
+  }
+
+  T* slopes_of(std::int64_t sample) { return slopes_ + sample * kept_slopes_stride(args_.cols); }
+
+  // What was kept, times a factor.
+  void write_kept(std::int64_t sample, std::int64_t row, T factor_value) {
+    const Vec<T> factor = broadcast<T>(factor_value);
+    for_each_span(args_.cols, [&](std::int64_t col, int n) ELBOKIT_INLINE_LAMBDA {
+      const T* const kept = slopes_of(sample) + col;
+      grad_.write(sample * args_.rows + row, col, n,
+                  [&](int i, int) ELBOKIT_INLINE_LAMBDA { return load(kept + i) * factor; });
+    });
   }
 
   // Calls f(s, i, count, ratio) for each sample's vectors of a span.
@@ -178,20 +202,24 @@ class Rows {
 
   const MultiSampleArgs<T>& args_;
   double* weights_;  // of the samples of a row: first their logarithms
+  T* slopes_;        // of its logits, or null
   SpanReader<T> logits_, target_, mask_;
   SpanReader<double> mu_, logvar_, z_;
   SpanWriter<T> grad_;
+  BernoulliPowers<T> powers_;
 };
 
 }  // namespace
 
 template <class T>
 double multi_sample(const MultiSampleArgs<T>& args, std::int64_t begin, std::int64_t end,
-                    double* scratch) {
-  return Rows<T>(args, scratch).run(begin, end);
+                    double* weights, T* slopes) {
+  return Rows<T>(args, weights, slopes).run(begin, end);
 }
 
-template double multi_sample(const MultiSampleArgs<float>&, std::int64_t, std::int64_t, double*);
-template double multi_sample(const MultiSampleArgs<double>&, std::int64_t, std::int64_t, double*);
+template double multi_sample(const MultiSampleArgs<float>&, std::int64_t, std::int64_t, double*,
+                             float*);
+template double multi_sample(const MultiSampleArgs<double>&, std::int64_t, std::int64_t, double*,
+                             double*);
 
 }  // namespace elbokit::ELBOKIT_LEVEL

@@ -90,23 +90,20 @@ ELBOKIT_INLINE Vec<T> load_partial(const T* from, int count) {
     return bit_cast<Vec<T>>(_mm512_maskz_loadu_ps(static_cast<__mmask16>((1u << count) - 1), from));
   else
     return bit_cast<Vec<T>>(_mm512_maskz_loadu_pd(static_cast<__mmask8>((1u << count) - 1), from));
+#elif defined(__AVX2__)
+  if constexpr (sizeof(T) == 4) {
+    const __m256i lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+    return bit_cast<Vec<T>>(
+        _mm256_maskload_ps(from, _mm256_cmpgt_epi32(_mm256_set1_epi32(count), lane)));
+  } else {
+    const __m256i lane = _mm256_setr_epi64x(0, 1, 2, 3);
+    return bit_cast<Vec<T>>(
+        _mm256_maskload_pd(from, _mm256_cmpgt_epi64(_mm256_set1_epi64x(count), lane)));
+  }
 #else
   Vec<T> v{};
   for (int i = 0; i < count; ++i) v[i] = from[i];
   return v;
-#endif
-}
-
-// Writes the first `count` lanes and nothing past them.
-template <class T>
-ELBOKIT_INLINE void store_partial(T* to, Vec<T> v, int count) {
-#if defined(__AVX512F__)
-  if constexpr (sizeof(T) == 4)
-    _mm512_mask_storeu_ps(to, static_cast<__mmask16>((1u << count) - 1), bit_cast<__m512>(v));
-  else
-    _mm512_mask_storeu_pd(to, static_cast<__mmask8>((1u << count) - 1), bit_cast<__m512d>(v));
-#else
-  for (int i = 0; i < count; ++i) to[i] = v[i];
 #endif
 }
 
@@ -154,6 +151,31 @@ ELBOKIT_INLINE Vec<T> shuffle(std::integer_sequence<int, I...>, Vec<T> a, Vec<T>
 template <class T, class F>
 ELBOKIT_INLINE Vec<T> shuffle(Vec<T> a, Vec<T> b, F f) {
   return shuffle<T>(std::make_integer_sequence<int, kLanes<T>>{}, a, b, f);
+}
+
+// The first `count` lanes, fewer than 2 Half: Half of them at once, then half of that, ...
+// (AVX2's masked store takes 40 operations on some processors.)
+template <class T, int Half>
+ELBOKIT_INLINE void store_leading(T* to, Vec<T> v, int count) {
+  if (count & Half) {
+    __builtin_memcpy(to, &v, Half * sizeof(T));
+    to += Half;
+    v = shuffle<T>(v, v, [](int lane) { return (lane + Half) % kLanes<T>; });
+  }
+  if constexpr (Half > 1) store_leading<T, Half / 2>(to, v, count);
+}
+
+// Writes the first `count` < lanes lanes and nothing past them.
+template <class T>
+ELBOKIT_INLINE void store_partial(T* to, Vec<T> v, int count) {
+#if defined(__AVX512F__)
+  if constexpr (sizeof(T) == 4)
+    _mm512_mask_storeu_ps(to, static_cast<__mmask16>((1u << count) - 1), bit_cast<__m512>(v));
+  else
+    _mm512_mask_storeu_pd(to, static_cast<__mmask8>((1u << count) - 1), bit_cast<__m512d>(v));
+#else
+  store_leading<T, kLanes<T> / 2>(to, v, count);
+#endif
 }
 
 // Adds to each lane those that differ from it in the bits of Half, Half / 2, ..., 1.

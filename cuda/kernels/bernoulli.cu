@@ -45,8 +45,9 @@ struct PlainRows {
             T run = 0;
 #pragma unroll
             for (int i = 0; i < kWidth; ++i) {
-              const T t = widened<T>(x.at[i]) * args.target_scale;
-              const auto term = math::bernoulli_term<T>(widened<T>(l.at[i]), t, factor);
+              const T logit = widened<T>(l.at[i]), t = widened<T>(x.at[i]) * args.target_scale;
+              const auto term =
+                  math::bernoulli_term<T>(logit, math::bernoulli_power(logit), t, factor);
               run += term.loss;
               slope.at[i] = term.grad;
               if (args.count) sums.out_of_range += t < T(0) || t > T(1);
@@ -73,10 +74,11 @@ struct AnyRows {
       const T row_weight = row_weight_of(args, row), factor = args.scale * row_weight;
       double loss = 0;
       for (std::int64_t col = team_lane<kTeam>(); col < args.cols; col += kTeam) {
-        const T t = target(row, col), w = weight(row, col);
+        const T logit = logits(row, col), t = target(row, col), w = weight(row, col);
         const bool counts = mask(row, col) != T(0);
         const T off = T(1) - t, on = pos_weight(row, col) * t;
-        const auto term = math::bernoulli_term<T>(logits(row, col), off, on, off + on, factor);
+        const auto term =
+            math::bernoulli_term<T>(logit, math::bernoulli_power(logit), off, on, off + on, factor);
         const T each = counts ? term.loss * w : T(0);
         loss += static_cast<double>(each);
         if (args.elementwise.data)

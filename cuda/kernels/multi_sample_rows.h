@@ -29,8 +29,9 @@ struct PlainTerms {
           T loss = 0;
 #pragma unroll
           for (int i = 0; i < kWidth; ++i) {
-            const T t = widened<T>(x.at[i]) * args.target_scale;
-            const auto term = math::bernoulli_term<T>(widened<T>(l.at[i]), t, factor);
+            const T logit = widened<T>(l.at[i]), t = widened<T>(x.at[i]) * args.target_scale;
+            const auto term =
+                math::bernoulli_term<T>(logit, math::bernoulli_power(logit), t, factor);
             loss += term.loss;
             slope.at[i] = term.grad;
           }
@@ -59,7 +60,9 @@ struct AnyTerms {
     double loss = 0;
     for (std::int64_t col = team_lane<kTeam>(); col < args.cols; col += kTeam) {
       const bool counts = mask(row, col) != T(0);
-      const auto term = math::bernoulli_term<T>(logits(index, col), target(row, col), factor);
+      const T logit = logits(index, col);
+      const auto term =
+          math::bernoulli_term<T>(logit, math::bernoulli_power(logit), target(row, col), factor);
       loss += static_cast<double>(counts ? term.loss : T(0));
       store(col, Pack<T, 1>{{counts ? term.grad : T(0)}});
     }

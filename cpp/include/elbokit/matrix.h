@@ -29,8 +29,11 @@ struct Vector {
 enum class Element : std::uint8_t { kFloat32, kFloat64, kBfloat16, kFloat16, kUint8 };
 
 constexpr std::ptrdiff_t size_of(Element element) {
-  constexpr std::ptrdiff_t sizes[] = {4, 8, 2, 2, 1};
-  return sizes[static_cast<int>(element)];
+  // Not a table: GCC builds it on the stack in every call.
+  return element == Element::kFloat32   ? 4
+         : element == Element::kFloat64 ? 8
+         : element == Element::kUint8   ? 1
+                                        : 2;
 }
 
 template <class T>

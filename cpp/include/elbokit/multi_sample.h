@@ -30,11 +30,16 @@ struct MultiSampleArgs {
   bool stream;  // grad_logits exceeds the caches: write past them
 };
 
+// Of one sample's slopes that wait for its weight; whole vectors at every CPU level.
+constexpr std::int64_t kept_slopes_stride(std::int64_t cols) { return (cols + 15) / 16 * 16; }
+
+// Scratch: `samples` weights, and `samples` times kept_slopes_stride(cols) slopes, without which
+// the importance-weighted gradient computes them again.
 #define ELBOKIT_DECLARE(level)                                                         \
   namespace level {                                                                    \
-  template <class T> /* scratch: `samples` doubles */                                  \
+  template <class T>                                                                   \
   double multi_sample(const MultiSampleArgs<T>&, std::int64_t begin, std::int64_t end, \
-                      double* scratch);                                                \
+                      double* weights, T* slopes);                                     \
   }
 ELBOKIT_FOR_EACH_LEVEL(ELBOKIT_DECLARE)
 #undef ELBOKIT_DECLARE

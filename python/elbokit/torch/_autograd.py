@@ -123,25 +123,31 @@ def passes_on(grad: Tensor) -> bool:
     That a CPU scalar is exactly one can be seen for free; the check would stop a GPU. What is
     handed out must die with the graph in this backward, for its next owner may write to it.
     """
+    return _frees_graph(grad) and grad.dim() == 0 and grad.item() == 1.0
+
+
+def _frees_graph(grad: Tensor) -> bool:
+    """Whether this is a plain backward on the CPU after which what was saved is no more."""
     return (
         not torch.compiler.is_compiling()
         and type(grad) is Tensor
-        and grad.dim() == 0
         and _backends.on_cpu(grad)
         and not torch._C._functorch.peek_interpreter_stack()
         and not is_batched(grad)
         and not torch._C._autograd._get_current_graph_task_keep_graph()
-        and grad.item() == 1.0
     )
 
 
 def scaled(saved: Tensor, grad: Tensor) -> Tensor:
     """Return ``saved * grad``, without a pass over `saved` if `grad` is 1 (see `passes_on`).
 
-    In a backward that frees its graph, the memory of `saved` may be that of the result.
+    In a backward that frees its graph, the memory of `saved` is that of the result: fresh pages
+    would take longer than the product.
     """
     if passes_on(grad):
         return saved
+    if _frees_graph(grad) and type(saved) is Tensor and _fills_its_memory(saved):
+        return saved.mul_(grad)
     products = scaled_on_gpu((saved,), (1.0,), grad)
     product = None if products is None else products[0]
     return saved * grad if product is None else product

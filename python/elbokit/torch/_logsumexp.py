@@ -10,7 +10,14 @@ import torch
 from torch import Tensor
 
 from elbokit.torch import _ops  # noqa: F401  (registers the operators)
-from elbokit.torch._autograd import to_differentiate, with_signature
+from elbokit.torch._autograd import (
+    direct,
+    eager_twin,
+    is_batched,
+    to_differentiate,
+    with_signature,
+)
+from elbokit.torch._backends import implementation
 from elbokit.torch._checks import check_tensors
 from elbokit.torch._formulas import logsumexp_grad
 from elbokit.torch._reduction import reduced_shape
@@ -40,8 +47,15 @@ class _LogSumExp(torch.autograd.Function):
             kept = reduced_shape(input.shape, ctx.dim, True)
             d_input = logsumexp_grad(grad.reshape(kept), input, output.reshape(kept))
         else:
-            d_input = torch.ops.elbokit.logsumexp_backward.default(grad, input, output, ctx.dim)
+            if direct(grad, input) and not is_batched(grad):
+                run: Any = implementation("logsumexp_backward", input)
+            else:
+                run = torch.ops.elbokit.logsumexp_backward.default
+            d_input = run(grad, input, output, ctx.dim)
         return d_input, None, None
+
+
+_direct_logsumexp = eager_twin(_LogSumExp, "logsumexp")
 
 
 def _normalized(dim: int | Sequence[int], ndim: int) -> tuple[int, ...]:
@@ -99,7 +113,7 @@ def logsumexp(input: Tensor, dim: int | Sequence[int], keepdim: bool = False) ->
         input = input.to(torch.get_default_dtype())
     dtype = check_tensors(input=input)
     dims = _normalized(dim, input.dim())
-    output: Tensor = _LogSumExp.apply(  # type: ignore[no-untyped-call]
-        input.to(dtype), dims, bool(keepdim)
-    )
+    given = input.to(dtype)
+    apply = _direct_logsumexp if direct(given) else _LogSumExp.apply
+    output: Tensor = apply(given, dims, bool(keepdim))
     return output.to(input.dtype)

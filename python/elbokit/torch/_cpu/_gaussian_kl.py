@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from elbokit import _core
-from elbokit.torch._cpu._operands import empty, filled
+from elbokit.torch._cpu._operands import dense, empty, filled
 from elbokit.torch._operands import operand, output, vector
 from elbokit.torch._reduction import loss_scale, loss_shape
 
@@ -27,7 +27,7 @@ def gaussian_kl(
     shape, scale = mu.shape, loss_scale(mu.shape, reduction)
     size = loss_shape(shape, reduction)
     kl, charged = empty(size, dtype=mu.dtype), empty(size, dtype=mu.dtype)
-    grads = [empty(shape, dtype=mu.dtype) if need_grad else None for _ in range(2)]
+    grads = [dense(shape, mu.dtype) if need_grad else None for _ in range(2)]
     if mu.numel() == 0:
         return kl.fill_(0.0 * scale), charged.fill_(0.0 * scale), *grads
     rows, by_row = shape[0], reduction == "rows"
@@ -101,7 +101,7 @@ def gaussian_kl_backward(
 ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
     """Gradient of grad * kl + grad_charged * charged, before any sum over broadcast dimensions."""
     shape = mu.shape
-    grads = [empty(shape, dtype=mu.dtype) for _ in range(4 if need_prior else 2)]
+    grads = [dense(shape, mu.dtype) for _ in range(4 if need_prior else 2)]
     if mu.numel():
         rows = shape[0]
         scale = loss_scale(shape, reduction)

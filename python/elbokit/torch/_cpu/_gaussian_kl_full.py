@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from elbokit import _core
-from elbokit.torch._cpu._operands import empty, filled
+from elbokit.torch._cpu._operands import dense, empty, filled
 from elbokit.torch._operands import operand, output, vector
 from elbokit.torch._reduction import loss_scale, loss_shape
 
@@ -18,7 +18,7 @@ def gaussian_kl_full(
     """Return the KL from N(0, I), and its gradients in `mu` and `scale_tril`."""
     scale = loss_scale(mu.shape, reduction)
     kl = empty(loss_shape(mu.shape, reduction), dtype=mu.dtype)
-    grads = [empty(t.shape, dtype=t.dtype) if need_grad else None for t in (mu, scale_tril)]
+    grads = [dense(t.shape, t.dtype) if need_grad else None for t in (mu, scale_tril)]
     if mu.numel() == 0:
         return kl.fill_(0.0 * scale), grads[0], grads[1]
     rows = mu.shape[0]

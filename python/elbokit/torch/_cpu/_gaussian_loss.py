@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from elbokit import _core
-from elbokit.torch._cpu._operands import empty, filled, gradient, zeros
+from elbokit.torch._cpu._operands import dense, empty, filled, gradient, zeros
 from elbokit.torch._operands import operand, output, permuted, vector
 from elbokit.torch._reduction import (
     computed_dtype,
@@ -48,7 +48,7 @@ def gaussian_loss(
     kind = "" if wanted is None else cells(wanted, mean)
     if kind == "elements" and wanted is not None:
         whole = wanted.shape == given
-        of_elements = gradient(wanted, order) if whole else empty(given, dtype=dtype)
+        of_elements = gradient(wanted, order) if whole else dense(given, dtype)
     elif kind == "rows":
         of_rows = empty(rows, dtype=dtype)
     elif kind == "columns":

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from elbokit import _core
-from elbokit.torch._cpu._operands import empty, zeros
+from elbokit.torch._cpu._operands import dense, empty, zeros
 
 __all__ = ["gmm_log_prob", "gmm_log_prob_backward"]
 
@@ -55,7 +55,7 @@ def gmm_log_prob_backward(
     if x.dtype == torch.float32 and x.numel() and precisions_cholesky.max() > _LARGEST_PRECISION:
         grad, x, weights, means, precisions_cholesky = (t.double() for t in operands)
     make = empty if x.numel() else zeros
-    grad_x = make(x.shape, dtype=x.dtype) if need_x else None
+    grad_x = dense(x.shape, x.dtype) if need_x else None
     grads = [
         make(t.shape, dtype=x.dtype) if need_parameters else None
         for t in (weights, means, precisions_cholesky)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from elbokit import _core
-from elbokit.torch._cpu._operands import empty
+from elbokit.torch._cpu._operands import dense, empty
 from elbokit.torch._folds import folded, unfolded
 from elbokit.torch._reduction import reduced_shape
 
@@ -31,7 +31,7 @@ def logsumexp_backward(grad: Tensor, input: Tensor, output: Tensor, dim: Sequenc
         return empty(input.shape, dtype=input.dtype)
     a = folded(input, dim)
     outer, _, inner = a.shape
-    result = empty(a.shape, dtype=input.dtype)
+    result = dense(a.shape, input.dtype)
     _core.logsumexp_backward(
         a.numpy(),
         output.detach().reshape(outer, inner).contiguous().numpy(),

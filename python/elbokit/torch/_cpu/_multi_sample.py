@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from elbokit import _core
-from elbokit.torch._cpu._operands import empty, filled, gradient
+from elbokit.torch._cpu._operands import dense, empty, filled, gradient
 from elbokit.torch._operands import by_sample, operand, output, vector
 from elbokit.torch._reduction import loss_scale, loss_shape
 
@@ -30,7 +30,7 @@ def multi_sample_loss(
     rows, scale = mu.shape[0], loss_scale(mu.shape, reduction)
     loss = empty(loss_shape(mu.shape, reduction), dtype=mu.dtype)
     grad = gradient(logits) if need_logits else None
-    latent = [empty(t.shape, dtype=t.dtype) if need_latent else None for t in (mu, logvar, z)]
+    latent = [dense(t.shape, t.dtype) if need_latent else None for t in (mu, logvar, z)]
     if rows == 0:
         return loss.fill_(0.0 * scale), grad, latent[0], latent[1], latent[2]
     every = logits.shape[0] * rows

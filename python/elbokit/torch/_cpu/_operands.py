@@ -12,10 +12,10 @@ from torch import Tensor
 from elbokit import _core
 from elbokit.torch._reduction import saved_dtype
 
-__all__ = ["empty", "filled", "gradient", "zeros"]
+__all__ = ["dense", "empty", "filled", "gradient", "zeros"]
 
 _LARGEST_FLOAT = torch.finfo(torch.float32).max
-_POOLED = 1 << 18  # elements from which a gradient comes from the pool
+_POOLED = 1 << 18  # elements from which memory comes from the pool
 
 
 # Beside CPU operands, whatever torch's default device is.
@@ -38,20 +38,31 @@ def filled(out: Tensor, value: float) -> Tensor:
     return out.fill_(value)
 
 
+def _pooled(shape: Sequence[int], strides: Sequence[int], dtype: torch.dtype) -> Tensor:
+    """Return memory of the pool (cpp/dispatch/buffer_pool.h), which returns there.
+
+    For small tensors that takes longer than it saves.
+    """
+    buffer = _core.Buffer(dtype.itemsize * math.prod(shape))
+    storage = torch.frombuffer(buffer, dtype=dtype).untyped_storage()
+    return empty(0, dtype=dtype).set_(storage, 0, shape, strides)
+
+
+def dense(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+    """Return contiguous memory for a result."""
+    if math.prod(shape) < _POOLED:
+        return empty(shape, dtype=dtype)
+    return _pooled(shape, _contiguous(shape), dtype)
+
+
 def gradient(like: Tensor, order: Sequence[int] | None = None) -> Tensor:
     """Return memory for a gradient, with the strides of `like` if `order` says that they serve.
 
     That of float16 is float32 until the upstream gradient is known: a mean's is too small for it.
-
-    Large gradients come from the pool (cpp/dispatch/buffer_pool.h) and return to it. For small ones
-    that takes longer than it saves.
     """
     dtype = saved_dtype(like)
     if like.numel() < _POOLED:
         if order is None and not like.is_contiguous():
             return like.new_empty(like.shape, dtype=dtype)
         return torch.empty_like(like, dtype=dtype)
-    buffer = _core.Buffer(dtype.itemsize * like.numel())
-    storage = torch.frombuffer(buffer, dtype=dtype).untyped_storage()
-    strides = _contiguous(like.shape) if order is None else like.stride()
-    return like.new_empty(0, dtype=dtype).set_(storage, 0, like.shape, strides)
+    return _pooled(like.shape, _contiguous(like.shape) if order is None else like.stride(), dtype)
