@@ -1,8 +1,7 @@
 """EM of Gaussian mixtures: time per iteration, beside every other library that was found.
 
-float64 and the AVX2 level are measured beside oneDAL alone; a processor that has no better level
-than AVX2 writes a table of its own, ``gmm_v3.md``. ``--all`` adds more shapes and the other
-covariance types.
+float64 and the AVX2 level are measured beside oneDAL alone. ``--all`` adds more shapes and the
+other covariance types.
 """
 
 from __future__ import annotations
@@ -184,8 +183,7 @@ def main(everything: bool = False) -> None:
     for section, clients, shapes in sections(everything):
         fill(section, clients, shapes, machine, left_out)
         filled.append(section)
-    stem = "gmm_v3" if best_is_avx2() else "gmm"
-    gmm_report.write(stem, filled, machine.flops, machine.bandwidth, (ROUNDS, MOST_ROUNDS))
+    gmm_report.write(filled, machine.flops, machine.bandwidth, (ROUNDS, MOST_ROUNDS))
     wrong = [str(m) for section in filled for m in section.measured if not m.ours_is_right]
     if wrong:
         sys.exit("elbokit's answer is off: " + "; ".join(wrong))

@@ -151,8 +151,8 @@ def main() -> None:
         "Time per iteration, and its ratio to diag's.",
         kinds(),
     ]
-    harness.RESULTS.mkdir(exist_ok=True)
-    figure.savefig(harness.RESULTS / "gmm_growth.png", dpi=120)
+    picture = harness.result("gmm_growth", "png")
+    figure.savefig(picture, dpi=120)
     plt.close(figure)
     harness.write(
         "gmm_growth",
@@ -160,7 +160,7 @@ def main() -> None:
         "float32, overlapping data; `GaussianMixture.fit`, a long run less one with a single "
         f"iteration, medians of {ROUNDS} rounds in which all values of a row take turns. Slope: "
         "the power that the time grows with, by least squares on logarithms, over all values and "
-        "over the last three.\n\n![growth](gmm_growth.png)",
+        f"over the last three.\n\n![growth]({picture.name})",
         "\n\n".join(parts),
     )
 

@@ -131,13 +131,13 @@ def errors(section: Section) -> str:
 
 
 def write(
-    stem: str,
     sections: list[Section],
     rates: dict[str, float],
     bandwidth: float,
     rounds: tuple[int, int],
 ) -> None:
     parts, versions = [], {}
+    picture = harness.result("gmm", "png")
     for section in sections:
         parts += [f"## {section.title}", times(section, rates, bandwidth)]
         parts += [
@@ -164,7 +164,7 @@ def write(
         "whichever takes longer; the best of this run. Skipping on separated data can beat it. "
         "pomegranate and gmmx do the same work on any data; without `--all` they are not run on "
         "separated data."
-        f"\n\n![ratios]({stem}.png)"
+        f"\n\n![ratios]({picture.name})"
     )
-    harness.write(stem, "EM, time per iteration", text, "\n\n".join(parts), list(versions))
-    gmm_plot.draw(sections[0], harness.RESULTS / f"{stem}.png")
+    harness.write("gmm", "EM, time per iteration", text, "\n\n".join(parts), list(versions))
+    gmm_plot.draw(sections[0], picture)

@@ -21,6 +21,7 @@ from tqdm import tqdm
 import elbokit
 
 RESULTS = Path(__file__).parent / "results"
+HIGHEST = "v4"
 Work = Callable[[], object]
 
 
@@ -110,10 +111,19 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
+def result(stem: str, suffix: str) -> Path:
+    """Return the path of a result, which carries the CPU level where that is not the highest.
+
+    So a processor without AVX-512 leaves the tables of those with it alone: ``gmm_v3.md``.
+    """
+    level = elbokit._core.cpu_level()
+    RESULTS.mkdir(exist_ok=True)
+    return RESULTS / f"{stem}{'' if level == HIGHEST else f'_{level}'}.{suffix}"
+
+
 def write(stem: str, title: str, text: str, body: str, versions: Sequence[str] = ()) -> None:
     """Write ``results/<stem>.md`` and say where."""
-    RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / f"{stem}.md"
+    path = result(stem, "md")
     path.write_text(f"# {title}\n\n{text}\n\n{body}\n\nMeasured on: {conditions(versions)}.\n")
     print(f"\n{body}\n\nwritten to {path}")
 
