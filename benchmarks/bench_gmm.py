@@ -131,9 +131,10 @@ def best_is_avx2() -> bool:
 
 
 def sections(everything: bool) -> list[tuple[Section, list[Client], list[Shape]]]:
+    factor = AVX2_GOALS if best_is_avx2() else 1.0
     found = [
-        (Section("float32", AVX2_GOALS if best_is_avx2() else 1.0), peers(), [*TABLE, *ODD]),
-        (Section("float64"), beside_onedal(), DOUBLE),
+        (Section("float32", factor), peers(), [*TABLE, *ODD]),
+        (Section("float64", factor), beside_onedal(), DOUBLE),
     ]
     if "v3" in elbokit._core.cpu_levels() and not best_is_avx2():
         found.append((Section("float32 at the AVX2 level", AVX2_GOALS), at_avx2(), TABLE))

@@ -69,7 +69,7 @@ def test_one_call_of_the_core(rng, monkeypatch):
         return run(X, *arguments)
 
     monkeypatch.setattr(_core, "gmm_fit", spy)
-    fit(data(rng), n_init=5)
+    fit(data(rng), n_init=5, init_params="random_from_data")
     assert calls == [((5, 400, 3), 0)]
 
 

@@ -11,14 +11,16 @@ import numpy.typing as npt
 
 from elbokit.mixture._convergence import ConvergenceMonitor
 from elbokit.mixture._em import EmRun, run_em
+from elbokit.mixture._equal_starts import first_of_equals, same_start
 from elbokit.mixture._estimator_starts import (
     drawn_starts,
     last_solution,
     monitor_of,
     rows_at_once,
 )
-from elbokit.mixture._initialization import Starts
+from elbokit.mixture._initialization import Starts, some_starts
 from elbokit.mixture._kmeans_race import promising_starts
+from elbokit.mixture._parameters import GmmParameters
 from elbokit.mixture._penalty import as_penalty
 from elbokit.mixture._problems import Problems
 from elbokit.mixture._restarts import Restart, number_kept, race, with_given_up
@@ -67,21 +69,24 @@ class ArrayFit:
         if n_init > 1 and self._estimator.drop_restarts is not None:
             yield from self._race(n_init, self._estimator.drop_restarts)
         elif n_init > 1 and not self._estimator.verbose:
-            starts = self._starts(self._problem.repeat(n_init))
-            yield from map(Restart, self._run_em(starts))
+            yield from map(Restart, self._run_distinct(self._starts(self._problem.repeat(n_init))))
         else:
+            seen: dict[bytes, EmRun] = {}
             for init in range(n_init):
-                yield Restart(self._shown(init, warm))
+                yield Restart(self._shown(init, warm, seen))
 
-    def _shown(self, init: int, warm: bool) -> EmRun:
-        """Make one run under the eyes of a monitor."""
+    def _shown(self, init: int, warm: bool, seen: dict[bytes, EmRun]) -> EmRun:
+        """Make one run under the eyes of a monitor, if none in `seen` began with the same start."""
         with monitor_of(self._estimator, warm) as monitor:
             monitor.begin(init)
             if warm:
                 starts = last_solution(self._estimator, self._problem.X.shape[2])
             else:
                 starts = self._starts(self._problem)
-            (run,) = self._run_em(starts, monitor)
+            key = b"" if self._estimator.n_init == 1 else self._key(starts)
+            if key not in seen:
+                (seen[key],) = self._run_em(starts, monitor)
+            run = seen[key]
             monitor.finish(run.lower_bound, run.converged)
             if self._estimator.max_iter > 0:
                 monitor.end()
@@ -112,6 +117,18 @@ class ArrayFit:
 
     def _starts(self, problems: Problems) -> Starts:
         return drawn_starts(self._estimator, problems, self._given, self._rng, self._penalty)
+
+    def _key(self, starts: Starts) -> bytes:
+        parameters = GmmParameters(*(array[0] for array in starts.parameters))
+        return same_start(parameters, self._estimator.covariance_type)
+
+    def _run_distinct(self, starts: Starts) -> list[EmRun]:
+        """Run EM from each start, once from those that are the same mixture."""
+        first, place = np.unique(
+            first_of_equals(starts, self._estimator.covariance_type), return_inverse=True
+        )
+        runs = self._run_em(some_starts(starts, first))
+        return [runs[i] for i in place]
 
     def _run_em(
         self,

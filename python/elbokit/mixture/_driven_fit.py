@@ -9,6 +9,7 @@ from elbokit._types import GmmStatistics
 from elbokit.mixture._convergence import ConvergenceMonitor
 from elbokit.mixture._em import EmRun
 from elbokit.mixture._em_steps import em_steps
+from elbokit.mixture._equal_starts import same_start
 from elbokit.mixture._estimator_starts import last_solution, monitor_of, single
 from elbokit.mixture._interrupts import last_step
 from elbokit.mixture._parameters import GmmParameters
@@ -86,7 +87,11 @@ def each_restart(
     n_features: int,
     warm: bool,
 ) -> Iterator[Restart]:
-    """Make the runs of a fit one after the other; `run` finishes the monitor it is given."""
+    """Make the runs of a fit one after the other; `run` finishes the monitor it is given.
+
+    Starts that are the same mixture have one run.
+    """
+    seen: dict[bytes, EmRun] = {}
     for init in range(1 if warm else estimator.n_init):
         with monitor_of(estimator, warm) as monitor:
             monitor.begin(init)
@@ -94,7 +99,11 @@ def each_restart(
                 start = single(last_solution(estimator, n_features), estimator.covariance_type)
             else:
                 start = draw_start()
-            done = run(start, monitor)
+            key = same_start(start, estimator.covariance_type)
+            if key in seen:
+                monitor.finish(seen[key].lower_bound, seen[key].converged)
+            else:
+                seen[key] = run(start, monitor)
             if estimator.max_iter > 0:
                 monitor.end()
-        yield Restart(done)
+        yield Restart(seen[key])

@@ -32,6 +32,7 @@ __all__ = [
     "as_batch",
     "as_starts",
     "concatenate_starts",
+    "some_starts",
     "starting_parameters",
 ]
 
@@ -155,6 +156,15 @@ def concatenate_starts(parts: list[Starts]) -> Starts:
     parameters, *fields = zip(*parts, strict=True)
     arrays = (np.concatenate(each) for each in zip(*parameters, strict=True))
     return Starts(GmmParameters(*arrays), *(np.concatenate(each) for each in fields))
+
+
+def some_starts(starts: Starts, which: Integers) -> Starts:
+    """Return some of the starts."""
+    if len(which) == len(starts.status):
+        return starts
+    parameters, *fields = starts
+    arrays = (array[which] for array in parameters)
+    return Starts(GmmParameters(*arrays), *(field[which] for field in fields))
 
 
 def _all_well(parameters: GmmParameters) -> Starts:
