@@ -67,10 +67,10 @@ def main() -> None:
     harness.write(
         "restarts",
         f"{N_INIT} restarts",
-        f"`GaussianMixture(k, n_init={N_INIT})` beside {N_INIT} fits of one start each from the same "
-        "draws, k-means starts; medians of interleaved rounds. Both find the same bounds, restart by "
-        "restart, before anything is timed. Starts that are the same mixture but for the order of "
-        "its components have one run between them: there are at most so many ends as bounds.",
+        f"`GaussianMixture(k, n_init={N_INIT})` beside {N_INIT} fits of one start each from the "
+        "same draws, k-means starts; medians of interleaved rounds. Both find the same bounds, "
+        "restart by restart, before anything is timed. Starts that are the same mixture but for "
+        "the order of its components have one run between them.",
         harness.table(
             ["data", "different bounds", f"{N_INIT} fits", f"n_init={N_INIT}", "ratio"], rows
         ),

@@ -72,6 +72,8 @@ def interleave(peers: dict[str, Work], rounds: int, warm_up: int = 2) -> Timing:
 
 
 def duration(seconds: float) -> str:
+    if seconds >= 1:
+        return f"{seconds:.3g} s"
     return f"{seconds * 1e3:.3g} ms" if seconds >= 1e-3 else f"{seconds * 1e6:.3g} µs"
 
 
