@@ -25,9 +25,7 @@ def mixture(rng, covariance_type, k=3, d=2):
 
 def reordered(parameters, order, covariance_type):
     tied = covariance_type == "tied"
-    return GmmParameters(
-        *(a if i > 1 and tied else a[order] for i, a in enumerate(parameters))
-    )
+    return GmmParameters(*(a if i > 1 and tied else a[order] for i, a in enumerate(parameters)))
 
 
 @pytest.mark.parametrize("covariance_type", COVARIANCE_TYPES)
