@@ -191,8 +191,14 @@ class CategoricalRows {
       const T factor = args_.scale * weight(at_);
       for (int i = 0; i < n; ++i) factor_[i] = factor;
       start(row * args_.inner + at, n);
+      // The next piece's planes are stretches too short for the processor to see them coming.
+      const bool ends = at + width >= args_.inner;
+      const std::ptrdiff_t ahead = ends ? args_.logits.row_stride - at : width;
       const auto read = [&](std::int64_t k, T* to) ELBOKIT_INLINE_LAMBDA {
         const T* const l = logits_(row, k * args_.inner + at, n);
+        if (logits_.direct())
+          for (int i = 0; i < n; i += 64 / static_cast<int>(sizeof(T)))
+            __builtin_prefetch(l + ahead + i, 0, 2);
         const Vec<T> number = broadcast<T>(static_cast<T>(k)), lowest = broadcast<T>(kLowest<T>);
         for_each_vector<T>(n, [&](std::int64_t i, int count) ELBOKIT_INLINE_LAMBDA {
           const Vec<T> v = read_or_lowest(l + i, count);

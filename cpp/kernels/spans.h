@@ -61,6 +61,9 @@ class SpanReader {
         constant_(!operand || operand.col_stride == 0),
         direct_(!constant_ && operand.element == kElement<T> && factor == 1) {}
 
+  // Whether the elements are read where they lie.
+  bool direct() const { return direct_; }
+
   // Elements [col, col + n) of the row, n <= kSpan; valid until the next call.
   ELBOKIT_INLINE const T* operator()(std::int64_t row, std::int64_t col, int n) {
     if (direct_) return static_cast<const T*>(operand_.at(row, col));
