@@ -14,6 +14,7 @@ constexpr int kKept = 1 << 15;
 
 // Up to so many classes, the lanes run across rows of one position.
 constexpr int kFewClasses = 80;
+static_assert(kFewClasses % kLanes<float> == 0, "transposed rows end with whole vectors");
 
 // Below so many positions a plane's stretch is not worth its start.
 constexpr int kLeastWidth = 64;
