@@ -14,7 +14,7 @@ namespace device = elbokit::ELBOKIT_LEVEL;
 template <class T>
 __global__ void kernel(const T* x, const T* t, T* out) {
   const int i = threadIdx.x;
-  const auto bernoulli = device::bernoulli_term<T>(x[i], t[i], T(1));
+  const auto bernoulli = device::bernoulli_term<T>(x[i], device::bernoulli_power(x[i]), t[i], T(1));
   const auto kl = device::gaussian_kl_term<T>(x[i], t[i], device::exp(-t[i]));
   const T lse = device::logsumexp_close(device::logsumexp_shift(x[i]), t[i]);
   const auto gaussian = device::gaussian_term<T>(x[i] - t[i], device::gaussian_noise<T>(t[i]));

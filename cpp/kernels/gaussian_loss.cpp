@@ -30,7 +30,7 @@ class GaussianRows {
   GaussianLossTotals run(std::int64_t begin, std::int64_t end) {
     const bool one = !args_.logvar || args_.logvar.col_stride == 0;
     const bool same_rows = !one && args_.logvar.row_stride == 0 && !args_.grad_logvar;
-    if (!args_.col_grad_logvar && !same_rows)
+    if (!same_rows)
       return one ? rows<Noise::kOfRow>(begin, end) : rows<Noise::kOfElements>(begin, end);
     GaussianLossTotals totals;
     for (std::int64_t row = begin; row < end; row += kTogether)
@@ -125,7 +125,7 @@ class GaussianRows {
       slopes += slope;
       if constexpr (kNoise == Noise::kOfColumns)
         store(column_sums_ + i, load(column_sums_ + i) + slope);
-      else if (args_.grad_logvar)
+      else if (args_.grad_logvar || args_.col_grad_logvar)
         store(slopes_ + i, slope);
       return grad;
     };
@@ -137,6 +137,8 @@ class GaussianRows {
     if (kNoise != Noise::kOfColumns && args_.grad_logvar)
       grad_logvar_.write(row, col, n,
                          [&](int i, int) ELBOKIT_INLINE_LAMBDA { return load(slopes_ + i); });
+    if (kNoise != Noise::kOfColumns && args_.col_grad_logvar)
+      for (int i = 0; i < n; ++i) args_.col_grad_logvar[col + i] += slopes_[i];
     return {reduce_add<T>(loss), reduce_add<T>(slopes)};
   }
 
