@@ -234,3 +234,8 @@ def test_errors_name_the_argument(change, error, match):
 def test_it_is_exported():
     assert elbokit.fit_mixtures is elbokit.mixture.fit_mixtures
     assert "fit_mixtures" in dir(elbokit)
+
+
+def test_no_data_set():
+    with pytest.raises(ValueError, match=r"`X` has shape \(0, 5, 2\), expected at least one"):
+        fit_mixtures(np.empty((0, 5, 2)), 2)

@@ -117,3 +117,22 @@ def test_row_that_no_component_reaches_among_many_features(
     got = ops.gmm_statistics(unreached, *mixture, covariance_type, [1.0] * 70 + [0.0])
     for ours, theirs in zip(got, exact, strict=True):
         assert_close(ours, theirs, RELATIVE[np.float32])
+
+
+def test_padding_is_not_what_the_memory_held(restore_threads: None) -> None:
+    """Features that are no multiple of four: rows that are followed to the end are padded."""
+    _core.set_num_threads(1)
+    rng = np.random.default_rng(3)
+    n, d, groups, each = 6000, 65, 30, 8
+    # Groups of components so near each other that a row has several to follow.
+    means = np.repeat(5 * rng.normal(size=(groups, d)), each, axis=0)
+    means += 0.05 * rng.normal(size=means.shape)
+    k = len(means)
+    X = (means[rng.integers(k, size=n)] + rng.normal(size=(n, d))).astype(np.float32)
+    mixture = np.full(k, 1 / k), means, np.broadcast_to(np.eye(d), (k, d, d)).copy()
+    clean = ops.gmm_statistics(X, *mixture, "full")
+    for _ in range(3):
+        soiled = [np.full(size, np.nan, np.float32) for size in [1 << 20] * 30 + [1 << 18] * 60]
+        del soiled
+        for a, b in zip(clean, ops.gmm_statistics(X, *mixture, "full"), strict=True):
+            np.testing.assert_array_equal(a, b)

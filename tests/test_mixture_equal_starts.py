@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import sklearn.mixture
 from numpy.testing import assert_allclose, assert_array_equal
 
 from elbokit import GaussianMixture
@@ -72,7 +73,8 @@ def test_each_restart_has_its_end(covariance_type, verbose, dtype, rng, run_from
     gm = GaussianMixture(
         4, covariance_type=covariance_type, n_init=12, random_state=0, verbose=verbose
     ).fit(X)
-    assert 1 <= sum(run_from) < 12
+    # What prints its progress has every run, to show it.
+    assert sum(run_from) == 12 if verbose else 1 <= sum(run_from) < 12
     # One by one, from the same draws.
     draws = np.random.RandomState(0)
     alone = [
@@ -85,6 +87,15 @@ def test_each_restart_has_its_end(covariance_type, verbose, dtype, rng, run_from
     if dtype == np.float64:
         assert_array_equal(gm.restarts_["n_iter"], [each.n_iter_ for each in alone])
     assert gm.lower_bound_ == pytest.approx(max(bounds), rel=rtol)
+
+
+def test_without_an_iteration_the_last_start_is_kept(rng):
+    options = {"n_init": 5, "random_state": 1, "max_iter": 0, "weights_init": np.full(4, 0.25)}
+    X = blobs(rng)
+    theirs = sklearn.mixture.GaussianMixture(4, **options).fit(X)
+    for verbose in (0, 1):
+        ours = GaussianMixture(4, verbose=verbose, **options).fit(X)
+        assert_allclose(ours.means_, theirs.means_)
 
 
 def test_given_parameters_leave_one_start(rng, run_from):

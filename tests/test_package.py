@@ -62,3 +62,10 @@ def test_the_stub_lists_what_the_module_has() -> None:
     forms = "def {}(", "\n{}:", "\nclass {}:"
     missing = [name for name in public if not any(form.format(name) in stub for form in forms)]
     assert not missing
+
+
+def test_a_star_leaves_torch_alone() -> None:
+    names: dict[str, object] = {"torch": "the user's"}
+    exec("from elbokit import *", names)
+    assert names["torch"] == "the user's"
+    assert "GaussianMixture" in names

@@ -386,3 +386,13 @@ def test_plot_of_a_selection(rng):
     assert ax.get_ylabel() == "BIC"
     given = new_figure(3, 3).subplots()
     assert selection.plot(ax=given) is given
+
+
+@pytest.mark.parametrize("n_features", [1, 3])
+def test_data_far_from_the_origin(n_features, rng):
+    X = rng.standard_normal((300, n_features)) + 1.7e9
+    figure = plot_fit(GaussianMixture(2, random_state=0).fit(X), X)
+    panels = [ax for ax in figure.axes if "iteration" not in ax.get_xlabel()]
+    spans = [np.ptp(ax.get_xlim()) for ax in panels if ax.has_data()]
+    assert spans
+    assert max(spans) < 20

@@ -248,3 +248,23 @@ def test_error_names_the_argument(case: str) -> None:
     call, error, message = CASES[case]
     with pytest.raises(error, match=re.escape(message)):
         call()
+
+
+@pytest.mark.parametrize(
+    ("call", "name"),
+    [
+        (lambda x: elbokit.torch.vae_loss(None, x, x, x), "logits"),
+        (lambda x: elbokit.torch.vae_loss(x, None, x, x), "target"),
+        (lambda x: elbokit.torch.bernoulli_loss(None, x), "logits"),
+        (lambda x: elbokit.torch.gaussian_loss(x, None), "target"),
+        (lambda x: elbokit.torch.categorical_loss(None, x), "logits"),
+        (lambda x: elbokit.torch.gaussian_kl(x, None), "logvar"),
+        (lambda x: elbokit.torch.multi_sample_loss(x, x, x, x, None), "z"),
+        (lambda x: elbokit.torch.linear_bernoulli_loss(x, None, None, x), "weight"),
+        (lambda x: elbokit.torch.gmm_log_prob(None, x, x, x, "diag"), "x"),
+        (lambda x: elbokit.torch.logsumexp(None, 1), "input"),
+    ],
+)
+def test_nothing_where_a_tensor_is_needed(call: Any, name: str) -> None:
+    with pytest.raises(TypeError, match=f"`{name}` must be a torch.Tensor, got NoneType"):
+        call(torch.zeros(2, 3))

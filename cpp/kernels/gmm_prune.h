@@ -113,7 +113,8 @@ class Pruning {
                              : follow_vectors<Own, 1>(k, begin, rows + i, count - i);
   }
 
-  // Features [from, to) of some listed rows of the block, to the scratch.
+  // Features [from, to), with the padding among them, of some listed rows of the block, to the
+  // scratch.
   template <int V>
   void pack(std::int64_t begin, const std::int32_t* rows, int count, std::int64_t from,
             std::int64_t to) {
@@ -125,6 +126,8 @@ class Pruning {
           [&](int i) ELBOKIT_INLINE_LAMBDA { return begin + rows[v * lanes + i]; }, height,
           block_.scratch + v * lanes, V * lanes);
     }
+    // Padding has factors of zero, which would not make a zero of what the memory holds.
+    for (std::int64_t i = end * V; i < to * V; ++i) store(block_.scratch + i * lanes, Vec<T>{});
   }
 
   template <bool Own, int V>

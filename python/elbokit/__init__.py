@@ -14,7 +14,9 @@ from elbokit._core import version as __version__
 from elbokit._versions import show_versions
 
 if TYPE_CHECKING:
-    from elbokit import mixture, plot, reference, torch
+    from elbokit import mixture, reference
+    from elbokit import plot as plot
+    from elbokit import torch as torch
     from elbokit.mixture import (
         GaussianMixture,
         MixturePrior,
@@ -30,13 +32,11 @@ __all__ = [
     "get_num_threads",
     "mixture",
     "ops",
-    "plot",
     "reference",
     "select_n_components",
     "set_num_threads",
     "show_versions",
-    "torch",
-]
+]  # without plot and torch: a star must not import them, nor hide torch itself
 
 _SUBMODULES = {"mixture", "plot", "reference", "torch"}
 _HOMES = {
@@ -56,4 +56,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted(__all__)
+    return sorted({*__all__, *_SUBMODULES})

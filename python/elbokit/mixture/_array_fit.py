@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from elbokit.mixture._convergence import ConvergenceMonitor
-from elbokit.mixture._em import EmRun, run_em
+from elbokit.mixture._em import EmRun, FitInterrupted, run_em
 from elbokit.mixture._equal_starts import first_of_equals, same_start
 from elbokit.mixture._estimator_starts import (
     drawn_starts,
@@ -76,17 +76,17 @@ class ArrayFit:
                 yield Restart(self._shown(init, warm, seen))
 
     def _shown(self, init: int, warm: bool, seen: dict[bytes, EmRun]) -> EmRun:
-        """Make one run under the eyes of a monitor, if none in `seen` began with the same start."""
+        """Make one run under the eyes of a monitor; that in `seen` counts, of equal starts."""
         with monitor_of(self._estimator, warm) as monitor:
             monitor.begin(init)
             if warm:
                 starts = last_solution(self._estimator, self._problem.X.shape[2])
             else:
                 starts = self._starts(self._problem)
-            key = b"" if self._estimator.n_init == 1 else self._key(starts)
-            if key not in seen:
-                (seen[key],) = self._run_em(starts, monitor)
-            run = seen[key]
+            key = self._key(starts) if self._may_share() else None  # the run changes the start
+            (run,) = self._run_em(starts, monitor)
+            if key is not None:
+                run = seen.setdefault(key, run)
             monitor.finish(run.lower_bound, run.converged)
             if self._estimator.max_iter > 0:
                 monitor.end()
@@ -124,11 +124,22 @@ class ArrayFit:
 
     def _run_distinct(self, starts: Starts) -> list[EmRun]:
         """Run EM from each start, once from those that are the same mixture."""
+        if not self._may_share():
+            return self._run_em(starts)
         first, place = np.unique(
             first_of_equals(starts, self._estimator.covariance_type), return_inverse=True
         )
-        runs = self._run_em(some_starts(starts, first))
+        try:
+            runs = self._run_em(some_starts(starts, first))
+        except FitInterrupted as interrupt:
+            if len(interrupt.runs) == len(first):
+                interrupt.runs = [interrupt.runs[i] for i in place]
+            raise
         return [runs[i] for i in place]
+
+    def _may_share(self) -> bool:
+        """Without an iteration the last start is the result, in the order of its components."""
+        return self._estimator.n_init > 1 and self._estimator.max_iter > 0
 
     def _run_em(
         self,

@@ -100,7 +100,7 @@ def each_restart(
             else:
                 start = draw_start()
             key = same_start(start, estimator.covariance_type)
-            if key in seen:
+            if key in seen and estimator.max_iter > 0:
                 monitor.finish(seen[key].lower_bound, seen[key].converged)
             else:
                 seen[key] = run(start, monitor)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import numpy as np
 import numpy.typing as npt
 
@@ -37,7 +39,7 @@ def first_of_equals(starts: Starts, covariance_type: str) -> npt.NDArray[np.int6
     # Starts of different weights differ; few are left to be looked at in full.
     weights = np.sort(starts.parameters.weights, axis=1)
     same_weights = [row.tobytes() for row in weights]
-    shared = {key for key in same_weights if same_weights.count(key) > 1}
+    shared = {key for key, number in Counter(same_weights).items() if number > 1}
     seen: dict[bytes, int] = {}
     first = np.arange(len(weights))
     for i, key in enumerate(same_weights):

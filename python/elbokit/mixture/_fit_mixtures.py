@@ -117,6 +117,8 @@ def fit_mixtures(
     _check_choices(covariance_type=covariance_type, init_params=init_params)
     rows = check_rows(X)
     batch = rows.shape[:-2]
+    if 0 in batch:
+        raise ValueError(f"`X` has shape {rows.shape}, expected at least one data set")
     cut = None if offsets is None else _check_offsets(offsets, rows)
     problems = _weighted(rows, cut, sample_weight)
     _check_components(n_components, problems)

@@ -72,7 +72,9 @@ class BarMonitor(ConvergenceMonitor):
         if self.converged:
             self._bar.total = self._bar.n
         outcome = "converged" if self.converged else "did not converge"
-        self._bar.set_postfix_str(f"{self._bar.postfix}, {outcome}", refresh=True)
+        # A start that another run had has no iterations of its own to show.
+        shown = self._bar.postfix or _postfix(self.lower_bound, math.inf)
+        self._bar.set_postfix_str(f"{shown}, {outcome}", refresh=True)
 
     def __exit__(
         self,

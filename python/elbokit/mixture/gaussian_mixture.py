@@ -99,7 +99,8 @@ class GaussianMixture(StepwiseEM, PartialMixin, FittedGaussianMixture):
         iterations: those with the lowest bound, and those at the same point as a better one;
         before, after 2 of Lloyd's iterations, k-means starts with the highest inertia. It saves
         most of their time, but one that starts badly might have ended best. None gives up
-        none. See Notes.
+        none, and so does any value for chunks, rows with NaN and arrays on a GPU, whose runs come
+        one after the other. See Notes.
     learning_decay : float, default=0.7
         In (0.5, 1]: how fast :meth:`partial_fit` forgets early batches; see there.
     learning_offset : float, default=10.0

@@ -37,7 +37,7 @@ def whole_ticks(axis: Any) -> None:
     axis.set_major_locator(MaxNLocator(integer=True))
 
 
-def pad_limits(low: float, high: float, relative: float = 1e-6) -> tuple[float, float]:
+def pad_limits(low: float, high: float, relative: float = 1e-12) -> tuple[float, float]:
     """Widen an interval that is too short, in relation to its values, for a readable scale."""
     shortest = relative * max(abs(low), abs(high), 1e-300)
     if high - low >= shortest:

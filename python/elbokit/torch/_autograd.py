@@ -21,6 +21,7 @@ __all__ = [
     "direct",
     "direct_apply",
     "eager_twin",
+    "in_backward",
     "is_batched",
     "passes_on",
     "scaled",
@@ -115,6 +116,15 @@ def to_differentiate() -> bool:
 def is_batched(grad: Tensor) -> bool:
     """Whether `grad` stands for several, as of ``torch.autograd.grad(is_grads_batched=True)``."""
     return bool(torch._C._functorch.is_legacy_batchedtensor(grad))
+
+
+def in_backward(operator: str, grad: Tensor, *operands: Tensor | None) -> Callable[..., Any]:
+    """Return what a backward calls: the implementation for operands that are `direct`."""
+    if direct(grad, *operands) and not is_batched(grad):
+        short: Callable[..., Any] = _backends.implementation(operator, grad)
+        return short
+    run: Callable[..., Any] = getattr(torch.ops.elbokit, operator).default
+    return run
 
 
 def passes_on(grad: Tensor) -> bool:

@@ -32,6 +32,10 @@ _DEVICES = ("cpu", "cuda", "meta")
 _LOW_PRECISION = (torch.float16, torch.bfloat16)
 _BINARY = (torch.bool, torch.uint8)
 _MAY_BE_BINARY = ("target", "mask")
+_MAY_BE_NONE = (
+    *("weight", "pos_weight", "mask", "bias", "logvar"),
+    *("prior_mu", "prior_logvar", "prior_scale_tril"),
+)
 
 
 def check_is_tensor(name: str, value: object) -> None:
@@ -52,8 +56,8 @@ def check_tensors(**arguments: Tensor | None) -> torch.dtype:
     Parameters
     ----------
     **arguments : Tensor or None
-        Operands by name; None means "not given". Those called ``target`` and ``mask`` may be of
-        dtype bool or uint8.
+        Operands by name; None means "not given", where the name allows it. Those called
+        ``target`` and ``mask`` may be of dtype bool or uint8.
 
     Returns
     -------
@@ -74,9 +78,10 @@ def check_tensors(**arguments: Tensor | None) -> torch.dtype:
     dtype = None
     dtype_name = ""
     for name, value in arguments.items():
-        if value is None:
+        if value is None and name in _MAY_BE_NONE:
             continue
         check_is_tensor(name, value)
+        assert value is not None
         if first is None:
             first, first_name = value, name
             if value.device.type not in _DEVICES:
@@ -117,7 +122,8 @@ def autocast_low_precision(tensor: Tensor) -> bool:
 
 
 def check_same_shape(name: str, tensor: Tensor, other_name: str, other: Tensor) -> None:
-    """Raise ValueError unless `tensor` has the shape of `other`."""
+    """Raise ValueError unless `tensor` has the shape of `other`; TypeError if it is none."""
+    check_is_tensor(name, tensor)
     if tensor.shape != other.shape:
         raise ValueError(
             f"`{name}` has shape {tuple(tensor.shape)}, expected {tuple(other.shape)} "

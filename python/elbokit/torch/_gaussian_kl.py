@@ -12,7 +12,7 @@ from elbokit.torch import _ops  # noqa: F401  (registers the operators)
 from elbokit.torch._autograd import (
     direct,
     direct_apply,
-    is_batched,
+    in_backward,
     scaled,
     scaled_on_gpu,
     to_differentiate,
@@ -79,10 +79,7 @@ def kl_grads(
             own = [None if s is None else scaled(s, one_grad) for s in saved]
         return *own, None, None, None
     assert one_grad is not None
-    if direct(*operands, one_grad) and not is_batched(one_grad):
-        backward: Any = implementation("gaussian_kl_backward", one_grad)
-    else:
-        backward = torch.ops.elbokit.gaussian_kl_backward.default
+    backward = in_backward("gaussian_kl_backward", one_grad, *operands)
     grads = backward(grad, grad_charged, *operands, free_bits, reduction, need_prior)
     if not need_prior:
         return grads[0], grads[1], None, None, None

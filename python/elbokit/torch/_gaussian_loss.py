@@ -8,8 +8,14 @@ import torch
 from torch import Tensor
 
 from elbokit.torch import _ops  # noqa: F401  (registers the operators)
-from elbokit.torch._autograd import direct, eager_twin, scaled, to_differentiate, with_signature
-from elbokit.torch._backends import implementation
+from elbokit.torch._autograd import (
+    direct,
+    eager_twin,
+    in_backward,
+    scaled,
+    to_differentiate,
+    with_signature,
+)
 from elbokit.torch._checks import check_limits
 from elbokit.torch._decoders import check_decoder_reduction, check_elementwise
 from elbokit.torch._formulas import gaussian_loss_grads
@@ -57,13 +63,14 @@ class _GaussianLoss(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
-        operands = ctx.saved_tensors[:_N_OPERANDS]
+        saved = ctx.saved_tensors  # once: the hooks of a checkpoint hand them out only so
+        operands = saved[:_N_OPERANDS]
         needs = list(ctx.needs_input_grad[:_N_OPERANDS])
         grads: list[Tensor | None] = [None] * _N_OPERANDS
         if grad is None:
             return *grads, *(None,) * _N_OPTIONS
         if not to_differentiate():
-            grads[:3] = _by_kernel(grad, ctx.saved_tensors, ctx.options, needs)
+            grads[:3] = _by_kernel(grad, saved, ctx.options, needs)
             needs = [need and g is None for need, g in zip(needs, grads, strict=True)]
         if any(needs):
             low, high, target_scale, reduction = ctx.options
@@ -97,10 +104,7 @@ def _by_kernel(
         # Each sample's part of a shared log-variance has a factor of its own.
         factor = grad if row_weight is None else grad * row_weight
         operands = mean, target, logvar, mask, factor
-        if direct(*operands):
-            run: Any = implementation("gaussian_loss", mean)
-        else:
-            run = torch.ops.elbokit.gaussian_loss.default
+        run = in_backward("gaussian_loss", factor, *operands)
         grads[2] = run(*operands, low, high, target_scale, "sum", False, True)[2]
     return grads
 

@@ -9,8 +9,13 @@ import torch
 from torch import Tensor
 
 from elbokit.torch import _ops  # noqa: F401  (registers the operators)
-from elbokit.torch._autograd import direct, eager_twin, to_differentiate, with_signature
-from elbokit.torch._backends import implementation
+from elbokit.torch._autograd import (
+    direct,
+    eager_twin,
+    in_backward,
+    to_differentiate,
+    with_signature,
+)
 from elbokit.torch._checks import autocast_low_precision, check_tensors
 from elbokit.torch._formulas import gmm_log_prob_grads
 
@@ -47,10 +52,7 @@ class _GmmLogProb(torch.autograd.Function):
         if to_differentiate():
             grads = gmm_log_prob_grads(grad, x, weights, means, factors, ctx.covariance_type)
         else:
-            if direct(grad, x, weights, means, factors):
-                backward: Any = implementation("gmm_log_prob_backward", x)
-            else:
-                backward = torch.ops.elbokit.gmm_log_prob_backward.default
+            backward = in_backward("gmm_log_prob_backward", grad, x, weights, means, factors)
             grads = backward(grad, x, weights, means, factors, *options)
         return *(g if n else None for g, n in zip(grads, needs, strict=True)), None
 

@@ -10,9 +10,16 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from elbokit.torch import _ops  # noqa: F401  (registers the operators)
-from elbokit.torch._autograd import direct, eager_twin, scaled, to_differentiate, with_signature
-from elbokit.torch._backends import implementation
+from elbokit.torch._autograd import (
+    direct,
+    eager_twin,
+    in_backward,
+    scaled,
+    to_differentiate,
+    with_signature,
+)
 from elbokit.torch._checks import (
+    check_is_tensor,
     check_positive_int,
     check_reduction,
     check_tensors,
@@ -108,10 +115,7 @@ class _LinearBernoulli(torch.autograd.Function):
         if any(missing):
             shape = operands[3].shape
             by_row = spread(grad, shape, ctx.reduction).reshape(-1).expand(shape[0])
-            if direct(*operands, by_row):
-                backward: Any = implementation("linear_bernoulli_loss_backward", by_row)
-            else:
-                backward = torch.ops.elbokit.linear_bernoulli_loss_backward.default
+            backward = in_backward("linear_bernoulli_loss_backward", by_row, *operands)
             others = backward(by_row, *operands, ctx.product, ctx.chunk_size, *missing)
             grads = [o if m else g for o, m, g in zip(others, missing, grads, strict=True)]
         return *grads, None, *rest
@@ -124,6 +128,7 @@ def _check_operands(
     hidden: Tensor, weight: Tensor, bias: Tensor | None, target: Tensor
 ) -> torch.dtype:
     dtype = check_tensors(hidden=hidden, weight=weight, bias=bias, target=target)
+    check_is_tensor("weight", weight)
     if hidden.dim() != 2:
         raise ValueError(
             f"`hidden` has shape {tuple(hidden.shape)}, expected (n_samples, n_hidden)"

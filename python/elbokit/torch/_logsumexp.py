@@ -13,11 +13,10 @@ from elbokit.torch import _ops  # noqa: F401  (registers the operators)
 from elbokit.torch._autograd import (
     direct,
     eager_twin,
-    is_batched,
+    in_backward,
     to_differentiate,
     with_signature,
 )
-from elbokit.torch._backends import implementation
 from elbokit.torch._checks import check_tensors
 from elbokit.torch._formulas import logsumexp_grad
 from elbokit.torch._reduction import reduced_shape
@@ -47,10 +46,7 @@ class _LogSumExp(torch.autograd.Function):
             kept = reduced_shape(input.shape, ctx.dim, True)
             d_input = logsumexp_grad(grad.reshape(kept), input, output.reshape(kept))
         else:
-            if direct(grad, input) and not is_batched(grad):
-                run: Any = implementation("logsumexp_backward", input)
-            else:
-                run = torch.ops.elbokit.logsumexp_backward.default
+            run = in_backward("logsumexp_backward", grad, input)
             d_input = run(grad, input, output, ctx.dim)
         return d_input, None, None
 

@@ -70,7 +70,8 @@ class _MultiSampleLoss(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
-        operands, saved = ctx.saved_tensors[:_N_OPERANDS], ctx.saved_tensors[_N_OPERANDS:]
+        tensors = ctx.saved_tensors  # once: the hooks of a checkpoint hand them out only so
+        operands, saved = tensors[:_N_OPERANDS], tensors[_N_OPERANDS:]
         needs = list(ctx.needs_input_grad[:_N_OPERANDS])
         grads: list[Tensor | None] = [None] * _N_OPERANDS
         if grad is None:

@@ -118,7 +118,7 @@ def vae_loss(
     logvar_range: tuple[float, float] | None = None,
     statistics: VAEStatistics | None = None,
 ) -> VAELossOutput:
-    r"""Negative evidence lower bound of a VAE: Bernoulli decoder, :math:`N(0, I)` prior.
+    r"""Negative evidence lower bound of a VAE: Bernoulli decoder, diagonal Gaussian posterior.
 
     Both terms are summed over their event dimensions (every dimension but the first) and averaged
     over the batch, whatever their sizes.
@@ -160,7 +160,8 @@ def vae_loss(
     VAELossOutput
         `loss`, `reconstruction` and `kl`, of shape () or (n_samples,); all three are
         differentiable and may be combined. ``loss == reconstruction + beta * kl`` if `free_bits`
-        is 0; otherwise `kl` is still the divergence itself, and `loss` holds the floored one.
+        is 0 and there is no `capacity`; otherwise `kl` is still the divergence itself, and `loss`
+        holds what is made of it.
         float32 if the operands are of low precision.
 
     Raises
@@ -168,8 +169,8 @@ def vae_loss(
     TypeError
         An argument is of the wrong type, is not floating-point, or float64 meets another dtype.
     ValueError
-        Shapes or devices do not fit, an argument is sparse, `reduction` is unknown, `beta` or
-        `free_bits` is negative.
+        Shapes or devices do not fit, an argument is sparse, `reduction` is unknown, `beta`,
+        `free_bits` or `capacity` is negative, or `logvar_range` is empty.
 
     Notes
     -----
