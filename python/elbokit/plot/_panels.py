@@ -121,7 +121,8 @@ def draw_convergence(gm: Any, ax: Axes) -> None:
     ax.set_xlabel("iteration", fontsize=8)
     ax.set_ylabel("bound (nats per sample)", fontsize=8)
     outcome = "converged" if gm.converged_ else "not converged"
-    ax.set_title(f"{outcome}, {gm.n_iter_} iterations", fontsize=9)
+    plural = "" if gm.n_iter_ == 1 else "s"
+    ax.set_title(f"{outcome}, {gm.n_iter_} iteration{plural}", fontsize=9)
 
 
 def _draw_half_steps(history: Any, ax: Axes) -> Array:

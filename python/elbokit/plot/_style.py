@@ -34,7 +34,7 @@ def whole_ticks(axis: Any) -> None:
     """Put ticks at whole numbers only."""
     from matplotlib.ticker import MaxNLocator
 
-    axis.set_major_locator(MaxNLocator(integer=True))
+    axis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
 
 
 def pad_limits(low: float, high: float, relative: float = 1e-12) -> tuple[float, float]:
