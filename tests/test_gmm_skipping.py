@@ -9,6 +9,7 @@ from elbokit import _core, ops, reference
 from test_gmm import COVARIANCE_TYPES, RELATIVE, assert_close, check, random_mixture
 
 SHAPES = [(3001, 5, 7), (2500, 13, 9), (1999, 24, 6), (2100, 31, 12), (1500, 50, 20), (900, 70, 9)]
+FEW_FEATURES = [(5003, 1, 9), (7001, 2, 16), (4001, 3, 40), (2999, 4, 12), (1100, 2, 300)]
 
 
 def separated(
@@ -22,7 +23,7 @@ def separated(
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("covariance_type", COVARIANCE_TYPES)
-@pytest.mark.parametrize(("n", "d", "k"), SHAPES)
+@pytest.mark.parametrize(("n", "d", "k"), SHAPES + FEW_FEATURES)
 def test_separated(
     cpu_level: str, covariance_type: str, n: int, d: int, k: int, dtype: type
 ) -> None:
@@ -33,7 +34,7 @@ def test_separated(
 
 
 @pytest.mark.parametrize("covariance_type", COVARIANCE_TYPES)
-@pytest.mark.parametrize("d", [9, 40])
+@pytest.mark.parametrize("d", [1, 2, 3, 4, 9, 40])
 def test_separated_among_overlapping(cpu_level: str, covariance_type: str, d: int) -> None:
     """Half of the components share rows, half do not."""
     rng = np.random.default_rng(d)
@@ -45,9 +46,11 @@ def test_separated_among_overlapping(cpu_level: str, covariance_type: str, d: in
     check(X, (weights, means, factor), covariance_type, None)
 
 
-@pytest.mark.parametrize("d", [6, 40])
+@pytest.mark.parametrize(("d", "distance"), [(2, 24), (6, 12), (40, 12)])
 @pytest.mark.parametrize("covariance_type", ["full", "diag"])
-def test_component_that_keeps_little(cpu_level: str, covariance_type: str, d: int) -> None:
+def test_component_that_keeps_little(
+    cpu_level: str, covariance_type: str, d: int, distance: float
+) -> None:
     """Half of the weight on a component that no row is near: its few sums must not be lost."""
     rng = np.random.default_rng(3)
     X, (weights, means, factor) = separated(rng, covariance_type, 1500, d, 8)
@@ -57,7 +60,7 @@ def test_component_that_keeps_little(cpu_level: str, covariance_type: str, d: in
     X = X[~at_first].astype(np.float32)
     unit = np.eye(d) if covariance_type == "full" else np.ones(d)
     factor[0] = unit  # spherical about its mean, and moved to where it is small but not nothing
-    means[0] = means[1] + 12 / np.sqrt(d)
+    means[0] = means[1] + distance / np.sqrt(d)
     exact = reference.gmm_statistics(X, weights, means, factor, covariance_type)
     assert 0 < exact.counts[0] < 1e-6
     got = ops.gmm_statistics(X, weights, means, factor, covariance_type)
@@ -67,10 +70,11 @@ def test_component_that_keeps_little(cpu_level: str, covariance_type: str, d: in
 
 
 @pytest.mark.parametrize("covariance_type", COVARIANCE_TYPES)
+@pytest.mark.parametrize("d", [2, 26])
 @pytest.mark.usefixtures("restore_threads")
-def test_separated_on_any_number_of_threads(cpu_level: str, covariance_type: str) -> None:
+def test_separated_on_any_number_of_threads(cpu_level: str, covariance_type: str, d: int) -> None:
     rng = np.random.default_rng(4)
-    X, mixture = separated(rng, covariance_type, 20_011, 26, 9)
+    X, mixture = separated(rng, covariance_type, 20_011, d, 9)
     results = []
     for threads in (1, 3):
         _core.set_num_threads(threads)
@@ -80,9 +84,10 @@ def test_separated_on_any_number_of_threads(cpu_level: str, covariance_type: str
 
 
 @pytest.mark.parametrize("order", ["C", "F"])
-def test_separated_in_any_memory_order(cpu_level: str, order: str) -> None:
+@pytest.mark.parametrize(("n", "d"), [(1003, 29), (6007, 3)])
+def test_separated_in_any_memory_order(cpu_level: str, order: str, n: int, d: int) -> None:
     rng = np.random.default_rng(5)
-    X, mixture = separated(rng, "full", 1003, 29, 7)
+    X, mixture = separated(rng, "full", n, d, 9)
     check(np.asarray(X, np.float32, order=order), mixture, "full", None)
     check(X.astype(np.float32)[::-2], mixture, "full", None)
 
@@ -102,6 +107,40 @@ def test_separated_float32_in_double(cpu_level: str) -> None:
     np.testing.assert_allclose(
         fits[0].precisions_cholesky, fits[1].precisions_cholesky, rtol=1e-3, atol=1e-2
     )
+
+
+@pytest.mark.usefixtures("restore_threads")
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("n", [255, 256, 257, 991, 992, 993, 1985, 3071, 3073])
+def test_hard_rows_of_any_number(cpu_level: str, n: int, dtype: type) -> None:
+    """Rows of one component are sorted and added by the thousand; some of several among them."""
+    _core.set_num_threads(1)
+    rng = np.random.default_rng(n)
+    corners = np.stack(np.meshgrid([0.0, 40.0, 80.0], [0.0, 40.0, 80.0]), axis=-1).reshape(-1, 2)
+    means = np.concatenate([corners, corners[:1] + 1.5])
+    mixture = np.full(10, 0.1), means, np.tile(np.eye(2), (10, 1, 1))
+    X = means[rng.integers(10, size=n)] + rng.normal(size=(n, 2))
+    for weight in (None, rng.uniform(0, 3, n) * (rng.random(n) > 0.2), heavy(rng, n)):
+        check(X.astype(dtype), mixture, "full", weight)
+
+
+def heavy(rng: np.random.Generator, n: int) -> np.ndarray:
+    """Draw weights of which some are thousands of times the mean."""
+    weight = rng.uniform(0, 1e-4, n)
+    weight[rng.integers(n)] = 1.0
+    return weight
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_hard_rows_far_from_all(cpu_level: str, dtype: type) -> None:
+    """A row in no component's reach stays with the exact sums, where it counts for several."""
+    rng = np.random.default_rng(2)
+    means = 50.0 * np.stack(np.meshgrid(np.arange(3.0), np.arange(3.0)), axis=-1).reshape(-1, 2)
+    mixture = np.full(9, 1 / 9), means, np.tile(np.eye(2), (9, 1, 1))
+    X = means[rng.integers(9, size=4000)] + rng.normal(size=(4000, 2))
+    X[::501] += 1e4
+    X[7] = [25.0, 0.0]  # between two
+    check(X.astype(dtype), mixture, "full", None)
 
 
 @pytest.mark.parametrize("covariance_type", COVARIANCE_TYPES)

@@ -6,6 +6,7 @@
 #include "kernels/gmm_diag.h"
 #include "kernels/gmm_full.h"
 #include "kernels/gmm_gradient.h"
+#include "kernels/gmm_hard.h"
 #include "kernels/gmm_pack.h"
 #include "kernels/gmm_prune.h"
 #include "kernels/gmm_small.h"
@@ -18,17 +19,6 @@ namespace elbokit::ELBOKIT_LEVEL {
 namespace {
 
 constexpr std::int64_t kBlockBytes = 768 * 1024;
-
-// Weights of rows [begin, begin + count), 0 up to `padded`.
-template <class T>
-void set_weights(const GmmRows<T>& rows, std::int64_t begin, std::int64_t count,
-                 std::int64_t padded, T* weight) {
-  if (rows.sample_weight)
-    for (std::int64_t n = 0; n < count; ++n) weight[n] = rows.sample_weight[begin + n];
-  else
-    for (std::int64_t n = 0; n < padded; n += kLanes<T>) store(weight + n, broadcast<T>(1));
-  for (std::int64_t n = count; n < padded; ++n) weight[n] = T(0);
-}
 
 // Where a row is so far from every component that what the rounding of its logits lost could itself
 // overflow or underflow an exponential, takes the largest out of that too. log p, rounded as its
@@ -175,21 +165,26 @@ struct EStep {
     logits(n);
   }
 
+  // The same of rows that are packed.
+  void run_packed(std::int64_t padded) const {
+    for (std::int64_t n = 0; n < padded; n += kGroup<T>) {
+      logits(n);
+      responsibilities(n);
+    }
+  }
+
   void run_pruned(std::int64_t begin, std::int64_t count, std::int64_t padded,
                   Pruning<T, Compensated>& pruning) const {
     for (std::int64_t n = 0; n < padded; n += kGroup<T>) pack(begin, n);
-    const bool done = pruning.logits(begin, count);
-    for (std::int64_t n = 0; n < padded; n += kGroup<T>) {
-      if (!done) logits(n);
-      responsibilities(n);
-    }
+    if (!pruning.logits(begin, count)) return run_packed(padded);
+    for (std::int64_t n = 0; n < padded; n += kGroup<T>) responsibilities(n);
   }
 };
 
 // The workspace of a chunk, part behind part.
 template <class T>
 struct Workspace {
-  std::int64_t pruning, pending, gradient, kept, size;  // where they begin, in elements
+  std::int64_t pruning, pending, gradient, kept, hard, size;  // where they begin, in elements
 
   Workspace(const GmmModel<T>& model, std::int64_t block_rows)
       : pruning(Block<T>::workspace(model, block_rows)),
@@ -197,7 +192,29 @@ struct Workspace {
                               static_cast<std::int64_t>(sizeof(T))),
         gradient(pending + Pending<T>::workspace(model)),
         kept(gradient + model.padded_features * kGroup<T>),
-        size(kept + kept_size(model)) {}
+        hard(kept + kept_size(model)),
+        size(hard + HardRowsShape<T>(model, block_rows).size) {}
+};
+
+// Families of many features have no use for HardRows.
+template <class T>
+struct NoHardRows {
+  NoHardRows(const GmmModel<T>&, const GmmChunk<T>&, const Block<T>&, std::int64_t, T*) {}
+  static constexpr bool wanted(std::int64_t) { return false; }
+  template <class AddBlock>
+  static std::int64_t add(std::int64_t begin, const AddBlock&) {
+    return begin;
+  }
+};
+
+template <class T, class FamilyType>
+struct HardRowsOf {
+  using type = NoHardRows<T>;
+};
+
+template <class T, int D>
+struct HardRowsOf<T, SmallFamily<T, D>> {
+  using type = HardRows<T, D>;
 };
 
 template <class T, class FamilyType, bool Compensated>
@@ -213,7 +230,17 @@ void run_chunk(const GmmModel<T>& model, const GmmChunk<T>& chunk) {
   // The gradient in a row wants responsibilities that are right for the row, not for the sums.
   const bool prune = FamilyType::prunable && !chunk.posterior.grad_x &&
                      Pruning<T, Compensated>::possible(model, chunk);
-  for (std::int64_t begin = chunk.begin; begin < chunk.end; begin += block_rows) {
+  typename HardRowsOf<T, FamilyType>::type hard(model, chunk, block, block_rows,
+                                                chunk.workspace + at.hard);
+  const auto add_packed = [&](std::int64_t padded) {
+    estep.run_packed(padded);
+    add_statistics<T, FamilyType>(model, chunk, block, pending, chunk.begin, padded);
+  };
+  for (std::int64_t begin = chunk.begin; begin < chunk.end;) {
+    if (hard.wanted(begin)) {
+      begin = hard.add(begin, add_packed);
+      continue;
+    }
     const std::int64_t count = chunk.end - begin < block_rows ? chunk.end - begin : block_rows;
     const std::int64_t padded = (count + kGroup<T> - 1) / kGroup<T> * kGroup<T>;
     set_weights(chunk.rows, begin, count, padded, block.weight);
@@ -223,6 +250,7 @@ void run_chunk(const GmmModel<T>& model, const GmmChunk<T>& chunk) {
       estep.run(begin, count, padded);
     write_posterior(model, chunk.posterior, begin, count, block);
     if (chunk.sums) add_statistics<T, FamilyType>(model, chunk, block, pending, begin, padded);
+    begin += count;
   }
   if constexpr (FamilyType::sparse)
     for (std::int64_t k = 0; chunk.sums && k < model.n_components; ++k)

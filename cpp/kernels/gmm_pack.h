@@ -145,4 +145,15 @@ void pack_group(const GmmModel<T>& model, const GmmRows<T>& rows, std::int64_t b
   }
 }
 
+// Weights of rows [begin, begin + count), 0 up to `padded`.
+template <class T>
+void set_weights(const GmmRows<T>& rows, std::int64_t begin, std::int64_t count,
+                 std::int64_t padded, T* weight) {
+  if (rows.sample_weight)
+    for (std::int64_t n = 0; n < count; ++n) weight[n] = rows.sample_weight[begin + n];
+  else
+    for (std::int64_t n = 0; n < padded; n += kLanes<T>) store(weight + n, broadcast<T>(1));
+  for (std::int64_t n = count; n < padded; ++n) weight[n] = T(0);
+}
+
 }  // namespace elbokit::ELBOKIT_LEVEL
