@@ -29,6 +29,7 @@ ON_GPU = {
     "exp2_nonpositive": 2.1,
     "logistic_share": 2.6,
     "log": 4.0,
+    "log1p": 6.0,
     "log1p_unit": 6.0,
 }
 CASES = {
@@ -37,6 +38,7 @@ CASES = {
     "exp_nonpositive": (-87.0, 0.0, np.exp),
     "exp2_nonpositive": (-125.0, 0.0, np.exp2),
     "log": (1e-3, 1e3, np.log),
+    "log1p": (0.0, 1e3, np.log1p),
     "log1p_unit": (0.0, 1.0, np.log1p),
     "logistic_share": (0.0, 1.0, lambda x: x / (1 + x)),
 }
@@ -48,7 +50,7 @@ def test_accuracy(gpu: torch.device, function: str, dtype: type, rng: np.random.
     low, high, exact = CASES[function]
     x = grid(low, high, dtype, rng)
     limit = {"exp": EXP_LIMIT, "exp_nonpositive": EXP_LIMIT, "exp2_nonpositive": EXP_LIMIT}.get(
-        function, LOG1P_LIMIT[dtype] if function == "log1p_unit" else LIMIT
+        function, LOG1P_LIMIT[dtype] if function.startswith("log1p") else LIMIT
     )
     if gpu.type == "cuda" and dtype == np.float32:
         limit = ON_GPU.get(function, limit)

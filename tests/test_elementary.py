@@ -85,6 +85,14 @@ def test_log1p_unit(cpu_level: str, dtype: type, rng: np.random.Generator) -> No
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
+def test_log1p(cpu_level: str, dtype: type, rng: np.random.Generator) -> None:
+    high = np.finfo(dtype).max / 4
+    x = np.concatenate([grid(0, 4, dtype, rng), np.geomspace(1e-30, high, 10_001, dtype=dtype)])
+    exact = np.log1p(x.astype(np.longdouble))
+    assert ulps(evaluate("log1p", x), exact).max() < LOG1P_LIMIT[dtype]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
 def test_special_values(cpu_level: str, dtype: type) -> None:
     inf, nan = np.inf, np.nan
     cases = {
@@ -93,6 +101,7 @@ def test_special_values(cpu_level: str, dtype: type) -> None:
         "exp_nonpositive": {nan: nan, -inf: 0.0, -1e4: 0.0, 0.0: 1.0},
         "exp2_nonpositive": {nan: nan, -inf: 0.0, -2000.0: 0.0, 0.0: 1.0, -1.0: 0.5},
         "log1p_unit": {0.0: 0.0, 1.0: np.log(2)},
+        "log1p": {0.0: 0.0, 1.0: np.log(2), nan: nan},
         "log": {1.0: 0.0, 2.0: np.log(2)},
     }
     for function, table in cases.items():

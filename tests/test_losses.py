@@ -82,6 +82,28 @@ def test_bernoulli_of_a_sure_prediction_keeps_its_digits(cpu_level: str, dtype: 
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("size", [0.0, 1e-3, 0.7, 3.0, 8.0, 15.0, 17.5, 30.0])
+@pytest.mark.parametrize("spread", [0.0, 0.5])
+def test_bernoulli_sums_keep_their_digits(
+    cpu_level: str, size: float, spread: float, dtype: type, rng: np.random.Generator
+) -> None:
+    """A product of many 1 + e^-|l| must neither lose small powers nor overflow."""
+    logits = (size + spread * rng.uniform(size=(3, 1543))).astype(dtype)
+    logits[1] *= -1
+    target = (logits > 0).astype(dtype)
+    exact = np.log1p(np.exp(-np.abs(logits.astype(np.longdouble)))).sum(axis=1)
+    if size == 0 and spread == 0:
+        exact[:] = 1543 * np.log(np.longdouble(2))
+    row_loss = out(3, dtype)
+    arguments = (logits, target, None, None, None, None, 1.0, 1.0, None)
+    _core.bernoulli_loss(*arguments, row_loss, None)
+    np.testing.assert_allclose(row_loss, exact, rtol=RELATIVE[dtype])
+    for grad in (None, out(logits.shape, dtype)):
+        total, _ = _core.bernoulli_loss(*arguments, None, grad)
+        np.testing.assert_allclose(total, exact.sum(), rtol=RELATIVE[dtype])
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
 def test_bernoulli_extreme_logits(cpu_level: str, dtype: type) -> None:
     logits = np.array([[1e4, -1e4, 1e4, -1e4, 0.0]], dtype)
     target = np.array([[1.0, 0.0, 0.0, 1.0, 0.5]], dtype)

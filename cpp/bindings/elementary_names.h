@@ -17,6 +17,7 @@ inline Elementary elementary_of(const std::string& function) {
       {"exp_nonpositive", Elementary::exp_nonpositive},
       {"exp2_nonpositive", Elementary::exp2_nonpositive},
       {"log", Elementary::log},
+      {"log1p", Elementary::log1p},
       {"log1p_unit", Elementary::log1p_unit},
       {"logistic_share", Elementary::logistic_share}};
   const auto found = functions.find(function);

@@ -1,6 +1,6 @@
 #include "elbokit/bernoulli.h"
 
-#include "kernels/bernoulli_powers.h"
+#include "kernels/bernoulli_sum.h"
 
 namespace elbokit::ELBOKIT_LEVEL {
 
@@ -27,10 +27,15 @@ class Rows {
 
   BernoulliTotals run(std::int64_t begin, std::int64_t end) {
     const bool plain = !args_.weight && !args_.pos_weight && !args_.mask && !args_.elementwise;
+    std::int64_t cols = args_.cols;
+    if (join()) {
+      cols *= end - begin;
+      end = begin + 1;
+    }
     for (std::int64_t row = begin; row < end; ++row) {
       const T weight = args_.row_weight ? args_.row_weight[row] : T(1);
       double loss = 0;
-      for_each_span(args_.cols, [&](std::int64_t col, int n) {
+      for_each_span(cols, [&](std::int64_t col, int n) {
         loss += plain ? plain_span(row, col, n, weight) : weighted_span(row, col, n, weight);
       });
       loss *= weight;
@@ -42,27 +47,28 @@ class Rows {
   }
 
  private:
+  // Whether the rows may be taken as one: nobody asks for a number of each.
+  bool join() const {
+    return !args_.row_weight && !args_.row_loss &&
+           rows_join(args_.cols, args_.logits, args_.target, args_.weight, args_.pos_weight,
+                     args_.mask, args_.elementwise, args_.grad);
+  }
+
   // Two operands and no options: the loop that has to keep up with the memory.
   double plain_span(std::int64_t row, std::int64_t col, int n, T weight) {
     const T* const logits = logits_(row, col, n);
     const T* const target = target_(row, col, n);
     const Vec<T> factor = broadcast<T>(args_.scale * weight);
-    Vec<T> loss{};
-    powers_.fill(logits, n);
-    const auto term = [&](int i, int count) ELBOKIT_INLINE_LAMBDA {
-      const auto result = bernoulli_term<Vec<T>>(read(logits + i, count), powers_[i],
-                                                 read(target + i, count), factor);
-      loss += first_lanes<T>(result.loss, count);
-      return result.grad;
-    };
-    if (args_.grad) {
-      grad_.write(row, col, n, term);
-    } else {
-      for_each_vector<T>(n, [&](std::int64_t i, int count)
-                                ELBOKIT_INLINE_LAMBDA { term(static_cast<int>(i), count); });
-    }
+    BernoulliSum<T> loss;
+    for_each_term(row, col, n, logits,
+                  [&](std::int64_t i, int v, int count, Vec<T> power) ELBOKIT_INLINE_LAMBDA {
+                    const auto parts = bernoulli_parts<Vec<T>>(read(logits + i, count), power,
+                                                               read(target + i, count), factor);
+                    loss.add(v, parts.linear, first_lanes<T>(parts.power, count));
+                    return parts.grad;
+                  });
     if (args_.count) totals_.out_of_range += count_out_of_range<T>(target, nullptr, n);
-    return reduce_add<T>(loss);
+    return loss.total();
   }
 
   double weighted_span(std::int64_t row, std::int64_t col, int n, T row_weight) {
@@ -74,31 +80,44 @@ class Rows {
     T* const elementwise = args_.elementwise ? args_.elementwise.row(row) + col : nullptr;
     const Vec<T> factor = broadcast<T>(args_.scale * row_weight);
     Vec<T> loss{};
-    powers_.fill(logits, n);
     if (args_.count) totals_.out_of_range += count_out_of_range<T>(target, mask, n);
-    const auto term = [&](int i, int count) ELBOKIT_INLINE_LAMBDA {
-      const Vec<T> t = read(target + i, count), w = read(weight + i, count);
-      const auto counts = read(mask + i, count) != Vec<T>{};
-      const Vec<T> off = broadcast<T>(1) - t, on = read(pos_weight + i, count) * t;
-      const auto raw =
-          bernoulli_term<Vec<T>>(read(logits + i, count), powers_[i], off, on, off + on, factor);
-      const Vec<T> each = first_lanes<T>(select(counts, raw.loss * w, Vec<T>{}), count);
-      loss += each;
-      if (elementwise) write<T>(elementwise + i, each * broadcast<T>(row_weight), count);
-      return select(counts, raw.grad * w, Vec<T>{});
-    };
-    if (args_.grad)
-      grad_.write(row, col, n, term);
-    else
-      for_each_vector<T>(n, [&](std::int64_t i, int count)
-                                ELBOKIT_INLINE_LAMBDA { term(static_cast<int>(i), count); });
+    for_each_term(row, col, n, logits,
+                  [&](std::int64_t i, int, int count, Vec<T> power) ELBOKIT_INLINE_LAMBDA {
+                    const Vec<T> t = read(target + i, count), w = read(weight + i, count);
+                    const auto counts = read(mask + i, count) != Vec<T>{};
+                    const Vec<T> off = broadcast<T>(1) - t, on = read(pos_weight + i, count) * t;
+                    const auto raw = bernoulli_term<Vec<T>>(read(logits + i, count), power, off, on,
+                                                            off + on, factor);
+                    const Vec<T> each =
+                        first_lanes<T>(select(counts, raw.loss * w, Vec<T>{}), count);
+                    loss += each;
+                    if (elementwise)
+                      write<T>(elementwise + i, each * broadcast<T>(row_weight), count);
+                    return select(counts, raw.grad * w, Vec<T>{});
+                  });
     return reduce_add<T>(loss);
+  }
+
+  // Calls term(i, v, count, e^-|logit|) for each vector, the v-th of those that are at work at
+  // once, and writes what it returns where a gradient is asked for.
+  template <class F>
+  ELBOKIT_INLINE void for_each_term(std::int64_t row, std::int64_t col, int n, const T* logits,
+                                    F&& term) {
+    Vec<T> power[kAhead];
+    const auto find_power = [&](int v, std::int64_t i, int count) ELBOKIT_INLINE_LAMBDA {
+      power[v] = bernoulli_power<Vec<T>>(read(logits + i, count));
+    };
+    const auto rest = [&](int v, std::int64_t i, int count)
+                          ELBOKIT_INLINE_LAMBDA { return term(i, v, count, power[v]); };
+    if (args_.grad)
+      grad_.write_ahead(row, col, n, find_power, rest);
+    else
+      for_each_ahead<T>(n, find_power, rest);
   }
 
   const BernoulliArgs<T>& args_;
   SpanReader<T> logits_, target_, weight_, pos_weight_, mask_;
   SpanWriter<T> grad_;
-  BernoulliPowers<T> powers_;
   BernoulliTotals totals_;
 };
 

@@ -19,6 +19,8 @@ ELBOKIT_INLINE V evaluate(Elementary function, V x) {
       return exp2_nonpositive(x);
     case Elementary::log:
       return log(x);
+    case Elementary::log1p:
+      return log1p(x);
     case Elementary::log1p_unit:
       return log1p_unit(x);
     case Elementary::logistic_share:

@@ -1,6 +1,6 @@
 #include "elbokit/multi_sample.h"
 
-#include "kernels/bernoulli_powers.h"
+#include "kernels/bernoulli_sum.h"
 #include "math/logsumexp.h"
 #include "math/multi_sample.h"
 
@@ -115,26 +115,29 @@ class Rows {
       const T* const target = target_(row, col, n);
       const T* const mask = kMasked ? mask_(row, col, n) : nullptr;
       T* const kept = kSlopes == Slopes::kKept ? slopes_of(sample) + col : nullptr;
-      Vec<T> sum{};
-      powers_.fill(logits, n);
-      const auto term = [&](int i, int count) ELBOKIT_INLINE_LAMBDA {
-        auto [each, slope] = bernoulli_term<Vec<T>>(read(logits + i, count), powers_[i],
-                                                    read(target + i, count), factor);
+      BernoulliSum<T> sum;
+      Vec<T> powers[kAhead];
+      const auto find_power = [&](int v, std::int64_t i, int count) ELBOKIT_INLINE_LAMBDA {
+        powers[v] = bernoulli_power<Vec<T>>(read(logits + i, count));
+      };
+      const auto term = [&](int v, std::int64_t i, int count) ELBOKIT_INLINE_LAMBDA {
+        auto [linear, power, slope] = bernoulli_parts<Vec<T>>(read(logits + i, count), powers[v],
+                                                              read(target + i, count), factor);
         if constexpr (kMasked) {
           const auto counts = read(mask + i, count) != Vec<T>{};
-          each = select(counts, each, Vec<T>{});
+          linear = select(counts, linear, Vec<T>{});
+          power = select(counts, power, Vec<T>{});
           slope = select(counts, slope, Vec<T>{});
         }
-        if constexpr (kLoss) sum += first_lanes<T>(each, count);
+        if constexpr (kLoss) sum.add(v, linear, first_lanes<T>(power, count));
         if constexpr (kSlopes == Slopes::kKept) store(kept + i, slope);
         return slope;
       };
       if constexpr (kSlopes == Slopes::kWritten)
-        grad_.write(index, col, n, term);
+        grad_.write_ahead(index, col, n, find_power, term);
       else
-        for_each_vector<T>(n, [&](std::int64_t i, int count)
-                                  ELBOKIT_INLINE_LAMBDA { term(static_cast<int>(i), count); });
-      if constexpr (kLoss) loss += reduce_add<T>(sum);
+        for_each_ahead<T>(n, find_power, term);
+      if constexpr (kLoss) loss += sum.total();
     });
     return loss;
   }
@@ -206,7 +209,6 @@ class Rows {
   SpanReader<T> logits_, target_, mask_;
   SpanReader<double> mu_, logvar_, z_;
   SpanWriter<T> grad_;
-  BernoulliPowers<T> powers_;
 };
 
 }  // namespace

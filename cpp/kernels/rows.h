@@ -105,4 +105,26 @@ ELBOKIT_INLINE void for_each_vector(std::int64_t cols, F&& f) {
   if (col < cols) f(col, static_cast<int>(cols - col));
 }
 
+// So many vectors take the first part of a long chain of operations before the first of them takes
+// the second: a core looks ahead over one such chain, not over several.
+inline constexpr int kAhead = 4;
+
+// Calls first(v, col, count) for kAhead vectors of the row, v = 0, 1, ..., and then second(v, col,
+// count) for the same ones, and so on; those that are left go one by one.
+template <class T, class First, class Second>
+ELBOKIT_INLINE void for_each_ahead(std::int64_t cols, First&& first, Second&& second) {
+  std::int64_t col = 0;
+  for (; col + kAhead * kLanes<T> <= cols; col += kAhead * kLanes<T>) {
+    unrolled<kAhead>([&](auto v)
+                         ELBOKIT_INLINE_LAMBDA { first(v, col + v * kLanes<T>, kLanes<T>); });
+    unrolled<kAhead>([&](auto v)
+                         ELBOKIT_INLINE_LAMBDA { second(v, col + v * kLanes<T>, kLanes<T>); });
+  }
+  for (; col < cols; col += kLanes<T>) {
+    const int count = static_cast<int>(cols - col < kLanes<T> ? cols - col : kLanes<T>);
+    first(0, col, count);
+    second(0, col, count);
+  }
+}
+
 }  // namespace elbokit::ELBOKIT_LEVEL

@@ -118,6 +118,27 @@ class SpanWriter {
     if (!direct_) narrow(result_.at(row, col), n);
   }
 
+  // Writes second(v, i, count), after first(v, i, count) as of for_each_ahead.
+  template <class First, class Second>
+  ELBOKIT_INLINE void write_ahead(std::int64_t row, std::int64_t col, int n, First&& first,
+                                  Second&& second) {
+    T* const to = direct_ ? static_cast<T*>(result_.at(row, col)) : buffer_;
+    const auto run = [&](auto put) ELBOKIT_INLINE_LAMBDA {
+      for_each_ahead<T>(n, first, [&](int v, std::int64_t i, int count) ELBOKIT_INLINE_LAMBDA {
+        const Vec<T> value = second(v, i, count);
+        if (count == kLanes<T>)
+          put(to + i, value);
+        else
+          store_partial(to + i, value, count);
+      });
+    };
+    if (stream_ && reinterpret_cast<std::uintptr_t>(to) % kVectorBytes == 0)
+      run([](T* at, Vec<T> v) ELBOKIT_INLINE_LAMBDA { elbokit::ELBOKIT_LEVEL::stream(at, v); });
+    else
+      run([](T* at, Vec<T> v) ELBOKIT_INLINE_LAMBDA { store(at, v); });
+    if (!direct_) narrow(result_.at(row, col), n);
+  }
+
  private:
   void narrow(void* data, int n) const {
     if constexpr (sizeof(T) == 4) {

@@ -318,4 +318,12 @@ ELBOKIT_INLINE V log1p_unit(V u) {
   return logistic(u).log;
 }
 
+// log(1 + x) for x >= 0, finite.
+template <class V>
+ELBOKIT_INLINE V log1p(V x) {
+  const V one = constant<V>(1);
+  const auto large = x > one;  // false for NaN, which the first of the two passes on
+  return select(large, log(select(large, x, one) + one), log1p_unit(select(large, one, x)));
+}
+
 }  // namespace elbokit::ELBOKIT_LEVEL

@@ -13,6 +13,7 @@ enum class Elementary {
   exp_nonpositive,
   exp2_nonpositive,
   log,
+  log1p,
   log1p_unit,
   logistic_share
 };

@@ -65,4 +65,20 @@ struct Result {
   }
 };
 
+// Whether rows of `cols` elements lie one behind the other, so that they may be read as one long
+// row. An array that is absent, or one number throughout, is no hindrance.
+template <class T>
+bool rows_join(const Matrix<T>& m, std::int64_t cols) {
+  return !m || (m.col_stride == 1 && m.row_stride == cols) || (!m.col_stride && !m.row_stride);
+}
+inline bool rows_join(const Operand& m, std::int64_t cols) {
+  return !m || (m.col_stride == 1 && m.row_stride == cols) || (!m.col_stride && !m.row_stride);
+}
+inline bool rows_join(const Result& m, std::int64_t cols) { return !m || m.row_stride == cols; }
+
+template <class First, class... More>
+bool rows_join(std::int64_t cols, const First& first, const More&... more) {
+  return rows_join(first, cols) && (rows_join(more, cols) && ...);
+}
+
 }  // namespace elbokit

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import inf
 from typing import NamedTuple
 
 import torch
@@ -190,7 +191,6 @@ def vae_loss(
        2016, appendix C.8, arXiv:1606.04934.
     .. [4] C. P. Burgess et al., "Understanding disentangling in beta-VAE", 2018, arXiv:1804.03599.
     """
-    beta, free_bits = check_options(beta, free_bits, reduction, capacity, target_scale)
     if (
         weight is None
         and mask is None
@@ -200,13 +200,18 @@ def vae_loss(
         and capacity is None
         and statistics is None
         and target_scale == 1
-        and reduction != "none"
+        and (reduction == "batchmean" or reduction == "sum")
         and type(beta) is float
+        and type(free_bits) is float
+        and 0 <= beta < inf
+        and 0 <= free_bits < inf
         and undisturbed()
     ):
+        # Nothing is left to check but the operands, which the core does.
         terms = small_vae_terms(logits, target, mu, logvar, beta, free_bits, reduction)
         if terms is not None:
             return VAELossOutput(*terms)
+    beta, free_bits = check_options(beta, free_bits, reduction, capacity, target_scale)
     dtype = _check_operands(logits, target, mu, logvar, prior_mu, prior_logvar, weight, mask)
     logvar = clamped("logvar_range", logvar.to(dtype), logvar_range)
     mu = mu.to(dtype)
