@@ -8,7 +8,15 @@ import pytest
 from elbokit import _core, ops, reference
 from test_gmm import COVARIANCE_TYPES, RELATIVE, assert_close, check, random_mixture
 
-SHAPES = [(3001, 5, 7), (2500, 13, 9), (1999, 24, 6), (2100, 31, 12), (1500, 50, 20), (900, 70, 9)]
+SHAPES = [
+    (3001, 5, 7),
+    (2700, 21, 14),
+    (2500, 13, 9),
+    (1999, 24, 6),
+    (2100, 31, 12),
+    (1500, 50, 20),
+    (900, 70, 9),
+]
 FEW_FEATURES = [(5003, 1, 9), (7001, 2, 16), (4001, 3, 40), (2999, 4, 12), (1100, 2, 300)]
 
 

@@ -165,10 +165,10 @@ struct EStep {
     logits(n);
   }
 
-  // The same of rows that are packed.
-  void run_packed(std::int64_t padded) const {
+  // The same of rows that are packed; the first group's logits may be there already.
+  void run_packed(std::int64_t padded, bool first_done = false) const {
     for (std::int64_t n = 0; n < padded; n += kGroup<T>) {
-      logits(n);
+      if (n > 0 || !first_done) logits(n);
       responsibilities(n);
     }
   }
@@ -176,6 +176,10 @@ struct EStep {
   void run_pruned(std::int64_t begin, std::int64_t count, std::int64_t padded,
                   Pruning<T, Compensated>& pruning) const {
     for (std::int64_t n = 0; n < padded; n += kGroup<T>) pack(begin, n);
+    if (pruning.unsure()) {
+      logits(0);
+      if (pruning.in_vain(count)) return run_packed(padded, true);
+    }
     if (!pruning.logits(begin, count)) return run_packed(padded);
     for (std::int64_t n = 0; n < padded; n += kGroup<T>) responsibilities(n);
   }

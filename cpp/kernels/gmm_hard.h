@@ -5,6 +5,7 @@
 #pragma once
 
 #include "kernels/gmm_pack.h"
+#include "kernels/gmm_runs.h"
 #include "kernels/gmm_small.h"
 
 #include <algorithm>
@@ -29,7 +30,7 @@ struct HardRowsShape {
     // run.
     static_assert(group >= 2 * kLanes<T>, "a step of add_moments");
     rows = block_rows - 2 * group;
-    size = (model.n_features + 4) * ld + ones + group + 2 * (model.n_components + 1);
+    size = (model.n_features + 2) * ld + ones + group + Runs::size_of(rows, model.n_components + 1);
   }
 };
 
@@ -47,10 +48,8 @@ class HardRows {
         weight_(x_ + D * shape_.ld),
         label_(weight_ + shape_.ld),
         ones_end_(label_ + shape_.ld + shape_.ones),
-        run_(reinterpret_cast<std::int32_t*>(ones_end_ + group)),
-        place_(run_ + shape_.ld),
-        size_(place_ + shape_.ld),
-        start_(size_ + model.n_components + 1) {
+        runs_(shape_.rows, model.n_components + 1,
+              reinterpret_cast<std::int32_t*>(ones_end_ + group)) {
     const GmmPosterior<T>& out = chunk.posterior;
     // Sorting costs as much as the exponentials of some components, and a look at a group as a
     // few rows.
@@ -86,7 +85,7 @@ class HardRows {
     add_runs();
     chunk_.sums->log_likelihood += reduce_add<T>(log_density(logits_, broadcast<T>(1))) +
                                    reduce_add<T>(weights_) * model_.log_base;
-    const std::int64_t shared = size_[model_.n_components];
+    const std::int64_t shared = runs_.size[model_.n_components];
     if (shared > 0) add_block((shared + group - 1) / group * group);
     mostly_hard_ = 2 * shared <= count;
     return end;
@@ -163,18 +162,12 @@ class HardRows {
   // from start[k] on.
   void sort_rows(std::int64_t count) {
     const std::int64_t k_shared = model_.n_components;
-    // One step at a time: where an address hung on what was just stored, processors would wait.
-    for (std::int64_t n = 0; n < count; ++n) run_[n] = static_cast<std::int32_t>(label_[n]);
-    std::fill_n(size_, k_shared + 1, 0);
-    for (std::int64_t n = 0; n < count; ++n) place_[n] = size_[run_[n]]++;
-    const std::int32_t shared = size_[k_shared], padded = (shared + group - 1) / group * group;
-    start_[k_shared] = 0;
-    std::int32_t end = padded;
-    for (std::int64_t k = 0; k < k_shared; ++k) {
-      start_[k] = end;
-      end += size_[k];
-    }
-    for (std::int64_t n = 0; n < count; ++n) place_[n] += start_[run_[n]];
+    runs_.count(label_, count, k_shared + 1);
+    const std::int32_t shared = runs_.size[k_shared];
+    const std::int32_t padded = (shared + group - 1) / group * group;
+    runs_.start[k_shared] = 0;
+    const std::int32_t end = runs_.line_up(k_shared, padded);
+    runs_.finish(count);
     for (int j = 0; j < D; ++j) scatter(x_ + j * shape_.ld, count, block_.x + j * block_.ld);
     if (weighted())
       scatter(weight_, count, block_.weight);
@@ -191,16 +184,16 @@ class HardRows {
       ones_are_there_ = true;
     }
     for (std::int64_t k = 0; k < model_.n_components; ++k) {
-      if (size_[k] == 0) continue;
-      const T* const one = ones_end_ - size_[k];
-      SmallFamily<T, D>::add_moments(model_, k, block_.x + start_[k], block_.ld, size_[k],
-                                     weighted() ? block_.weight + start_[k] : one, one,
+      if (runs_.size[k] == 0) continue;
+      const T* const one = ones_end_ - runs_.size[k];
+      SmallFamily<T, D>::add_moments(model_, k, block_.x + runs_.start[k], block_.ld, runs_.size[k],
+                                     weighted() ? block_.weight + runs_.start[k] : one, one,
                                      *chunk_.sums);
     }
   }
 
   void scatter(const T* from, std::int64_t count, T* to) const {
-    for (std::int64_t n = 0; n < count; ++n) to[place_[n]] = from[n];
+    for (std::int64_t n = 0; n < count; ++n) to[runs_.place[n]] = from[n];
   }
 
   void clear(std::int64_t begin, std::int64_t end) {
@@ -217,8 +210,7 @@ class HardRows {
   T gap_{};
   T *const x_, *const weight_, *const label_;  // of rows in the data's order
   T* const ones_end_;                          // ones before it, zeros behind it
-  std::int32_t *const run_, *const place_;     // of each row: its label, where it goes
-  std::int32_t *const size_, *const start_;    // (n_components + 1): of each run in the block
+  const Runs runs_;                            // of the labels
   Vec<T> logits_{}, weights_{};  // sums over hard rows: of weighted logits, of weights
   bool possible_ = false, mostly_hard_ = false, ones_are_there_ = false;
   int wait_ = 0;

@@ -4,12 +4,13 @@
 #pragma once
 
 #include "kernels/gmm_full.h"
+#include "kernels/gmm_runs.h"
 
 namespace elbokit::ELBOKIT_LEVEL {
 
 // So many coordinates give the bound; 0 where it would cost too much of the whole to pay.
 inline std::int64_t prefix_features(std::int64_t n_features) {
-  return n_features >= 48 ? 16 : n_features >= 24 ? 8 : 0;
+  return n_features >= 48 ? 16 : n_features >= 20 ? 8 : 0;
 }
 
 template <class T, bool Compensated>
@@ -26,7 +27,7 @@ class Pruning {
   static std::int64_t workspace(const GmmModel<T>& model, std::int64_t block_rows) {
     if (prefix_features(model.n_features) == 0) return 0;
     const std::int64_t words = (model.n_components + 1) * (block_rows / group);
-    const std::int64_t ints = block_rows + model.n_components + 1;
+    const std::int64_t ints = block_rows + Runs::size_of(block_rows, model.n_components);
     return words * 8 + (ints + 1) / 2 * 8;
   }
 
@@ -38,7 +39,7 @@ class Pruning {
         near_(static_cast<std::uint64_t*>(workspace)),
         order_(reinterpret_cast<std::int32_t*>(near_ +
                                                (model.n_components + 1) * (block_rows / group))),
-        start_(order_ + block_rows) {}
+        runs_(block_rows, model.n_components, order_ + block_rows) {}
 
   // Whether to try: after a failure a number of blocks goes by first.
   bool wanted() {
@@ -47,26 +48,48 @@ class Pruning {
     return false;
   }
 
+  // Whether the first group of a block with `count` rows should be looked at before the block is
+  // tried: the last one was not pruned.
+  bool unsure() const { return !pruned_; }
+
+  // Whether most rows of that group, whose logits are made, are near most components: to try would
+  // be in vain.
+  bool in_vain(std::int64_t count) {
+    const int rows = static_cast<int>(count < group ? count : group);
+    find_heaviest(rows);
+    std::int64_t near = 0;
+    for (std::int64_t k = 0; k < model_.n_components; ++k) {
+      const T limit = least_logit(k);
+      const T* const logit = block_.logits + k * block_.ld;
+      for (int i = 0; i < rows; ++i) near += logit[i] > block_.largest[i] + limit;
+    }
+    return give_up_if(2 * near > rows * model_.n_components);
+  }
+
   // The logits of `count` packed rows from row `begin` of the data on, -inf for those that the
   // M-step would drop, and the largest of each row. Returns false where too many rows are near too
   // many components to gain: the logits are then still to be made.
   bool logits(std::int64_t begin, std::int64_t count) {
-    constexpr int patience = 16;
     padded_ = (count + group - 1) / group * group;
     bound_all();
     sort_by_nearest(count);
     for (std::int64_t k = 0; k < model_.n_components; ++k)
-      follow<true>(k, begin, order_ + start_[k], start_[k + 1] - start_[k]);
-    if (any_far(block_, padded_) || 2 * find_near(count) > count * model_.n_components) {
-      wait_ = patience;
+      follow<true>(k, begin, order_ + runs_.start[k], runs_.size[k]);
+    if (give_up_if(any_far(block_, padded_) || 2 * find_near(count) > count * model_.n_components))
       return false;
-    }
     for (std::int64_t k = 0; k < model_.n_components; ++k) place_nearest(k);
     for (std::int64_t k = 0; k < model_.n_components; ++k) follow_near(k, begin);
     return true;
   }
 
  private:
+  bool give_up_if(bool failed) {
+    constexpr int patience = 16;
+    pruned_ = !failed;
+    if (failed) wait_ = patience;
+    return failed;
+  }
+
   // logits = upper bounds of them; nearest (in sum's place) = the component of the largest.
   void bound_all() {
     const GmmModel<T> model = model_;
@@ -93,15 +116,12 @@ class Pruning {
     }
   }
 
-  // order[start[k] .. start[k + 1]) = the rows whose nearest component is k.
+  // order[start[k]] and the following: the rows whose nearest component is k.
   void sort_by_nearest(std::int64_t count) {
-    const T* const nearest = block_.sum;
-    for (std::int64_t k = 0; k <= model_.n_components; ++k) start_[k] = 0;
-    for (std::int64_t n = 0; n < count; ++n) ++start_[static_cast<std::int32_t>(nearest[n])];
-    std::int32_t end = 0;
-    for (std::int64_t k = 0; k <= model_.n_components; ++k) end = start_[k] += end;
-    for (std::int64_t n = count - 1; n >= 0; --n)
-      order_[--start_[static_cast<std::int32_t>(nearest[n])]] = static_cast<std::int32_t>(n);
+    runs_.count(block_.sum, count, model_.n_components);
+    runs_.line_up(model_.n_components, 0);
+    runs_.finish(count);
+    for (std::int64_t n = 0; n < count; ++n) order_[runs_.place[n]] = static_cast<std::int32_t>(n);
   }
 
   // Makes component k's logits of the listed rows of the block. Those of other than the nearest
@@ -181,12 +201,16 @@ class Pruning {
     return static_cast<T>(__builtin_log2(share) - 1);
   }
 
-  // Marks the rows, other than its own, that are near enough to component k to count; returns how
-  // many there are in all.
-  std::int64_t find_near(std::int64_t count) {
+  void find_heaviest(std::int64_t count) {
     heaviest_ = 0;
     for (std::int64_t n = 0; n < count; ++n)
       heaviest_ = block_.weight[n] > heaviest_ ? block_.weight[n] : heaviest_;
+  }
+
+  // Marks the rows, other than its own, that are near enough to component k to count; returns how
+  // many there are in all.
+  std::int64_t find_near(std::int64_t count) {
+    find_heaviest(count);
     const std::int64_t words = padded_ / group;
     std::int64_t total = 0;
     for (std::int64_t k = 0; k < model_.n_components; ++k) {
@@ -238,10 +262,12 @@ class Pruning {
   const GmmChunk<T>& chunk_;
   const Block<T>& block_;
   std::uint64_t* near_;  // (n_components, groups of rows)
-  std::int32_t *order_, *start_;
+  std::int32_t* order_;
+  Runs runs_;  // of the nearest components
   std::int64_t padded_ = 0;
   T heaviest_ = 0;
   int wait_ = 0;
+  bool pruned_ = false;
 };
 
 }  // namespace elbokit::ELBOKIT_LEVEL
