@@ -461,6 +461,22 @@ class TestImportanceLogLikelihood:
             importance_log_likelihood(model.log_prob, model.x, pair, max_rows=-1)
         with pytest.raises(ValueError, match=r"means of shape \(6, 2\), expected \(3, ...\)"):
             importance_log_likelihood(model.log_prob, model.x[:3], pair, 2)
+        with pytest.raises(TypeError, match="`log_prob` has type float, expected a callable"):
+            importance_log_likelihood(1.0, model.x, pair)
+        with pytest.raises(TypeError, match="`log_prior` has type Normal, expected a callable"):
+            importance_log_likelihood(
+                model.log_prob, model.x, pair, log_prior=torch.distributions.Normal(0.0, 1.0)
+            )
+        with pytest.raises(TypeError, match="`posterior` has type Tensor, expected a pair"):
+            importance_log_likelihood(model.log_prob, model.x, model.mu)
+        with pytest.raises(TypeError, match="`log_prob` gave float, expected a tensor"):
+            importance_log_likelihood(lambda x, z: 0.0, model.x, pair, 2)
+        with pytest.raises(ValueError, match=r"`log_prob` gave shape \(12, 2\), expected \(12,\)"):
+            importance_log_likelihood(lambda x, z: z, model.x, pair, 2)
+        with pytest.raises(ValueError, match=r"`log_prior` gave shape \(\), expected \(12,\)"):
+            importance_log_likelihood(
+                model.log_prob, model.x, pair, 2, log_prior=lambda z: z.square().sum()
+            )
         with pytest.raises(ValueError, match="`posterior` gave samples of shape"):
             importance_log_likelihood(
                 model.log_prob, model.x, lambda x, n: (model.mu, model.logvar), 2

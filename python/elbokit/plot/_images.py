@@ -41,8 +41,27 @@ def image_rows(
     -------
     figure : matplotlib.figure.Figure
         One axes per image.
+
+    Raises
+    ------
+    ValueError
+        There is no image, a row's images are not of shape (n_images, height, width), or there are
+        fewer titles than images in the first row.
     """
     stacks = {label: np.asarray(images) for label, images in rows.items()}
+    if not stacks:
+        raise ValueError("`rows` is empty, expected at least one row of images")
+    for label, images in stacks.items():
+        if images.ndim != 3 or images.size == 0:
+            raise ValueError(
+                f"`rows` has images of shape {images.shape} in {label!r}, "
+                "expected (n_images, height, width)"
+            )
+    first = len(next(iter(stacks.values())))
+    if titles is not None and len(titles) < first:
+        raise ValueError(
+            f"`titles` has {len(titles)} entries, expected one for each of {first} images"
+        )
     n_columns = max(len(images) for images in stacks.values())
     top = max(float(images.max()) for images in stacks.values()) if vmax is None else vmax
     longest = max(len(line) for label in stacks for line in label.split("\n"))
@@ -117,9 +136,18 @@ def latent_map(
     -------
     ax : matplotlib.axes.Axes
         The axes; ``ax.figure`` is the figure.
+
+    Raises
+    ------
+    ValueError
+        The points are not of shape (n_samples, 2), or the labels are not one for each.
     """
-    ax = new_figure(6.4, 5.6).subplots() if ax is None else ax
     points, classes = np.asarray(z), np.asarray(labels)
+    if points.ndim != 2 or points.shape[1] != 2:
+        raise ValueError(f"`z` has shape {points.shape}, expected (n_samples, 2)")
+    if classes.shape != points.shape[:1]:
+        raise ValueError(f"`labels` has shape {classes.shape}, expected ({len(points)},)")
+    ax = new_figure(6.4, 5.6).subplots() if ax is None else ax
     for i, value in enumerate(np.unique(classes)):
         rows = points[classes == value]
         ax.scatter(rows[:, 0], rows[:, 1], s=9, alpha=0.7, color=f"C{i % 10}", label=str(value))

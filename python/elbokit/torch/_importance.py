@@ -45,6 +45,20 @@ def _standard_log_prior(z: Tensor) -> Tensor:
     return -0.5 * (z.square() + _LOG_2_PI).flatten(1).sum(1)
 
 
+def _densities(given: object, name: str, count: int) -> Tensor:
+    """Return what the caller's function gave, if it is a number for each of `count` pairs."""
+    if not isinstance(given, Tensor):
+        raise TypeError(f"`{name}` gave {type(given).__name__}, expected a tensor")
+    if given.shape != (count,):
+        raise ValueError(f"`{name}` gave shape {tuple(given.shape)}, expected ({count},)")
+    return given
+
+
+def _check_callable(name: str, given: object) -> None:
+    if not callable(given):
+        raise TypeError(f"`{name}` has type {type(given).__name__}, expected a callable")
+
+
 def _pairs(x: Tensor, size: int) -> Tensor:
     return x.expand(size, *x.shape).flatten(0, 1)
 
@@ -69,9 +83,11 @@ def _estimate(
                 f"{tuple(log_q.shape)}, expected ({size}, {len(x)}, ...) and ({size}, {len(x)})"
             )
         flat = z.flatten(0, 1)
-        log_weight = log_prob(_pairs(x, size), flat).view(size, -1) - log_q
+        likelihood = _densities(log_prob(_pairs(x, size), flat), "log_prob", len(flat))
+        log_weight = likelihood.view(size, -1) - log_q
         if log_prior is not None:
-            log_weight = log_weight + log_prior(flat).view(size, -1)
+            prior = _densities(log_prior(flat), "log_prior", len(flat))
+            log_weight = log_weight + prior.view(size, -1)
         part = logsumexp(log_weight, 0)
         total = part if total is None else torch.logaddexp(total, part)
     assert total is not None
@@ -122,9 +138,9 @@ def importance_log_likelihood(
     Raises
     ------
     TypeError
-        `x` is no tensor, or a number is no int.
+        `x` is no tensor, a number is no int, or what should be callable is not.
     ValueError
-        A number is not positive, or shapes do not fit.
+        A number is not positive, or shapes do not fit, those that a callable gives among them.
 
     Notes
     -----
@@ -139,8 +155,16 @@ def importance_log_likelihood(
     check_event_dims("x", x)
     n_samples = check_positive_int("n_samples", n_samples)
     max_rows = check_positive_int("max_rows", max_rows)
+    _check_callable("log_prob", log_prob)
+    if log_prior is not None:
+        _check_callable("log_prior", log_prior)
     pair = None if callable(posterior) else posterior
     if pair is not None:
+        if not isinstance(pair, (tuple, list)) or len(pair) != 2:
+            raise TypeError(
+                f"`posterior` has type {type(pair).__name__}, expected a pair of tensors "
+                "(means, log-variances) or a callable"
+            )
         mu, logvar = pair
         check_tensors(mu=mu, logvar=logvar)
         check_same_shape("logvar", logvar, "mu", mu)
