@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <chrono>
 #include <condition_variable>
 #include <cstdlib>
 #include <exception>
@@ -19,6 +20,26 @@ namespace elbokit::dispatch {
 
 namespace {
 
+// How long a thread that has nothing to do looks out for work before it sleeps. Waking it takes 30
+// to 50 us, and between two loops of an EM in Python, chunk by chunk, lie some 100.
+constexpr std::chrono::microseconds kLookout{200};
+
+// Whether ready() came true in that time.
+template <class F>
+bool look_out(F&& ready) {
+  using Clock = std::chrono::steady_clock;
+  const auto end = Clock::now() + kLookout;
+  do {
+    for (int i = 0; i < 16; ++i) {
+      if (ready()) return true;
+#if defined(__x86_64__)
+      __builtin_ia32_pause();
+#endif
+    }
+  } while (Clock::now() < end);
+  return false;
+}
+
 struct Job {
   Job(Task task, void* context, std::int64_t count, int slots)
       : task(task), context(context), count(count), slots(slots) {}
@@ -28,8 +49,8 @@ struct Job {
   std::int64_t count;
   int slots;  // threads that may take part
   std::atomic<std::int64_t> next{0};
-  int taken = 1;   // slots in use; the caller has slot 0. Guarded by the pool's mutex.
-  int active = 0;  // workers inside. Guarded by the pool's mutex.
+  int taken = 1;               // slots in use; the caller has slot 0. Guarded by the pool's mutex.
+  std::atomic<int> active{0};  // workers inside; changed with the pool's mutex held
   std::mutex failure_mutex;
   std::exception_ptr failure;  // the first; what is left of the job is then dropped
 
@@ -50,7 +71,8 @@ struct Pool {
   std::mutex mutex;
   std::condition_variable wake, done;
   std::list<Job*> jobs;  // of all callers
-  int workers = 0;
+  int workers = 0, sleepers = 0;
+  std::atomic<std::uint64_t> posted{0};  // jobs so far; changed with the mutex held
 
   void grow(int wanted) {  // with the mutex held
     try {
@@ -66,7 +88,14 @@ struct Pool {
       const auto found =
           std::find_if(jobs.begin(), jobs.end(), [](Job* job) { return job->wants_help(); });
       if (found == jobs.end()) {
-        wake.wait(lock);
+        const std::uint64_t seen = posted.load();
+        const auto more = [&] { return posted.load() != seen; };
+        lock.unlock();
+        look_out(more);
+        lock.lock();
+        ++sleepers;
+        wake.wait(lock, more);
+        --sleepers;
         continue;
       }
       Job& job = **found;
@@ -80,16 +109,21 @@ struct Pool {
   }
 
   void run(Job& job) {
-    {
-      const std::lock_guard<std::mutex> lock(mutex);
-      grow(job.slots - 1);
-      jobs.push_back(&job);
-    }
-    wake.notify_all();
-    job.work(0);
     std::unique_lock<std::mutex> lock(mutex);
-    jobs.remove(&job);
-    done.wait(lock, [&] { return job.active == 0; });
+    grow(job.slots - 1);
+    jobs.push_back(&job);
+    ++posted;
+    const bool asleep = sleepers > 0;
+    lock.unlock();
+    if (asleep) wake.notify_all();
+    job.work(0);
+    lock.lock();
+    jobs.remove(&job);  // nobody comes in any more
+    lock.unlock();
+    const auto left = [&] { return job.active.load() == 0; };
+    if (look_out(left)) return;
+    lock.lock();
+    done.wait(lock, left);
   }
 };
 

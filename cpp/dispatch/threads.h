@@ -1,5 +1,5 @@
-// A small thread pool. Its threads sleep when idle, so that it does not fight other pools (OpenMP
-// in torch and BLAS) for the cores, and it starts afresh after fork().
+// A small thread pool. Its threads soon sleep when idle, so that it does not fight other pools
+// (OpenMP in torch and BLAS) for the cores, and it starts afresh after fork().
 #pragma once
 
 #include <cstdint>
