@@ -100,13 +100,14 @@ def test_separated_in_any_memory_order(cpu_level: str, order: str, n: int, d: in
     check(X.astype(np.float32)[::-2], mixture, "full", None)
 
 
-def test_separated_float32_in_double(cpu_level: str) -> None:
-    """A feature that float32 sums cannot resolve: rows are widened as the lists are taken."""
+@pytest.mark.parametrize("d", [4, 26])
+def test_separated_float32_in_double(cpu_level: str, d: int) -> None:
+    """A feature that float32 sums cannot resolve: rows are widened as they are packed or listed."""
     rng = np.random.default_rng(6)
-    X, (weights, means, _) = separated(rng, "full", 2000, 26, 5)
+    X, (weights, means, _) = separated(rng, "full", 2000, d, 5)
     X[:, 3] = X[:, 2] + 1e-4 * rng.normal(size=len(X))
     X = X.astype(np.float32)
-    factor = np.tile(np.eye(26), (5, 1, 1))
+    factor = np.tile(np.eye(d), (5, 1, 1))
     fits = [
         ops.gmm_fit(data, weights, means, factor, "full", tol=0.0, max_iter=4, reg_covar=0.0)
         for data in (X, X.astype(np.float64))

@@ -21,7 +21,7 @@ template <class T>
 ELBOKIT_INLINE Vec<T> gather(const T* from, std::ptrdiff_t stride, int count, T rest) {
   if (stride == 1 && count == kLanes<T>) return load(from);
   if (stride == 1) {
-    static const Lanes<T> lanes;
+    static constexpr Lanes<T> lanes{};
     const auto there = load(lanes.index) < broadcast<T>(static_cast<T>(count));
     return select(there, load_partial(from, count), broadcast<T>(rest));
   }
