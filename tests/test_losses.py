@@ -156,6 +156,48 @@ def test_gaussian_kl(
         close(np.where(decided, grad, 0), np.where(decided, both * slope, 0), dtype, slack=1e-7)
 
 
+def laid_out(a: np.ndarray, apart: bool) -> np.ndarray:
+    """Return a copy, whose rows touch or lie apart."""
+    rows, cols = a.shape
+    held = np.full((rows, cols + 3 * apart), np.nan, a.dtype)
+    held[:, :cols] = a
+    return held[:, :cols]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("apart", range(-1, 6))
+def test_rows_that_touch_are_one_and_others_are_not(
+    cpu_level: str, apart: int, dtype: type, rng: np.random.Generator
+) -> None:
+    """Without a number for each row a kernel may run over its end; the numbers are the same."""
+    shape = 13, 21
+    mu, logvar, prior_mu, prior_logvar = rng.normal(size=(4, *shape)).astype(dtype)
+    exact = reference.gaussian_kl(mu, logvar, prior_mu, prior_logvar)
+    by_row = [out(shape, dtype), out(shape, dtype)]
+    inputs = mu, logvar, prior_mu, prior_logvar
+    _core.gaussian_kl(*inputs, 0.3, None, 0.5, out(13, dtype), None, *by_row, None)
+    grads = [laid_out(out(shape, dtype), apart == 4 + i) for i in range(2)]
+    inputs = tuple(laid_out(a, apart == i) for i, a in enumerate(inputs))
+    totals = _core.gaussian_kl(*inputs, 0.3, None, 0.5, None, None, *grads, None)
+    expected = [exact.sum(), np.maximum(exact, 0.3).sum()]
+    np.testing.assert_allclose(totals, expected, rtol=RELATIVE[dtype])
+    np.testing.assert_array_equal(grads, by_row)
+
+    logits = 3 * rng.normal(size=shape).astype(dtype)
+    target, weight, mask = rng.uniform(size=(3, *shape)).astype(dtype)
+    given = logits, target, weight, None, (mask > 0.4).astype(dtype)
+    grad, grad_by_row = laid_out(out(shape, dtype), apart == 5), out(shape, dtype)
+    exact_total = (reference.bernoulli_loss(logits, target, weight) * given[4]).sum()
+    for used in (given, (logits, target, None, None, None)):
+        if used[2] is None:
+            exact_total = reference.bernoulli_loss(logits, target).sum()
+        _core.bernoulli_loss(*used, None, 1.0, 0.5, None, out(13, dtype), grad_by_row)
+        spaced = [None if a is None else laid_out(a, apart == i) for i, a in enumerate(used)]
+        total, _ = _core.bernoulli_loss(*spaced, None, 1.0, 0.5, None, None, grad)
+        np.testing.assert_allclose(total, exact_total, rtol=RELATIVE[dtype])
+        np.testing.assert_array_equal(grad, grad_by_row)
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_gaussian_kl_near_the_prior_keeps_its_gradient(cpu_level: str, dtype: type) -> None:
     """Rounding can leave a tiny divergence below 0; without free bits it must not be floored."""
