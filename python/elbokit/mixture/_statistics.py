@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -37,14 +38,10 @@ class StatisticsSum:
         self._arguments = weights[None], means[None], factors[None], covariance_type
         self._wide = wide or not _within_float32(means, factors)
         # All in one array, so that a block takes one addition: of small blocks it shows.
-        sizes = [weights.size, means.size, factors.size, 1]
         shapes = [(1, *a.shape) for a in (weights, means, factors)] + [(1,)]
-        self._total, self._block = np.zeros(sum(sizes)), np.empty(sum(sizes))
-        cuts = np.cumsum(sizes)[:-1]
-        self._totals, self._fields = (
-            [part.reshape(shape) for part, shape in zip(np.split(a, cuts), shapes, strict=True)]
-            for a in (self._total, self._block)
-        )
+        size = weights.size + means.size + factors.size + 1
+        self._total, self._block = np.zeros(size), np.empty(size)
+        self._totals, self._fields = _parts(self._total, shapes), _parts(self._block, shapes)
 
     def add(self, block: Chunk) -> None:
         """Add a block's statistics.
@@ -82,6 +79,15 @@ class StatisticsSum:
         """Return the sums so far."""
         counts, first, second, log_likelihood = self._totals
         return GmmStatistics(counts[0], first[0], second[0], float(log_likelihood[0]))
+
+
+def _parts(flat: Array, shapes: Sequence[tuple[int, ...]]) -> list[Array]:
+    """Return views of `flat`, one behind the other; `numpy.split` takes its time."""
+    parts, end = [], 0
+    for shape in shapes:
+        begin, end = end, end + math.prod(shape)
+        parts.append(flat[begin:end].reshape(shape))
+    return parts
 
 
 def _within_float32(*arrays: Array) -> bool:
