@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import cache
 from numbers import Integral, Real
 from typing import Any, ClassVar
 
@@ -42,6 +44,12 @@ from elbokit.mixture._stepwise import StepwiseEM
 from elbokit.mixture._validation import IntegerInterval, is_plain
 
 __all__ = ["GaussianMixture"]
+
+
+@cache
+def _defaults(constructor: Callable[..., None]) -> dict[str, Any]:
+    """Return the defaults of a constructor's parameters."""
+    return {p.name: p.default for p in inspect.signature(constructor).parameters.values()}
 
 
 class GaussianMixture(StepwiseEM, PartialMixin, FittedGaussianMixture):
@@ -355,8 +363,12 @@ class GaussianMixture(StepwiseEM, PartialMixin, FittedGaussianMixture):
         return to_sklearn(self)
 
     def _validate_params(self) -> None:
-        """Check the parameters as scikit-learn does, without reading a signature each time."""
+        """Check what is not the default as scikit-learn does. All of it shows in a tiny fit."""
+        defaults = _defaults(type(self).__init__)
         values = {name: getattr(self, name) for name in self._parameter_constraints}
+        values = {
+            name: value for name, value in values.items() if value is not defaults.get(name, values)
+        }
         validate_parameter_constraints(
             self._parameter_constraints, values, caller_name=type(self).__name__
         )
