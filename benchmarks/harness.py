@@ -54,13 +54,19 @@ class Timing:
         return [a / b for a, b in pairs]
 
 
-def interleave(peers: dict[str, Work], rounds: int, warm_up: int = 2) -> Timing:
-    """Run every peer once per round, in turn; the first rounds do not count."""
+def interleave(peers: dict[str, Work], rounds: int, warm_up: int = 2, pause: float = 0.0) -> Timing:
+    """Run every peer once per round, in turn; the first rounds do not count.
+
+    `pause` seconds go by before each, for the threads of the one before (BLAS's wait actively for
+    some 20 ms) to leave the cores.
+    """
     timing = Timing({name: [] for name in peers})
     gc.disable()
     try:
         for i in range(warm_up + rounds):
             for name, work in peers.items():
+                if pause > 0:
+                    time.sleep(pause)
                 start = time.perf_counter()
                 work()
                 elapsed = time.perf_counter() - start
