@@ -8,6 +8,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.datasets import make_blobs
 from sklearn.exceptions import NotFittedError
 from sklearn.mixture import GaussianMixture as SklearnMixture
+from sklearn.utils import check_random_state
 
 from elbokit import GaussianMixture, reference
 from elbokit.mixture._parameters import upper_triangular
@@ -193,3 +194,35 @@ def test_sample_uses_what_was_fitted(covariance_type):
     other = "diag" if covariance_type == "full" else "full"
     with pytest.raises(ValueError, match=f"covariances_ has shape .*covariance_type='{other}'"):
         gm.set_params(covariance_type=other).sample()
+
+
+@pytest.mark.parametrize("random_state", [None, 0])
+@pytest.mark.parametrize("n_init", [1, 3])
+def test_nothing_is_drawn_where_the_start_is_given(random_state: int | None, n_init: int) -> None:
+    """Such a fit takes NumPy's own generator in place of a seeded one, and must leave it alone."""
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(60, 2))
+    model = GaussianMixture(
+        2,
+        n_init=n_init,
+        random_state=random_state,
+        weights_init=[0.5, 0.5],
+        means_init=X[:2],
+        precisions_init=np.tile(np.eye(2), (2, 1, 1)),
+    )
+    # The generator itself, as scikit-learn takes it for None.
+    shared = check_random_state(None)
+    before = shared.get_state()
+    model.fit(X)
+    for one, other in zip(before, shared.get_state(), strict=True):
+        assert_array_equal(one, other)
+
+
+def test_defaults_that_were_changed_are_checked() -> None:
+    """Values that are the constructor's defaults are known to be well; others are not."""
+    X = np.zeros((5, 1))
+    for name, value in (("tol", -1.0), ("n_init", 0), ("missing", "drop"), ("verbose", "much")):
+        with pytest.raises(ValueError, match=name):
+            GaussianMixture(**{name: value}).fit(X)
+        with pytest.raises(ValueError, match=name):
+            GaussianMixture().set_params(**{name: value}).fit(X)
