@@ -268,3 +268,11 @@ def test_error_names_the_argument(case: str) -> None:
 def test_nothing_where_a_tensor_is_needed(call: Any, name: str) -> None:
     with pytest.raises(TypeError, match=f"`{name}` must be a torch.Tensor, got NoneType"):
         call(torch.zeros(2, 3))
+
+
+def test_a_number_that_is_true_is_none() -> None:
+    """Nor on the short way of a usual batch."""
+    x, z = torch.zeros(2, 3), torch.zeros(2, 1)
+    for option in ("beta", "free_bits", "target_scale"):
+        with pytest.raises(TypeError, match=f"`{option}` has type bool"):
+            vae_loss(x, x, z, z, **{option: True})

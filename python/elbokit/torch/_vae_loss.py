@@ -199,6 +199,7 @@ def vae_loss(
         and logvar_range is None
         and capacity is None
         and statistics is None
+        and type(target_scale) is float
         and target_scale == 1
         and (reduction == "batchmean" or reduction == "sum")
         and type(beta) is float
