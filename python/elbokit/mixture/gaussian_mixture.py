@@ -403,7 +403,7 @@ class GaussianMixture(StepwiseEM, PartialMixin, FittedGaussianMixture):
         if weight is not None:
             problem = Problems(rows[None], weight[None], copy=np.array([copy]))
         given = given_to(self, data.shape[1])
-        # Where nothing is drawn, NumPy's own generator serves: to seed one takes a third of a tiny fit.
+        # Where nothing is drawn NumPy's own generator serves: to seed one is a third of a tiny fit.
         drawn = any(part is None for part in given) or self.drop_restarts is not None
         rng = check_random_state(self.random_state if drawn else None)
         if self.missing == "integrate" and has_missing(rows):
