@@ -62,7 +62,7 @@ CASES = [
 ]
 # At a spread of 2 in 128 features a row has but one component that matters, which ours makes use of
 # and the peers do not. Here all of them matter.
-OVERLAPPING = CASES[-1]._replace(goal=0.0, spread=0.1)
+OVERLAPPING = CASES[-1]._replace(spread=0.1)
 # 20 iterations: the goal is that of the whole run
 MANY = Case(200, 2, 3, "full", 15e-3, 40, batch=100_000)
 WHOLE = Case(1_000_000, 32, 16, "full", 0.0, 60)
@@ -77,7 +77,8 @@ def goals() -> list[Row]:
     rows = [Row(str(case), {}, goals={"seconds": case.goal} | PEERS) for case in CASES]
     rows.append(Row(f"{MANY}, 20 iterations", {}, goals={"seconds": MANY.goal} | PEERS))
     rows.append(Row(f"whole fit {WHOLE}", {}, goals=WHOLE_GOALS))
-    return [*rows, Row(str(OVERLAPPING), {}, goals=PEERS)]
+    overlapping = Row(str(OVERLAPPING), {}, goals={"seconds": OVERLAPPING.goal} | PEERS)
+    return [*rows, overlapping]
 
 
 class Start(NamedTuple):

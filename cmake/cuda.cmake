@@ -10,6 +10,7 @@ set(ELBOKIT_CUDA_KERNELS
     cuda/kernels/gaussian_kl_full.cu
     cuda/kernels/gaussian_loss.cu
     cuda/kernels/gmm.cu
+    cuda/kernels/gmm_diagonal.cu
     cuda/kernels/gmm_fit_many.cu
     cuda/kernels/gmm_gradient.cu
     cuda/kernels/gmm_logits.cu
@@ -17,6 +18,10 @@ set(ELBOKIT_CUDA_KERNELS
     cuda/kernels/gmm_model.cu
     cuda/kernels/gmm_moments.cu
     cuda/kernels/gmm_plan.cu
+    cuda/kernels/gmm_products.cu
+    cuda/kernels/gmm_products_logits.cu
+    cuda/kernels/gmm_products_model.cu
+    cuda/kernels/gmm_products_moments.cu
     cuda/kernels/gmm_responsibilities.cu
     cuda/kernels/gmm_scatter.cu
     cuda/kernels/gmm_small.cu
@@ -44,6 +49,7 @@ set(ELBOKIT_CUDA_BINDINGS
     cuda/bindings/gaussian_loss.cpp
     cuda/bindings/gmm.cpp
     cuda/bindings/gmm_fit_many.cpp
+    cuda/bindings/gmm_products.cpp
     cuda/bindings/gmm_small.cpp
     cuda/bindings/gmm_sparse.cpp
     cuda/bindings/gmm_update.cpp

@@ -74,6 +74,22 @@ def gpu(request: pytest.FixtureRequest) -> Iterator[Any]:
 
 
 @pytest.fixture
+def matrix_units(gpu: Any) -> Iterator[Any]:
+    """As `gpu`, with units for products of matrices."""
+    import torch
+
+    import gpu as where
+
+    if gpu.type == "cuda":
+        if torch.cuda.get_device_capability() < (8, 0):
+            pytest.skip("no matrix units that the kernels know")
+        yield gpu
+    else:
+        with where.emulation(schedule=5, hopper=True):
+            yield gpu
+
+
+@pytest.fixture
 def dispatched(gpu: Any) -> Iterator[Any]:
     """As `gpu`, for what users call: it comes to the CUDA implementations of itself."""
     import gpu as where

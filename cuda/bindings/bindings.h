@@ -28,6 +28,7 @@ void register_gaussian_kl_full(py::module_& m);
 void register_gaussian_loss(py::module_& m);
 void register_gmm(py::module_& m);
 void register_gmm_fit_many(py::module_& m);
+void register_gmm_products(py::module_& m);
 void register_gmm_small(py::module_& m);
 void register_gmm_sparse(py::module_& m);
 void register_gmm_update(py::module_& m);

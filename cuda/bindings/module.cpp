@@ -35,6 +35,7 @@ PYBIND11_MODULE(ELBOKIT_MODULE, m, pybind11::mod_gil_not_used()) {
   register_gaussian_loss(m);
   register_gmm(m);
   register_gmm_fit_many(m);
+  register_gmm_products(m);
   register_gmm_small(m);
   register_gmm_sparse(m);
   register_gmm_update(m);

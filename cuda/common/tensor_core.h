@@ -1,4 +1,4 @@
-// Products on the matrix units: one instruction of a warp, in bfloat16 with float sums.
+// Products on the matrix units: one instruction of a warp, in bfloat16 or float16 with float sums.
 #pragma once
 
 #include "common/elements.h"
@@ -9,8 +9,9 @@ namespace elbokit::cuda {
 inline constexpr int kTensorCoreCapability = 80;
 
 // Two neighbouring elements of a row in a register.
-ELBOKIT_DEVICE std::uint32_t packed_bfloat16(float low, float high) {
-  return to_bfloat16(low).bits | std::uint32_t{to_bfloat16(high).bits} << 16;
+template <class S>
+ELBOKIT_DEVICE std::uint32_t packed(float low, float high) {
+  return narrowed<S>(low).bits | std::uint32_t{narrowed<S>(high).bits} << 16;
 }
 
 // sum += a b for a (16, 16) and b (16, 8). With g = lane / 4 and t = lane % 4, a lane has (PTX ISA,
@@ -18,13 +19,22 @@ ELBOKIT_DEVICE std::uint32_t packed_bfloat16(float low, float high) {
 //   a    columns 2 t, 2 t + 1 of rows g and g + 8, then columns 2 t + 8, 2 t + 9 of the same
 //   b    rows 2 t, 2 t + 1 of column g, then rows 2 t + 8, 2 t + 9
 //   sum  columns 2 t, 2 t + 1 of row g, then of row g + 8
+// The units cut a sum off where they add it up, towards zero.
+template <class S>
 ELBOKIT_DEVICE void add_product(float (&sum)[4], const std::uint32_t (&a)[4], std::uint32_t b0,
                                 std::uint32_t b1) {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
-  asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 "
-      "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
-      : "+f"(sum[0]), "+f"(sum[1]), "+f"(sum[2]), "+f"(sum[3])
-      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+#define ELBOKIT_ADD_PRODUCT(type)                                       \
+  asm("mma.sync.aligned.m16n8k16.row.col.f32." type "." type            \
+      ".f32 "                                                           \
+      "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};" \
+      : "+f"(sum[0]), "+f"(sum[1]), "+f"(sum[2]), "+f"(sum[3])          \
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1))
+  if constexpr (std::is_same_v<S, BFloat16>)
+    ELBOKIT_ADD_PRODUCT("bf16");
+  else
+    ELBOKIT_ADD_PRODUCT("f16");
+#undef ELBOKIT_ADD_PRODUCT
 #elif defined(__CUDACC__)
   __trap();  // the host does not choose such a kernel for this device
 #else
@@ -34,15 +44,17 @@ ELBOKIT_DEVICE void add_product(float (&sum)[4], const std::uint32_t (&a)[4], st
   const Operands mine{{a[0], a[1], a[2], a[3]}, {b0, b1}};
   const unsigned char* const slots = emulation::exchange(&mine, sizeof(mine), "add_product");
   const auto half = [](std::uint32_t word, int index) {
-    return widened<float>(BFloat16{static_cast<std::uint16_t>(word >> (16 * index))});
+    return widened<double>(S{static_cast<std::uint16_t>(word >> (16 * index))});
   };
   const int g = lane_index() / 4, t = lane_index() % 4;
+  double total[4] = {sum[0], sum[1], sum[2], sum[3]};
   for (int k = 0; k < 16; ++k)
     for (int i = 0; i < 4; ++i) {
       const auto of_a = shown_by<Operands>(slots, g * 4 + k % 8 / 2);
       const auto of_b = shown_by<Operands>(slots, (2 * t + i % 2) * 4 + k % 8 / 2);
-      sum[i] += half(of_a.a[i / 2 + 2 * (k / 8)], k % 2) * half(of_b.b[k / 8], k % 2);
+      total[i] += half(of_a.a[i / 2 + 2 * (k / 8)], k % 2) * half(of_b.b[k / 8], k % 2);
     }
+  for (int i = 0; i < 4; ++i) sum[i] = emulation::towards_zero(total[i]);
 #endif
 }
 

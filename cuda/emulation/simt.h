@@ -44,6 +44,19 @@ inline constexpr int kSlot = 64;  // bytes that a lane can show the others
 // next call but one. All lanes must come from the same operation, which `tag` names.
 const unsigned char* exchange(const void* value, std::size_t size, const char* tag);
 
+// The float next to a number on the side of zero, or the number itself.
+inline float towards_zero(double value) {
+  const auto nearest = static_cast<float>(value);
+  const bool beyond = value < 0 ? nearest < value : nearest > value;
+  if (!beyond) return nearest;
+  std::uint32_t bits;
+  __builtin_memcpy(&bits, &nearest, sizeof(bits));
+  --bits;
+  float result;
+  __builtin_memcpy(&result, &bits, sizeof(result));
+  return result;
+}
+
 }  // namespace elbokit::emulation
 
 extern elbokit::emulation::Index threadIdx, blockIdx, blockDim, gridDim;

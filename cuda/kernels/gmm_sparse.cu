@@ -114,7 +114,7 @@ std::size_t responsibilities_shared(const SparseShape& shape) {
 
 }  // namespace
 
-bool gmm_may_be_sparse(const GmmData& data, const GmmMixtures& mixtures, const Device& device) {
+bool gmm_sparse_serves(const GmmData& data, const GmmMixtures& mixtures, const Device& device) {
   const bool diagonal =
       mixtures.covariance == Covariance::diag || mixtures.covariance == Covariance::spherical;
   if (!diagonal || data.n_mixtures != 1 || data.element == Element::kFloat64 ||
@@ -126,13 +126,13 @@ bool gmm_may_be_sparse(const GmmData& data, const GmmMixtures& mixtures, const D
          responsibilities_shared(shape) <= device.shared_bytes;
 }
 
-std::size_t gmm_sparse_workspace(const GmmData& data, const GmmMixtures& mixtures) {
+std::size_t gmm_sparse_workspace(const GmmData& data, const GmmMixtures& mixtures, const Device&) {
   return SparseMemory(sparse_shape(data, mixtures), Workspace()).bytes;
 }
 
 void gmm_sparse_statistics(const Queue& queue, const GmmData& data, const GmmMixtures& mixtures,
                            const GmmStatistics& statistics, std::int64_t* failed) {
-  expect_workspace(queue, gmm_sparse_workspace(data, mixtures));
+  expect_workspace(queue, gmm_sparse_workspace(data, mixtures, device_of(queue)));
   const DeviceGuard guard(queue);
   const SparseShape shape = sparse_shape(data, mixtures);
   const SparseMemory memory(shape, Workspace(queue));

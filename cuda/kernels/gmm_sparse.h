@@ -19,9 +19,10 @@ inline constexpr double kSparseDropped = 0x1p-44;
 inline constexpr double kSparseKept = 0x1p-12;
 
 // Whether the functions below take these mixtures: one mixture, diag or spherical.
-bool gmm_may_be_sparse(const GmmData& data, const GmmMixtures& mixtures, const Device& device);
+bool gmm_sparse_serves(const GmmData& data, const GmmMixtures& mixtures, const Device& device);
 
-std::size_t gmm_sparse_workspace(const GmmData& data, const GmmMixtures& mixtures);
+std::size_t gmm_sparse_workspace(const GmmData& data, const GmmMixtures& mixtures,
+                                 const Device& device);
 
 // As gmm_statistics<float>. *failed, on the device, counts what did not fit: rows to which more
 // than 32 components matter, or whose values are not finite, and components that got less than

@@ -52,8 +52,8 @@ ELBOKIT_DEVICE void load_rows(const SparseShape& shape, const SparseRows& rows,
         if (first + row < rows.rows && j < shape.n_features)
           z[e] = sparse_element(rows.data, rows.begin + first + row, j) - memory.pivot[j];
       }
-      tile.squares[row * stride + pair] = packed_bfloat16(z[0] * z[0], z[1] * z[1]);
-      tile.linear[row * stride + pair] = packed_bfloat16(z[0], z[1]);
+      tile.squares[row * stride + pair] = packed<BFloat16>(z[0] * z[0], z[1] * z[1]);
+      tile.linear[row * stride + pair] = packed<BFloat16>(z[0], z[1]);
     }
   for (int i = static_cast<int>(threadIdx.x); i < kSparseRows; i += kSparseThreads)
     tile.best[i] = -__builtin_huge_valf();
@@ -72,7 +72,7 @@ ELBOKIT_DEVICE void multiply(const SparseShape& shape, const std::uint32_t* rows
     const std::uint32_t* const at = mine + i * 16 * stride;
     const std::uint32_t a[4] = {at[0], at[8 * stride], at[4], at[8 * stride + 4]};
 #pragma unroll
-    for (int j = 0; j < kAcross; ++j) add_product(sums[i][j], a, b[j][0], b[j][1]);
+    for (int j = 0; j < kAcross; ++j) add_product<BFloat16>(sums[i][j], a, b[j][0], b[j][1]);
   }
 }
 

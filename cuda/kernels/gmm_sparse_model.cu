@@ -3,47 +3,14 @@
 #include <cmath>
 
 #include "common/reduce.h"
-#include "kernels/gmm_units.h"
 
 namespace elbokit::cuda {
 
 namespace {
 
-struct Source {
-  GmmMixtures mixtures;
-  std::int64_t n_features;
-
-  ELBOKIT_DEVICE double precision(std::int64_t k, std::int64_t feature) const {
-    return mixtures.covariance == Covariance::diag
-               ? mixtures.precisions_cholesky[k * n_features + feature]
-               : mixtures.precisions_cholesky[k];
-  }
-};
-
-// A block has a warp's width of features, and each of its warps a part of the components.
-__global__ void __launch_bounds__(kSparseThreads)
-    place_pivot(SparseShape shape, Source source, SparseMemory memory) {
-  auto* const scratch = shared_memory<double>();
-  double mass = 0;
-  for (std::int64_t k = threadIdx.x; k < shape.n_components; k += kSparseThreads)
-    mass += source.mixtures.weights[k];
-  mass = block_sum<kSparseThreads>(mass, scratch);
-  if (blockIdx.x == 0 && threadIdx.x == 0) memory.constants[1] = mass;
-  const std::int64_t j = std::int64_t{blockIdx.x} * kWarp + lane_index();
-  double mean = 0;
-  for (std::int64_t k = warp_index(); j < shape.n_features && k < shape.n_components;
-       k += kSparseWarps)
-    mean += source.mixtures.weights[k] * source.mixtures.means[k * shape.n_features + j];
-  scratch[threadIdx.x] = mean;
-  block_barrier();
-  if (warp_index() != 0 || j >= shape.depth) return;
-  for (int i = 1; i < kSparseWarps; ++i) mean += scratch[i * kWarp + lane_index()];
-  memory.pivot[j] = static_cast<float>(mean / mass);
-}
-
 // A warp has a component. The logarithm of its constant goes to `logs`, in nats.
 __global__ void __launch_bounds__(kSparseThreads)
-    pack_components(SparseShape shape, Source source, SparseMemory memory, double* logs) {
+    pack_components(SparseShape shape, DiagonalMixture source, SparseMemory memory, double* logs) {
   const std::int64_t k = std::int64_t{blockIdx.x} * kSparseWarps + warp_index();
   if (k >= shape.n_components) return;
   const std::int64_t d = shape.n_features;
@@ -69,7 +36,8 @@ __global__ void __launch_bounds__(kSparseThreads)
 
 // One block: the constants relative to the largest, which is taken out in double.
 __global__ void __launch_bounds__(kSparseThreads)
-    finish_constants(SparseShape shape, Source source, SparseMemory memory, const double* logs) {
+    finish_constants(SparseShape shape, DiagonalMixture source, SparseMemory memory,
+                     const double* logs) {
   auto* const scratch = shared_memory<double>();
   const double infinity = __builtin_huge_val();
   double largest = -infinity;
@@ -96,7 +64,7 @@ __global__ void __launch_bounds__(kSparseThreads)
 // precision^2 z^2 + 2 sum of precision^2 (mean - pivot) z. A lane's four registers are its b
 // fragments of the first product, then those of the second.
 __global__ void __launch_bounds__(kSparseThreads)
-    pack_coefficients(SparseShape shape, Source source, SparseMemory memory) {
+    pack_coefficients(SparseShape shape, DiagonalMixture source, SparseMemory memory) {
   const std::int64_t n = shape.components / 8 * shape.steps() * kWarp;
   const std::int64_t i = std::int64_t{blockIdx.x} * kSparseThreads + threadIdx.x;
   if (i >= n) return;
@@ -114,10 +82,10 @@ __global__ void __launch_bounds__(kSparseThreads)
     linear[e] = static_cast<float>(precision * precision * shift);
   }
   std::uint32_t* const out = memory.coefficients + i * 4;
-  out[0] = packed_bfloat16(square[0], square[1]);
-  out[1] = packed_bfloat16(square[2], square[3]);
-  out[2] = packed_bfloat16(linear[0], linear[1]);
-  out[3] = packed_bfloat16(linear[2], linear[3]);
+  out[0] = packed<BFloat16>(square[0], square[1]);
+  out[1] = packed<BFloat16>(square[2], square[3]);
+  out[2] = packed<BFloat16>(linear[0], linear[1]);
+  out[3] = packed<BFloat16>(linear[2], linear[3]);
 }
 
 }  // namespace
@@ -135,7 +103,7 @@ SparseShape sparse_shape(const GmmData& data, const GmmMixtures& mixtures) {
 
 SparseMemory::SparseMemory(const SparseShape& shape, Workspace workspace) {
   const std::int64_t k = shape.n_components;
-  pivot = workspace.take<float>(shape.depth);
+  pivot = workspace.take<float>(whole(shape.depth, kWarp));
   exact = workspace.take<float>(k * 3 * shape.n_features);
   log_const = workspace.take<float>(shape.components);
   upper_const = workspace.take<float>(shape.components);
@@ -154,11 +122,10 @@ SparseMemory::SparseMemory(const SparseShape& shape, Workspace workspace) {
 
 void pack_sparse_model(const Queue& queue, const SparseShape& shape, const GmmMixtures& mixtures,
                        const SparseMemory& memory) {
-  const Source source{mixtures, shape.n_features};
+  const DiagonalMixture source{mixtures, shape.n_features};
   constexpr std::size_t scratch = sizeof(double) * kSparseWarps;
   double* const logs = memory.partial;  // not in use yet
-  launch(queue, {whole(shape.depth, kWarp) / kWarp}, kSparseThreads,
-         sizeof(double) * kSparseThreads, place_pivot, shape, source, memory);
+  place_pivot(queue, source, memory.pivot, memory.constants + 1);
   launch(queue, {whole(shape.n_components, kSparseWarps) / kSparseWarps}, kSparseThreads, 0,
          pack_components, shape, source, memory, logs);
   launch(queue, {}, kSparseThreads, scratch, finish_constants, shape, source, memory, logs);

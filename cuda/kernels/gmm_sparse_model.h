@@ -2,6 +2,7 @@
 #pragma once
 
 #include "common/tensor_core.h"
+#include "kernels/gmm_diagonal.h"
 #include "kernels/gmm_sparse.h"
 
 namespace elbokit::cuda {
@@ -20,10 +21,6 @@ inline constexpr int kMostActive = kWarp;
 inline constexpr std::int64_t kSparseChunk = 65536;
 inline constexpr int kSparseSplits = 4;
 
-ELBOKIT_INLINE std::int64_t whole(std::int64_t n, std::int64_t unit) {
-  return (n + unit - 1) / unit * unit;
-}
-
 struct SparseShape {
   std::int64_t n_features, n_components;
   std::int64_t depth;       // features, in whole steps of the matrix units
@@ -40,7 +37,7 @@ SparseShape sparse_shape(const GmmData& data, const GmmMixtures& mixtures);
 
 struct SparseMemory {
   // The model. All is in log2 units, as in elbokit/gmm.h.
-  float* pivot;        // (depth): the mean of the mixture, rounded
+  float* pivot;        // the mean of the mixture, rounded
   float* exact;        // (n_components, 3, n_features): center, precision, bias
   float* log_const;    // (components), the largest is 0; extra ones have -inf
   float* upper_const;  // (components): log_const - offset + what share of the weights allows

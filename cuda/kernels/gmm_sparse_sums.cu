@@ -158,15 +158,6 @@ __global__ void __launch_bounds__(kSumThreads)
   if (count < kSparseKept * mass * mixtures.weights[k] / memory.constants[1]) atomic_add(failed, 1);
 }
 
-// One block.
-__global__ void __launch_bounds__(kSparseThreads)
-    merge_log_likelihood(std::int64_t blocks, const double* parts, double* log_likelihood) {
-  double sum = 0;
-  for (std::int64_t i = threadIdx.x; i < blocks; i += kSparseThreads) sum += parts[i];
-  sum = block_sum<kSparseThreads>(sum, shared_memory<double>());
-  if (threadIdx.x == 0) *log_likelihood = sum;
-}
-
 template <int kEach>
 void launch_sums(const Queue& queue, const SparseShape& shape, const SparseRows& rows,
                  const SparseMemory& memory) {
@@ -194,8 +185,7 @@ void merge_sparse_sums(const Queue& queue, const SparseShape& shape, std::int64_
   const std::int64_t blocks = whole(most, kSparseRows) / kSparseRows;
   launch(queue, {shape.n_components}, kSumThreads, sizeof(double) * kSumThreads / kWarp,
          merge_kernel, shape, mixtures, memory, blocks, statistics, failures);
-  launch(queue, {}, kSparseThreads, sizeof(double) * kSparseWarps, merge_log_likelihood, blocks,
-         static_cast<const double*>(memory.row_sums), statistics.log_likelihood);
+  add_up(queue, memory.row_sums, blocks, statistics.log_likelihood);
 }
 
 }  // namespace elbokit::cuda

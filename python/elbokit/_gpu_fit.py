@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -16,9 +17,10 @@ from elbokit import _core
 from elbokit._gpu_m_step import GpuEstimate, MStepOutcome, gmm_update
 from elbokit._types import FitStatus
 from elbokit.torch._cuda._gmm_kernels import (
+    ATTEMPTS,
     Statistics,
+    attempted_statistics,
     parameters_of,
-    sparse_statistics,
     statistics,
 )
 
@@ -49,6 +51,20 @@ class Step(NamedTuple):
     into: GpuEstimate
     outcomes: Callable[[], list[MStepOutcome]]  # waits; empty: the sums do not hold
     wide: bool
+    attempt: _Attempt | None = None
+
+
+@dataclass
+class _Attempt:
+    """A quicker way to the statistics, which may turn out not to serve the mixture."""
+
+    name: str
+    resting: int = 0  # iterations that do not try it
+    patience: int = 4  # iterations that it rests when it failed again
+
+    def failed(self) -> None:
+        self.resting = self.patience
+        self.patience *= 2
 
 
 class _Iterations:
@@ -127,7 +143,7 @@ class GpuMixture:
         self._mass = mass
         self._covariance_type = covariance_type
         self._exact = X.dtype == torch.float64
-        self._dense_iterations, self._patience = 0, 4
+        self._attempts = [_Attempt(name) for name in ATTEMPTS]
         variances = 1 if covariance_type == "spherical" else X.shape[1]
         added = np.broadcast_to(np.asarray(reg_covar, np.float64), (variances,))
         self._reg_covar = self._tensor(added)
@@ -201,13 +217,18 @@ class GpuMixture:
         )
 
     def begin(self, estimate: GpuEstimate, into: GpuEstimate, *, wide: bool) -> Step:
-        """Launch an iteration: of the components that matter if that may do, else of all."""
-        if not wide and not self._exact and self._dense_iterations <= 0:
-            weights, means, _, factors = estimate
-            parameters = parameters_of(self._covariance_type, weights, means, factors)
-            found = sparse_statistics(self._X[None], self._sample_weight, parameters)
+        """Launch an iteration, in the quickest way that has not just failed."""
+        weights, means, _, factors = estimate
+        parameters = parameters_of(self._covariance_type, weights, means, factors)
+        for attempt in () if wide or self._exact else self._attempts:
+            if attempt.resting > 0:
+                continue
+            found = attempted_statistics(
+                attempt.name, self._X[None], self._sample_weight, parameters
+            )
             if found is not None:
-                return Step(into, self._m_step(found[0], estimate, into, found[1]), wide)
+                sums, failed = found
+                return Step(into, self._m_step(sums, estimate, into, failed), wide, attempt)
         sums = self.statistics(estimate, wide)
         return Step(into, self._m_step(sums, estimate, into), wide or self._exact)
 
@@ -216,14 +237,15 @@ class GpuMixture:
 
         It is done again where its sums did not hold, or in float64 what float32 cannot resolve.
         """
-        outcomes = step.outcomes()
-        as_begun = bool(outcomes)
-        self._dense_iterations -= 1
-        if not as_begun:
-            # Too many components matter: the next iterations do not try, ever more of them.
-            self._dense_iterations = self._patience
-            self._patience *= 2
-            outcomes = self.begin(estimate, step.into, wide=False).outcomes()
+        for attempt in self._attempts:
+            attempt.resting -= 1
+        outcomes, as_begun = step.outcomes(), True
+        while not outcomes:
+            as_begun = False
+            if step.attempt is not None:
+                step.attempt.failed()
+            step = self.begin(estimate, step.into, wide=False)
+            outcomes = step.outcomes()
         (outcome,) = outcomes
         if not step.wide and (outcome.status != FitStatus.OK or outcome.below_resolution):
             (outcome,) = self.begin(estimate, step.into, wide=True).outcomes()

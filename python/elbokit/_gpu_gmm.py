@@ -1,7 +1,7 @@
 """E-step, log-density and statistics of Gaussian mixtures on a GPU.
 
 What the values of the arguments are is found out with the results: a call waits for the GPU once,
-and for statistics of many components twice.
+and for statistics of many components two or three times.
 """
 
 from __future__ import annotations
@@ -176,9 +176,11 @@ def statistics(
     """As `elbokit.ops.gmm_statistics`."""
     mixtures = _check_mixtures(X, weights, means, precisions_cholesky, covariance_type)
     weight, scale = _check_sample_weight(sample_weight, mixtures)
-    sparse = kernels.sparse_statistics(mixtures.X, weight, mixtures.parameters)
-    if sparse is not None and not bool(sparse[1]):
-        sums = sparse[0]
+    for attempt in kernels.ATTEMPTS:
+        found = kernels.attempted_statistics(attempt, mixtures.X, weight, mixtures.parameters)
+        if found is not None and not bool(found[1]):
+            sums = found[0]
+            break
     else:
         sums = kernels.statistics(mixtures.X, weight, mixtures.parameters)
     ok = _parameters_fit(mixtures)

@@ -16,15 +16,20 @@ from elbokit.torch._cuda._queue import queue
 from elbokit.torch._operands import ELEMENTS
 
 __all__ = [
+    "ATTEMPTS",
     "Parameters",
     "Statistics",
+    "attempted_statistics",
     "estep",
     "parameters_of",
     "row_gradient",
     "small_weights",
-    "sparse_statistics",
     "statistics",
 ]
+
+
+# Where few components matter to a row; where many do.
+ATTEMPTS = ("sparse", "products")
 
 
 class Parameters(NamedTuple):
@@ -69,6 +74,10 @@ def _rows(X: Tensor) -> tuple[Any, ...]:
 
 def _address(tensor: Tensor | None) -> int:
     return 0 if tensor is None else tensor.data_ptr()
+
+
+def _of(attempt: str, what: str) -> Any:
+    return getattr(cuda_kernels(), f"gmm_{attempt}_{what}")
 
 
 def _computed(X: Tensor, wide: bool) -> tuple[bool, torch.dtype]:
@@ -131,24 +140,26 @@ def statistics(
     return sums
 
 
-def sparse_statistics(
-    X: Tensor, sample_weight: Tensor | None, parameters: Parameters
+def attempted_statistics(
+    attempt: str, X: Tensor, sample_weight: Tensor | None, parameters: Parameters
 ) -> tuple[Statistics, Tensor] | None:
-    """Return `statistics` at the cost of the components that matter to a row, and if they hold.
+    """Return `statistics` by kernels for some mixtures alone, and whether they hold.
 
-    They do if the second tensor, int64 of shape (1,), is 0; otherwise ask `statistics`. None where
-    the kernels do not take these mixtures (cuda/kernels/gmm_sparse.h).
+    They do if the second tensor, int64 of shape (1,), is 0; otherwise make another attempt, or ask
+    `statistics`. None where the kernels of `attempt`, one of `ATTEMPTS`, do not take these mixtures
+    (cuda/kernels/gmm_sparse.h, gmm_products.h).
     """
     if not X.numel():
         return None
-    kernels, rows, described = cuda_kernels(), _rows(X), parameters.described()
-    if not kernels.gmm_may_be_sparse(X.device.index if X.is_cuda else 0, rows, described):
+    rows, described = _rows(X), parameters.described()
+    on = X.device.index if X.is_cuda else 0, rows, described
+    if not _of(attempt, "serves")(*on):
         return None
     _, weights, means, factors = parameters
     sums = Statistics(*(torch.empty_like(t) for t in (weights, means, factors, weights[:, 0])))
     failed = weights.new_empty(1, dtype=torch.int64)
-    kernels.gmm_sparse_statistics(
-        queue(X, kernels.gmm_sparse_workspace(rows, described)),
+    _of(attempt, "statistics")(
+        queue(X, _of(attempt, "workspace")(*on)),
         rows,
         _address(sample_weight),
         described,
