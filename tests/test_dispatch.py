@@ -176,6 +176,50 @@ def test_without_room_for_threads_the_caller_does_the_work() -> None:
     assert result.stdout == "same\n", result.stderr
 
 
+WOKEN_TOGETHER = """
+import os
+import time
+import numpy as np
+import elbokit
+from elbokit import ops
+
+X = np.random.default_rng(0).normal(size=(400_000, 2))
+elbokit.set_num_threads(2)
+
+def work():
+    time.sleep(0.02)  # threads that have nothing to do sleep by then
+    return ops.gmm_statistics(X, [1.0], [[0.0, 0]], [[1.0, 1]], "diag")
+
+def own_threads():
+    return {int(t) for t in os.listdir("/proc/self/task")}
+
+before = own_threads()
+expected = work()
+(worker,) = own_threads() - before
+everywhere = os.sched_getaffinity(0)
+one = {min(everywhere)}
+for mask in (one, everywhere, one, everywhere, everywhere):
+    # Where there is no other processor, both wake up on the same.
+    for thread in (0, worker):
+        os.sched_setaffinity(thread, mask)
+    for a, b in zip(work(), expected):
+        assert np.array_equal(a, b)
+    time.sleep(0.02)
+    assert os.sched_getaffinity(worker) == mask
+    assert os.sched_getaffinity(0) == mask
+print("same")
+"""
+
+
+@pytest.mark.skipif(
+    not sys.platform.startswith("linux") or len(os.sched_getaffinity(0)) < 2,
+    reason="chooses among processors",
+)
+def test_threads_may_run_where_they_might_before_they_were_woken() -> None:
+    result = run(WOKEN_TOGETHER)
+    assert result.stdout == "same\n", result.stderr
+
+
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads ELF objects")
 def test_no_level_lends_code_to_another() -> None:
     """An object built for a CPU level may define weak symbols in its own namespace alone.

@@ -15,6 +15,9 @@
 #include <mutex>
 #include <system_error>
 #include <thread>
+#include <vector>
+
+#include "dispatch/sleeper.h"
 
 namespace elbokit::dispatch {
 
@@ -24,10 +27,14 @@ namespace {
 // to 50 us, and between two loops of an EM in Python, chunk by chunk, lie some 100.
 constexpr std::chrono::microseconds kLookout{200};
 
+// Keeping a sleeper off a processor takes some us: only the first ones are.
+constexpr std::size_t kMostKeptOff = 8;
+
+using Clock = std::chrono::steady_clock;
+
 // Whether ready() came true in that time.
 template <class F>
 bool look_out(F&& ready) {
-  using Clock = std::chrono::steady_clock;
   const auto end = Clock::now() + kLookout;
   do {
     for (int i = 0; i < 16; ++i) {
@@ -71,8 +78,13 @@ struct Pool {
   std::mutex mutex;
   std::condition_variable wake, done;
   std::list<Job*> jobs;  // of all callers
-  int workers = 0, sleepers = 0;
+  int workers = 0;
+  std::vector<Sleeper*> sleepers;        // has room for all
+  int posted_on = -1;                    // the processor of whoever posted the last job
+  bool stacked = false;                  // whether a thread was ever woken up there
   std::atomic<std::uint64_t> posted{0};  // jobs so far; changed with the mutex held
+
+  Pool() { sleepers.reserve(kMaxThreads); }
 
   void grow(int wanted) {  // with the mutex held
     try {
@@ -83,6 +95,7 @@ struct Pool {
   }
 
   [[noreturn]] void serve() {
+    Sleeper self;
     std::unique_lock<std::mutex> lock(mutex);
     for (;;) {
       const auto found =
@@ -93,9 +106,11 @@ struct Pool {
         lock.unlock();
         look_out(more);
         lock.lock();
-        ++sleepers;
+        sleepers.push_back(&self);
         wake.wait(lock, more);
-        --sleepers;
+        sleepers.erase(std::find(sleepers.begin(), sleepers.end(), &self));
+        self.awake();
+        stacked |= Sleeper::current_processor() == posted_on;
         continue;
       }
       Job& job = **found;
@@ -113,7 +128,12 @@ struct Pool {
     grow(job.slots - 1);
     jobs.push_back(&job);
     ++posted;
-    const bool asleep = sleepers > 0;
+    const bool asleep = !sleepers.empty();
+    if (asleep) {
+      posted_on = Sleeper::current_processor();
+      for (std::size_t i = 0; stacked && i < std::min(sleepers.size(), kMostKeptOff); ++i)
+        sleepers[i]->keep_off(posted_on);
+    }
     lock.unlock();
     if (asleep) wake.notify_all();
     job.work(0);

@@ -1,0 +1,49 @@
+// A thread that sleeps until there is work, and the processor on which it wakes up.
+#pragma once
+
+#if defined(__linux__)
+#include <sched.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
+
+namespace elbokit::dispatch {
+
+// Linux may wake a thread on the processor of the one that woke it although another is idle, and
+// leave both there for milliseconds (seen on virtual machines that have rested for 50 ms). A
+// sleeping thread can be kept off that processor until it is awake. Nothing happens where the
+// system does not allow it.
+class Sleeper {
+ public:
+#if defined(__linux__)
+  Sleeper() : thread_(static_cast<pid_t>(syscall(SYS_gettid))) {}
+
+  // While the thread sleeps.
+  void keep_off(int processor) {
+    if (processor < 0 || processor >= CPU_SETSIZE) return;
+    if (sched_getaffinity(thread_, sizeof(allowed_), &allowed_) != 0) return;
+    cpu_set_t others = allowed_;
+    CPU_CLR(processor, &others);
+    kept_off_ = CPU_COUNT(&others) > 0 && sched_setaffinity(thread_, sizeof(others), &others) == 0;
+  }
+
+  // By the thread itself.
+  void awake() {
+    if (kept_off_) sched_setaffinity(0, sizeof(allowed_), &allowed_);
+    kept_off_ = false;
+  }
+
+  static int current_processor() { return sched_getcpu(); }
+
+ private:
+  pid_t thread_;
+  cpu_set_t allowed_;
+  bool kept_off_ = false;
+#else
+  void keep_off(int) {}
+  void awake() {}
+  static int current_processor() { return -1; }
+#endif
+};
+
+}  // namespace elbokit::dispatch
