@@ -226,3 +226,21 @@ def test_defaults_that_were_changed_are_checked() -> None:
             GaussianMixture(**{name: value}).fit(X)
         with pytest.raises(ValueError, match=name):
             GaussianMixture().set_params(**{name: value}).fit(X)
+
+
+@pytest.mark.parametrize("covariance_type", ["full", "tied"])
+def test_given_precisions_wake_no_other_threads(
+    covariance_type: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Threads of NumPy's BLAS go on spinning; `first_indefinite` says when."""
+
+    def woken(*_: object) -> None:
+        raise AssertionError("numpy.linalg's eigenvalues")
+
+    for name in ("eigh", "eigvalsh", "svd"):
+        monkeypatch.setattr(np.linalg, name, woken)
+    precisions = np.eye(3) if covariance_type == "tied" else np.stack([np.eye(3)] * 2)
+    GaussianMixture(2, covariance_type=covariance_type, precisions_init=precisions).fit(X)
+    precisions[..., 0, 0] = -1.0
+    with pytest.raises(ValueError, match="should be symmetric, positive-definite"):
+        GaussianMixture(2, covariance_type=covariance_type, precisions_init=precisions).fit(X)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +13,7 @@ __all__ = [
     "GmmParameters",
     "covariance_shape",
     "covariances_from_cholesky",
+    "first_indefinite",
     "precisions_cholesky_from_covariances",
     "precisions_cholesky_from_precisions",
     "precisions_from_cholesky",
@@ -111,6 +112,16 @@ def precisions_cholesky_from_precisions(precisions: Array, covariance_type: str)
         return np.asarray(np.sqrt(precisions))
     lower = np.linalg.cholesky(precisions[..., ::-1, ::-1])
     return np.ascontiguousarray(lower[..., ::-1, ::-1])
+
+
+def first_indefinite(matrices: npt.NDArray[np.floating[Any]]) -> int:
+    """Return which of symmetric matrices is the first that is not positive definite, or -1.
+
+    In the core: NumPy's eigenvalues, of 64 features or more, leave threads of its BLAS spinning
+    for 0.1 s, beside which EM would have to run.
+    """
+    given = np.ascontiguousarray(matrices, dtype=np.float64)
+    return _core.precision_cholesky(given, np.empty_like(given))
 
 
 def upper_triangular(factors: Array, covariance_type: str) -> Array:

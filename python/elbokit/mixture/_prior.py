@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import gammaln, multigammaln
 
-from elbokit.mixture._parameters import covariance_shape
+from elbokit.mixture._parameters import covariance_shape, first_indefinite
 
 __all__ = ["CorePrior", "MixturePrior", "resolve_prior"]
 
@@ -224,7 +224,7 @@ def _scale(given: Any, covariance_type: str, n_features: int) -> Array:
             raise ValueError(f"`prior.covariance` has the value {scale.min()}, expected values > 0")
         return scale.reshape(-1)
     symmetric = np.allclose(scale, scale.T, rtol=1e-5, atol=0.0)
-    if not symmetric or np.linalg.eigvalsh(scale)[0] <= 0.0:
+    if not symmetric or first_indefinite(scale[None]) >= 0:
         raise ValueError("`prior.covariance` is not symmetric and positive definite")
     return (scale + scale.T) / 2.0
 

@@ -10,7 +10,7 @@ from sklearn.utils import check_array
 from sklearn.utils._param_validation import Interval
 
 from elbokit._arrays import as_numpy
-from elbokit.mixture._parameters import covariance_shape
+from elbokit.mixture._parameters import covariance_shape, first_indefinite
 
 __all__ = [
     "GivenParameters",
@@ -172,7 +172,10 @@ def _check_precisions(
         matrices = given.reshape(-1, n_features, n_features)
         mirrored = matrices.swapaxes(-1, -2)
         near = np.abs(matrices - mirrored) <= 1e-8 + 1e-5 * np.abs(mirrored)
-        valid = near.all(axis=(-1, -2)) & (np.linalg.eigvalsh(matrices)[:, 0] > 0.0)
+        valid = near.all(axis=(-1, -2))
+        indefinite = first_indefinite(matrices)
+        if indefinite >= 0:
+            valid[indefinite] = False
         if not valid.all():
             first = f"component {int(np.argmin(valid))}" if covariance_type == "full" else "it"
             raise ValueError(
