@@ -100,7 +100,7 @@ def test_components_of_any_width(matrix_units: torch.device) -> None:
     agree(ours, theirs)
 
 
-BAD = ["nan", "inf", "far", "spread", "narrow", "starved", "no weight", "heavy"]
+BAD = ["nan", "inf", "far", "spread", "narrow", "tiny", "starved", "no weight", "heavy", "negative"]
 
 
 @pytest.mark.parametrize("bad", BAD)
@@ -117,13 +117,15 @@ def test_what_does_not_fit_is_told(matrix_units: torch.device, bad: str, kind: s
     elif bad == "narrow":  # rows much closer to the means than these are to the pivot
         means = np.random.default_rng(0).normal(size=means.shape)
         X, factors = means[np.arange(1000) % 64] + 1e-3 * X, np.ones_like(factors)
+    elif bad == "tiny":  # beside what is expected: squares below float16's
+        X, means = 5e-5 * X, 5e-5 * means
     elif bad == "starved":  # its rows count, but less than float16 tells apart
         weights[5] = 1e-14
     elif bad == "no weight":
         weights[:] = 0.0
-    elif bad == "heavy":
+    elif bad in ("heavy", "negative"):
         weight = np.ones(1000)
-        weight[3] = 4.0
+        weight[3] = 4.0 if bad == "heavy" else -1.0
     parameters = [weights, means, factors]
     _, failed = sums_of("products", matrix_units, X, parameters, kind, weight, torch.float32)
     assert failed > 0
@@ -132,7 +134,7 @@ def test_what_does_not_fit_is_told(matrix_units: torch.device, bad: str, kind: s
 def test_a_component_of_weight_zero_gets_nothing(matrix_units: torch.device) -> None:
     X, weights, means, factors = mixture(1000, 16, 64, "diag", 0.1)
     weights[7] = 0.0
-    means[7] = 1e9
+    means[7], factors[7] = 1e9, 1e3
     parameters = [weights, means, factors]
     ours, failed = sums_of("products", matrix_units, X, parameters, "diag", None, torch.float32)
     assert failed == 0
@@ -154,3 +156,20 @@ def test_one_or_the_other_way_serves(
     matrix_units: torch.device, spread: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert fits_as_on_the_cpu(matrix_units, monkeypatch, ["sparse", "products"], spread)
+
+
+@pytest.mark.parametrize("wide", [1.0, 0.1])
+def test_launching_ahead_shows_nowhere(
+    matrix_units: torch.device, wide: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which way an iteration takes depends on its number, not on when it was launched."""
+    X, weights, means, factors = mixture(700, 16, 64, "diag", 2.0)
+    factors *= wide  # at first all components matter, later few
+    rows = torch.from_numpy(X.astype(np.float32)).to(matrix_units)
+    fits = []
+    for below in (0.0, np.inf):
+        monkeypatch.setattr("elbokit._gpu_fit._AHEAD_BELOW", below)
+        start = [torch.from_numpy(a).to(matrix_units) for a in (weights, means, factors)]
+        fits.append(ops.gmm_fit(rows, *start, "diag", tol=0.0, max_iter=25))
+    for a, b in zip(*(fit[:3] for fit in fits), strict=True):
+        assert torch.equal(torch.as_tensor(a), torch.as_tensor(b))

@@ -178,6 +178,8 @@ def test_without_room_for_threads_the_caller_does_the_work() -> None:
 
 WOKEN_TOGETHER = """
 import os
+import subprocess
+import sys
 import time
 import numpy as np
 import elbokit
@@ -207,6 +209,19 @@ for mask in (one, everywhere, one, everywhere, everywhere):
     time.sleep(0.02)
     assert os.sched_getaffinity(worker) == mask
     assert os.sched_getaffinity(0) == mask
+
+# Jobs that are over before anybody has come: the thread lets all others go first.
+os.sched_setscheduler(worker, os.SCHED_IDLE, os.sched_param(0))
+hogs = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in everywhere]
+try:
+    for _ in range(50):
+        work()
+finally:
+    for hog in hogs:
+        hog.kill()
+        hog.wait()
+time.sleep(0.05)
+assert os.sched_getaffinity(worker) == everywhere
 print("same")
 """
 

@@ -42,6 +42,10 @@ ALLOWED: dict[str, tuple[int, str]] = {
         24,
         "on sm_75 alone",
     ),
+    r"^responsibilities<(float, 64|double, 32), true>": (
+        128,
+        "logits that wait in the first cache, instead of being read again from the second",
+    ),
     r"^merge<": (24, "on sm_75 alone; once for a pass"),
 }
 # Kernels by a pattern of their names, and what their SASS for sm_90 must have.

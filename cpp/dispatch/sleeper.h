@@ -18,8 +18,10 @@ class Sleeper {
 #if defined(__linux__)
   Sleeper() : thread_(static_cast<pid_t>(syscall(SYS_gettid))) {}
 
-  // While the thread sleeps.
+  // While the thread sleeps. Asked for again before it is awake, it changes nothing: the thread may
+  // run anywhere it might before.
   void keep_off(int processor) {
+    if (kept_off_) return;
     if (processor < 0 || processor >= CPU_SETSIZE) return;
     if (sched_getaffinity(thread_, sizeof(allowed_), &allowed_) != 0) return;
     cpu_set_t others = allowed_;

@@ -19,7 +19,7 @@ ELBOKIT_DEVICE std::uint32_t packed(float low, float high) {
 //   a    columns 2 t, 2 t + 1 of rows g and g + 8, then columns 2 t + 8, 2 t + 9 of the same
 //   b    rows 2 t, 2 t + 1 of column g, then rows 2 t + 8, 2 t + 9
 //   sum  columns 2 t, 2 t + 1 of row g, then of row g + 8
-// The units cut a sum off where they add it up, towards zero.
+// The units align what they add up to the largest exponent, and cut off what lies beyond.
 template <class S>
 ELBOKIT_DEVICE void add_product(float (&sum)[4], const std::uint32_t (&a)[4], std::uint32_t b0,
                                 std::uint32_t b1) {
@@ -47,14 +47,16 @@ ELBOKIT_DEVICE void add_product(float (&sum)[4], const std::uint32_t (&a)[4], st
     return widened<double>(S{static_cast<std::uint16_t>(word >> (16 * index))});
   };
   const int g = lane_index() / 4, t = lane_index() % 4;
-  double total[4] = {sum[0], sum[1], sum[2], sum[3]};
-  for (int k = 0; k < 16; ++k)
-    for (int i = 0; i < 4; ++i) {
+  double terms[4][17];
+  for (int i = 0; i < 4; ++i) {
+    for (int k = 0; k < 16; ++k) {
       const auto of_a = shown_by<Operands>(slots, g * 4 + k % 8 / 2);
       const auto of_b = shown_by<Operands>(slots, (2 * t + i % 2) * 4 + k % 8 / 2);
-      total[i] += half(of_a.a[i / 2 + 2 * (k / 8)], k % 2) * half(of_b.b[k / 8], k % 2);
+      terms[i][k] = half(of_a.a[i / 2 + 2 * (k / 8)], k % 2) * half(of_b.b[k / 8], k % 2);
     }
-  for (int i = 0; i < 4; ++i) sum[i] = emulation::towards_zero(total[i]);
+    terms[i][16] = sum[i];
+    sum[i] = emulation::aligned_sum(terms[i]);
+  }
 #endif
 }
 

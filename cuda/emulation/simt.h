@@ -44,17 +44,23 @@ inline constexpr int kSlot = 64;  // bytes that a lane can show the others
 // next call but one. All lanes must come from the same operation, which `tag` names.
 const unsigned char* exchange(const void* value, std::size_t size, const char* tag);
 
-// The float next to a number on the side of zero, or the number itself.
-inline float towards_zero(double value) {
-  const auto nearest = static_cast<float>(value);
-  const bool beyond = value < 0 ? nearest < value : nearest > value;
-  if (!beyond) return nearest;
-  std::uint32_t bits;
-  __builtin_memcpy(&bits, &nearest, sizeof(bits));
-  --bits;
-  float result;
-  __builtin_memcpy(&result, &bits, sizeof(result));
-  return result;
+// The sum of 16 products and of what there was, as matrix units make it: each is cut off at two
+// bits below a float of the largest one's exponent (Fasi et al. 2021, "Numerical behavior of NVIDIA
+// tensor cores"; one bit here, so that no unit is worse), and so is the sum at a float.
+inline float aligned_sum(const double (&terms)[17]) {
+  double largest = 0, sum = 0;
+  for (const double term : terms) {
+    const double size = __builtin_fabs(term);
+    if (!(size <= largest)) largest = size;
+  }
+  if (!(largest > 0 && largest < 0x1p127)) {
+    for (const double term : terms) sum += term;
+    return static_cast<float>(sum);
+  }
+  const double unit = __builtin_ldexp(1.0, __builtin_ilogb(largest) - 24);
+  for (const double term : terms) sum += __builtin_trunc(term / unit) * unit;
+  const double last = __builtin_ldexp(1.0, (sum == 0 ? 0 : __builtin_ilogb(sum)) - 23);
+  return static_cast<float>(__builtin_trunc(sum / last) * last);
 }
 
 }  // namespace elbokit::emulation

@@ -52,7 +52,7 @@ ELBOKIT_DEVICE void stage(const LogitArgs& args, std::int64_t row0, Fragment* to
   }
   if (args.sample_weight && threadIdx.x < kProductRows && row0 + threadIdx.x < args.rows.count) {
     const double weight = args.sample_weight[row0 + threadIdx.x];
-    fits &= weight >= -kLargestWeight && weight <= kLargestWeight;
+    fits &= weight >= 0 && weight <= kLargestWeight;
   }
   if (!fits) atomic_add(args.failures, 1);
 }
@@ -151,10 +151,12 @@ void make_product_logits(const Queue& queue, const GmmPlan& plan, const ProductS
   const LogitArgs args{shape, memory, rows, sample_weight, plan.ld, failures};
   const std::int64_t blocks = whole(rows.count, kProductRows) / kProductRows;
   const std::int64_t tiles = shape.components / kProductTile;
-  const std::int64_t wanted = whole(device_of(queue).multiprocessors, blocks) / blocks;
-  launch(queue, {blocks, static_cast<int>(wanted < tiles ? wanted : tiles)}, kProductThreads,
-         product_logits_shared(shape), product_logits, args,
-         static_cast<const float*>(memory.space.tables.log_const), memory.space.logits);
+  // Blocks beyond one for each multiprocessor would wait for a second turn.
+  const std::int64_t room = device_of(queue).multiprocessors / blocks;
+  const std::int64_t splits = room < 1 ? 1 : room < tiles ? room : tiles;
+  launch(queue, {blocks, static_cast<int>(splits)}, kProductThreads, product_logits_shared(shape),
+         product_logits, args, static_cast<const float*>(memory.space.tables.log_const),
+         memory.space.logits);
 }
 
 }  // namespace elbokit::cuda

@@ -25,6 +25,7 @@ __global__ void __launch_bounds__(kProductThreads)
   double largest = 0;
   for (std::int64_t k = warp_index(); j < shape.n_features && k < shape.n_components;
        k += kProductWarps) {
+    if (source.mixtures.weights[k] == 0) continue;
     const double precision = kScale * source.precision(k, j);
     if (!(precision <= largest)) largest = precision;
   }
@@ -99,12 +100,14 @@ __global__ void __launch_bounds__(kProductThreads)
 
 GmmPlan products_plan(const GmmData& data, const GmmMixtures& mixtures, const Device& device) {
   GmmPlan plan = gmm_plan(data, mixtures, false, device, false);
-  // As many blocks of logits as there are multiprocessors, or a few times so many.
-  const std::int64_t wave = std::max(device.multiprocessors / (plan.k > kProductTile ? 2 : 1), 1);
-  // Half as many logits again as in other chunks: whole waves count for more.
+  // Half as many logits again as in other chunks: whole waves of blocks count for more.
   const auto bytes = static_cast<std::int64_t>(gmm_chunk_bytes()) * 3 / 2;
   const std::int64_t most =
       std::max(bytes / (plan.k * kProductRows * std::int64_t{sizeof(float)}), std::int64_t{1});
+  const std::int64_t tiles = whole(plan.k, kProductTile) / kProductTile;
+  const std::int64_t fewest = whole(device.multiprocessors, most) / most;
+  const std::int64_t splits = std::min(tiles, std::max(fewest, std::int64_t{2}));
+  const std::int64_t wave = std::max(device.multiprocessors / splits, std::int64_t{1});
   const std::int64_t blocks =
       std::min(most < wave ? most : most / wave * wave, whole(plan.n, kProductRows) / kProductRows);
   plan.chunk = blocks * kProductRows;
@@ -120,14 +123,10 @@ ProductShape product_shape(const GmmPlan& plan, const Device& device) {
   shape.depth = whole(plan.d, 16);
   shape.components = whole(plan.k, kProductTile);
   shape.across = plan.d > 2 * kMomentWidth ? 4 : 2;
-  const std::int64_t features = shape.across * kMomentWidth;
-  const std::int64_t components = kProductWarps / shape.across * kMomentWidth;
-  const std::int64_t blocks =
-      whole(plan.k, components) / components * (whole(plan.d, features) / features);
-  const std::int64_t each = plan.k * shape.sums() * std::int64_t{sizeof(double)};
-  shape.ranges = std::max(
-      std::min({device.multiprocessors / blocks, kPartialBytes / each, plan.chunk / kProductRows}),
-      std::int64_t{1});
+  const std::int64_t each = shape.moments() * std::int64_t{sizeof(double)};
+  shape.ranges = std::max(std::min({device.multiprocessors / shape.blocks(), kPartialBytes / each,
+                                    plan.chunk / kProductRows}),
+                          std::int64_t{1});
   return shape;
 }
 
@@ -137,7 +136,8 @@ ProductMemory::ProductMemory(const GmmPlan& plan, const ProductShape& shape, con
   unit = workspace.take<float>(shape.depth);
   coefficients = workspace.take<std::uint32_t>(shape.components * shape.steps() * kWarp);
   offset = workspace.take<float>(shape.steps() * shape.components);
-  partial = workspace.take<double>(shape.ranges * shape.n_components * shape.sums());
+  moments = workspace.take<double>(shape.ranges * shape.moments());
+  counts = workspace.take<double>(shape.ranges * shape.n_components);
   log_likelihood = workspace.take<double>(plan.row_blocks);
   space = gmm_space<float>(plan, device, workspace, false);
   bytes = workspace.used();

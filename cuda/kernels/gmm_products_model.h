@@ -18,6 +18,7 @@ inline constexpr int kProductTile = 128;
 // What a warp has of the moments: so many components, and first and second moments of as many
 // features.
 inline constexpr int kMomentWidth = 32;
+inline constexpr int kThreadMoments = kMomentWidth * kMomentWidth * 2 / kWarp;
 
 // Powers of two that keep factors within float16: of u = z times a feature's unit, where the unit
 // is at least the largest precision of that feature, the coefficients of u^2 are at most 1.
@@ -28,6 +29,9 @@ inline constexpr double kLargestWeight = 3;       // times kResponsibilityScale,
 
 // Below so much of the rows, a count loses digits: of each responsibility 2^-39 is left out.
 inline constexpr double kLeastCount = 0x1p-19;
+
+// Below so much of a count, a moment of u^2 loses digits: of each u^2 2^-25 is left out.
+inline constexpr double kLeastSquare = 0x1p-8;
 
 // Second moments about the pivot may be so many times those about the mean: six digits go. It is
 // more where rows lie much closer to a mean than their component expects.
@@ -51,7 +55,40 @@ struct ProductShape {
   int across;               // warps of a block side by side over the features' moments
 
   ELBOKIT_INLINE std::int64_t steps() const { return depth / 16; }
-  ELBOKIT_INLINE std::int64_t sums() const { return 1 + 2 * n_features; }
+  // Blocks of moments, of so many components and features.
+  ELBOKIT_INLINE std::int64_t block_components() const {
+    return kProductWarps / across * kMomentWidth;
+  }
+  ELBOKIT_INLINE std::int64_t block_features() const { return across * kMomentWidth; }
+  ELBOKIT_INLINE std::int64_t feature_blocks() const {
+    return whole(n_features, block_features()) / block_features();
+  }
+  ELBOKIT_INLINE std::int64_t blocks() const {
+    return whole(n_components, block_components()) / block_components() * feature_blocks();
+  }
+  // Moments of one range.
+  ELBOKIT_INLINE std::int64_t moments() const {
+    return blocks() * kThreadMoments * kProductThreads;
+  }
+};
+
+// A thread's place among the moments of a range, and which of them are its own: for component k and
+// feature j of the block, of u (kind 0) and of u^2.
+struct MomentPlace {
+  int thread, slot;
+
+  ELBOKIT_DEVICE static MomentPlace of(const ProductShape& shape, int k, int j, int kind) {
+    const int warp = k / kMomentWidth * shape.across + j / kMomentWidth;
+    return {warp * kWarp + k % 8 * 4 + j % 8 / 2,
+            slot_of(k % kMomentWidth / 16, j % kMomentWidth / 8, kind, k % 16 / 8 * 2 + j % 2)};
+  }
+  // Of a fragment of 16 components by 8 features.
+  ELBOKIT_DEVICE static int slot_of(int row, int column, int kind, int element) {
+    return ((row * 4 + column) * 2 + kind) * 4 + element;
+  }
+  ELBOKIT_DEVICE static std::int64_t at(std::int64_t block, int slot, int thread) {
+    return (block * kThreadMoments + slot) * kProductThreads + thread;
+  }
 };
 
 GmmPlan products_plan(const GmmData& data, const GmmMixtures& mixtures, const Device& device);
@@ -65,7 +102,8 @@ struct ProductMemory {
   std::uint32_t* coefficients;
   float* offset;           // (steps, components): sum of (precision (mean - pivot))^2, less
                            // kExpectedSquare each
-  double* partial;         // (ranges, n_components, sums): count, moments of u, of u^2
+  double* moments;         // (ranges, blocks, kThreadMoments, kProductThreads): see MomentPlace
+  double* counts;          // (ranges, n_components)
   double* log_likelihood;  // by blocks of rows
   GmmSpace<float> space;
   std::size_t bytes;

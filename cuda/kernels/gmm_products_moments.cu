@@ -231,12 +231,8 @@ __global__ void __launch_bounds__(kProductThreads, 1) product_moments(MomentArgs
   }
   add_run();
 
-  double* const out = args.memory.partial + blockIdx.y * shape.n_components * shape.sums();
-  const auto put = [&](std::int64_t k, std::int64_t at, double value) {
-    double& to = out[k * shape.sums() + at];
-    to = args.first ? value : to + value;
-  };
-  const int g = lane_index() / 4, t = lane_index() % 4;
+  const auto put = [&](double& to, double value) { to = args.first ? value : to + value; };
+  double* const moments = args.memory.moments + blockIdx.y * shape.moments();
 #pragma unroll
   for (int i = 0; i < 2; ++i)
 #pragma unroll
@@ -244,15 +240,10 @@ __global__ void __launch_bounds__(kProductThreads, 1) product_moments(MomentArgs
 #pragma unroll
       for (int kind = 0; kind < 2; ++kind)
 #pragma unroll
-        for (int e = 0; e < 4; ++e) {
-          const std::int64_t k =
-              k0 + warp_index() / kAcross * kMomentWidth + i * 16 + e / 2 * 8 + g;
-          const std::int64_t j =
-              j0 + warp_index() % kAcross * kMomentWidth + column * 8 + 2 * t + e % 2;
-          if (k < shape.n_components && j < shape.n_features)
-            put(k, 1 + kind * shape.n_features + j,
-                static_cast<double>(total[i][column][kind][e]) / double{kResponsibilityScale});
-        }
+        for (int e = 0; e < 4; ++e)
+          put(moments[MomentPlace::at(blockIdx.x, MomentPlace::slot_of(i, column, kind, e),
+                                      static_cast<int>(threadIdx.x))],
+              static_cast<double>(total[i][column][kind][e]));
   if (j0 != 0) return;
   auto* const counts = reinterpret_cast<float*>(values);  // all have done with them
   stage.counts(counts);
@@ -262,7 +253,7 @@ __global__ void __launch_bounds__(kProductThreads, 1) product_moments(MomentArgs
     double count = 0;
     for (int step = 0; step < kSteps; ++step)
       count += static_cast<double>(counts[step * B::kComponents + threadIdx.x]);
-    put(k, 0, count);
+    put(args.memory.counts[blockIdx.y * shape.n_components + k], count);
   }
 }
 
@@ -272,48 +263,58 @@ __global__ void __launch_bounds__(kMergeThreads)
                  GmmStatistics statistics, unsigned long long* failures) {
   auto* const scratch = shared_memory<double>();
   const std::int64_t k = blockIdx.x, d = shape.n_features;
-  const auto sum_of = [&](std::int64_t at) {
+  const auto over_ranges = [&](const double* numbers, std::int64_t stride) {
     double sum = 0;
-    for (std::int64_t range = 0; range < shape.ranges; ++range)
-      sum += memory.partial[(range * shape.n_components + k) * shape.sums() + at];
+    for (std::int64_t range = 0; range < shape.ranges; ++range) sum += numbers[range * stride];
     return sum;
   };
-  const double count = sum_of(0);
-  double squares = 0, about_pivot = 0;
-  bool holds = count >= least || count == 0;
+  const auto moment = [&](std::int64_t j, int kind) {
+    const std::int64_t components = shape.block_components(), features = shape.block_features();
+    const std::int64_t block = k / components * shape.feature_blocks() + j / features;
+    const auto place = MomentPlace::of(shape, static_cast<int>(k % components),
+                                       static_cast<int>(j % features), kind);
+    return over_ranges(memory.moments + MomentPlace::at(block, place.slot, place.thread),
+                       shape.moments()) /
+           double{kResponsibilityScale};
+  };
+  const double count = over_ranges(memory.counts + k, shape.n_components);
+  // Of u^2 about the pivot, of x about the mean.
+  const auto resolved = [&](double square, double second, double unit) {
+    return square >= kLeastSquare * count && square <= kMostCancelled * second * (unit * unit);
+  };
+  double squares = 0, seconds = 0;
+  bool holds = count >= least;
   for (std::int64_t j = threadIdx.x; j < d; j += kMergeThreads) {
     const double unit = static_cast<double>(memory.unit[j]);
     const double shift = source.mixtures.means[k * d + j] - static_cast<double>(memory.pivot[j]);
-    const double first = sum_of(1 + j) / unit, raw = sum_of(1 + d + j) / (unit * unit);
+    const double first = moment(j, 0) / unit, square = moment(j, 1);
+    const double second = square / (unit * unit) - shift * (2 * first - count * shift);
     // A component without rows: its mean may be anywhere.
-    const double second = count == 0 ? 0 : raw - shift * (2 * first - count * shift);
     statistics.first[k * d + j] = count == 0 ? 0 : first - count * shift;
     if (source.mixtures.covariance == Covariance::diag) {
-      statistics.second[k * d + j] = second;
-      holds &= raw <= kMostCancelled * second;
+      statistics.second[k * d + j] = count == 0 ? 0 : second;
+      holds &= resolved(square, second, unit);
     } else {
-      about_pivot += raw;
-      squares += second;
+      squares += square;
+      seconds += second;
     }
   }
-  if (!holds) atomic_add(failures, 1);
+  if (!holds && count != 0) atomic_add(failures, 1);
   squares = block_sum<kMergeThreads>(squares, scratch);
-  about_pivot = block_sum<kMergeThreads>(about_pivot, scratch);
+  seconds = block_sum<kMergeThreads>(seconds, scratch);
   if (threadIdx.x != 0) return;
   statistics.counts[k] = count;
   if (source.mixtures.covariance != Covariance::spherical) return;
-  statistics.second[k] = squares;
-  if (!(about_pivot <= kMostCancelled * squares)) atomic_add(failures, 1);
+  statistics.second[k] = count == 0 ? 0 : seconds;
+  // One precision, so one unit.
+  if (count != 0 && !resolved(squares, seconds, static_cast<double>(memory.unit[0])))
+    atomic_add(failures, 1);
 }
 
 template <int kAcross>
 void launch_moments(const Queue& queue, const MomentArgs& args) {
-  using B = Block<kAcross>;
-  const ProductShape& shape = args.shape;
-  const std::int64_t blocks = whole(shape.n_components, B::kComponents) / B::kComponents *
-                              (whole(shape.n_features, B::kFeatures) / B::kFeatures);
-  launch(queue, {blocks, static_cast<int>(shape.ranges)}, kProductThreads, B::kShared,
-         product_moments<kAcross>, args);
+  launch(queue, {args.shape.blocks(), static_cast<int>(args.shape.ranges)}, kProductThreads,
+         Block<kAcross>::kShared, product_moments<kAcross>, args);
 }
 
 }  // namespace

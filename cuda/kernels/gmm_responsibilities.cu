@@ -136,6 +136,8 @@ void make_responsibilities(const Queue& queue, const GmmPlan& plan, const GmmTab
     launch_rows<T, kFew, true>(queue, args, 8);
   else if (plan.k <= kMostWarps * kMany<T>)
     launch_rows<T, kMany<T>, true>(queue, args, kMostWarps);
+  else if (plan.k <= kMostWarps * 2 * kMany<T>)
+    launch_rows<T, 2 * kMany<T>, true>(queue, args, kMostWarps);
   else
     launch_rows<T, kFew, false>(queue, args, kMostWarps);
 }

@@ -48,6 +48,7 @@ class GpuRun(NamedTuple):
 class Step(NamedTuple):
     """An iteration under way."""
 
+    number: int
     into: GpuEstimate
     outcomes: Callable[[], list[MStepOutcome]]  # waits; empty: the sums do not hold
     wide: bool
@@ -56,14 +57,18 @@ class Step(NamedTuple):
 
 @dataclass
 class _Attempt:
-    """A quicker way to the statistics, which may turn out not to serve the mixture."""
+    """A quicker way to the statistics, which may turn out not to serve the mixture.
+
+    Which iterations try it follows from their numbers alone: not from which of them were launched
+    ahead, which would show in the last bits.
+    """
 
     name: str
-    resting: int = 0  # iterations that do not try it
-    patience: int = 4  # iterations that it rests when it failed again
+    not_before: int = 0
+    patience: int = 4  # iterations that do without it once it failed
 
-    def failed(self) -> None:
-        self.resting = self.patience
+    def failed(self, number: int) -> None:
+        self.not_before = number + 1 + self.patience
         self.patience *= 2
 
 
@@ -85,7 +90,7 @@ class _Iterations:
             self._current = self._begin(self.estimate)
         ahead = None
         if self._seconds < _AHEAD_BELOW and not last:
-            ahead = self._begin(self._current.into)
+            ahead = self._begin(self._current.into, ahead=1)
         outcome, as_begun = self._mixture.finish(self._current, self.estimate)
         now = time.perf_counter()
         self._seconds, self._before = now - self._before, now
@@ -105,10 +110,10 @@ class _Iterations:
         self.estimate, self._current = self._current.into, None
         return outcome
 
-    def _begin(self, estimate: GpuEstimate) -> Step:
-        into = self._free.pop(0)
+    def _begin(self, estimate: GpuEstimate, *, ahead: int = 0) -> Step:
+        into, number = self._free.pop(0), self._mixture.finished + ahead
         try:
-            return self._mixture.begin(estimate, into, wide=self._wide)
+            return self._mixture.begin(number, estimate, into, wide=self._wide)
         except BaseException:
             self._free.append(into)
             raise
@@ -144,6 +149,7 @@ class GpuMixture:
         self._covariance_type = covariance_type
         self._exact = X.dtype == torch.float64
         self._attempts = [_Attempt(name) for name in ATTEMPTS]
+        self.finished = 0  # iterations, of all runs
         variances = 1 if covariance_type == "spherical" else X.shape[1]
         added = np.broadcast_to(np.asarray(reg_covar, np.float64), (variances,))
         self._reg_covar = self._tensor(added)
@@ -216,39 +222,39 @@ class GpuMixture:
             converged=converged,
         )
 
-    def begin(self, estimate: GpuEstimate, into: GpuEstimate, *, wide: bool) -> Step:
+    def begin(self, number: int, estimate: GpuEstimate, into: GpuEstimate, *, wide: bool) -> Step:
         """Launch an iteration, in the quickest way that has not just failed."""
         weights, means, _, factors = estimate
         parameters = parameters_of(self._covariance_type, weights, means, factors)
         for attempt in () if wide or self._exact else self._attempts:
-            if attempt.resting > 0:
+            if number < attempt.not_before:
                 continue
             found = attempted_statistics(
                 attempt.name, self._X[None], self._sample_weight, parameters
             )
             if found is not None:
                 sums, failed = found
-                return Step(into, self._m_step(sums, estimate, into, failed), wide, attempt)
+                m_step = self._m_step(sums, estimate, into, failed)
+                return Step(number, into, m_step, wide, attempt)
         sums = self.statistics(estimate, wide)
-        return Step(into, self._m_step(sums, estimate, into), wide or self._exact)
+        return Step(number, into, self._m_step(sums, estimate, into), wide or self._exact)
 
     def finish(self, step: Step, estimate: GpuEstimate) -> tuple[MStepOutcome, bool]:
         """Wait for an iteration; say also whether it stands as it was begun.
 
         It is done again where its sums did not hold, or in float64 what float32 cannot resolve.
         """
-        for attempt in self._attempts:
-            attempt.resting -= 1
+        self.finished += 1
         outcomes, as_begun = step.outcomes(), True
         while not outcomes:
             as_begun = False
             if step.attempt is not None:
-                step.attempt.failed()
-            step = self.begin(estimate, step.into, wide=False)
+                step.attempt.failed(step.number)
+            step = self.begin(step.number, estimate, step.into, wide=False)
             outcomes = step.outcomes()
         (outcome,) = outcomes
         if not step.wide and (outcome.status != FitStatus.OK or outcome.below_resolution):
-            (outcome,) = self.begin(estimate, step.into, wide=True).outcomes()
+            (outcome,) = self.begin(step.number, estimate, step.into, wide=True).outcomes()
             as_begun = False
         return outcome, as_begun
 
