@@ -65,8 +65,17 @@ def test_levels_agree(rng: np.random.Generator) -> None:
 def test_number_of_threads(restore_threads: None) -> None:
     elbokit.set_num_threads(3)
     assert elbokit.get_num_threads() == 3
-    with pytest.raises(ValueError, match="`n` is 0, expected at least 1"):
-        elbokit.set_num_threads(0)
+    for given in (0, -(10**30)):
+        with pytest.raises(ValueError, match=f"`n` is {given}, expected at least 1"):
+            elbokit.set_num_threads(given)
+    for wrong in ("2", 2.0, None, True):
+        with pytest.raises(TypeError, match=f"`n` is {wrong!r}, expected an integer"):
+            elbokit.set_num_threads(wrong)  # type: ignore[arg-type]
+    assert elbokit.get_num_threads() == 3
+    elbokit.set_num_threads(10**30)
+    assert elbokit.get_num_threads() == 256
+    elbokit.set_num_threads(np.int64(2))
+    assert elbokit.get_num_threads() == 2
     code = "import elbokit; print(elbokit.get_num_threads())"
     assert run(code, ELBOKIT_NUM_THREADS="5").stdout.strip() == "5"
     assert run(code, ELBOKIT_NUM_THREADS="", OMP_NUM_THREADS="4").stdout.strip() == "4"

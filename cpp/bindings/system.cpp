@@ -1,5 +1,7 @@
 #include <pybind11/stl.h>
 
+#include <algorithm>
+
 #include "bindings/bindings.h"
 #include "dispatch/cpu_level.h"
 #include "dispatch/threads.h"
@@ -7,6 +9,39 @@
 namespace elbokit::bindings {
 
 namespace py = pybind11;
+
+namespace {
+
+constexpr char kGetNumThreads[] = R"(Return how many threads the kernels run on.
+
+Returns
+-------
+n : int
+    ``ELBOKIT_NUM_THREADS``, else ``OMP_NUM_THREADS``, else the processors that the process may
+    use, unless :func:`set_num_threads` was called.
+)";
+
+constexpr char kSetNumThreads[] =
+    R"(Set how many threads the kernels run on. Results do not depend on it.
+
+Parameters
+----------
+n : int
+    At least 1; more than 256 count as 256. Small work stays on the calling thread.
+
+Raises
+------
+TypeError
+    `n` is no integer.
+ValueError
+    `n` is below 1.
+
+Notes
+-----
+Losses on torch's CPU tensors run on torch's threads, of which they take at most `n`.
+)";
+
+}  // namespace
 
 void register_system(py::module_& m) {
   using namespace py::literals;
@@ -23,14 +58,23 @@ void register_system(py::module_& m) {
   });
   m.def("cpu_level", [] { return dispatch::name_of(dispatch::level()); });
   m.def("set_cpu_level", &dispatch::set_level, "level"_a);
-  m.def("get_num_threads", &dispatch::thread_count);
+  m.def("get_num_threads", &dispatch::thread_count, kGetNumThreads);
   m.def(
       "set_num_threads",
-      [](int n) {
-        if (n < 1) throw py::value_error("`n` is " + std::to_string(n) + ", expected at least 1");
-        dispatch::set_thread_count(n);
+      [](const py::object& n) {
+        if (!PyIndex_Check(n.ptr()) || PyBool_Check(n.ptr()))
+          throw py::type_error("`n` is " + py::repr(n).cast<std::string>() +
+                               ", expected an integer");
+        // What no integer of C++ can hold becomes the largest one.
+        const Py_ssize_t count = PyNumber_AsSsize_t(n.ptr(), nullptr);
+        if (count == -1 && PyErr_Occurred()) throw py::error_already_set();
+        if (count < 1)
+          throw py::value_error("`n` is " + py::repr(n).cast<std::string>() +
+                                ", expected at least 1");
+        dispatch::set_thread_count(
+            static_cast<int>(std::min<Py_ssize_t>(count, dispatch::kMaxThreads)));
       },
-      "n"_a);
+      "n"_a, kSetNumThreads);
   // Addresses of functions, as ctypes has them.
   m.def(
       "lend_team",

@@ -3,9 +3,9 @@
 //
 // A logit is a product of a row's z^2 and z = x - pivot with coefficients of the component, and the
 // moments are products of the responsibilities with the same z^2 and z. Each factor is a sum of two
-// float16, 22 bits together; products of 16 terms are summed by the units, everything beyond in
-// float and double. What sets in where z is large beside x - mean is a loss of digits, so the means
-// have to lie near each other.
+// float16, 22 bits together; the units sum up 16 terms of a logit, 64 of a moment, and everything
+// beyond is summed in float and double. Where z is large beside x - mean digits are lost, so the
+// means have to lie near each other.
 #pragma once
 
 #include "kernels/gmm.h"
@@ -26,8 +26,7 @@ std::size_t gmm_products_workspace(const GmmData& data, const GmmMixtures& mixtu
 // As gmm_statistics<float>. *failed, on the device, counts what did not fit: components beyond
 // kProductsSpread, or whose sums lost too many digits; rows with values that are not finite or
 // farther from the pivot than 150 of the feature's least standard deviations, or with a weight
-// beyond
-// 3. Unless it is 0 the statistics are void: call gmm_statistics.
+// that is negative or beyond 3. Unless it is 0 the statistics are void: call gmm_statistics.
 void gmm_products_statistics(const Queue& queue, const GmmData& data, const GmmMixtures& mixtures,
                              const GmmStatistics& statistics, std::int64_t* failed);
 

@@ -33,8 +33,8 @@ inline constexpr double kLeastCount = 0x1p-19;
 // Below so much of a count, a moment of u^2 loses digits: of each u^2 2^-25 is left out.
 inline constexpr double kLeastSquare = 0x1p-8;
 
-// Second moments about the pivot may be so many times those about the mean: six digits go. It is
-// more where rows lie much closer to a mean than their component expects.
+// Second moments about the pivot may be so many times those about the mean: six bits go. It is more
+// where rows lie much closer to a mean than their component expects.
 inline constexpr double kMostCancelled = 64;
 
 // Two numbers, each as the sum of two float16.
