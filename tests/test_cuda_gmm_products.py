@@ -13,7 +13,7 @@ from gmm_attempts import fits_as_on_the_cpu, mixture, sums_of
 from gpu import SCHEDULES, emulation
 
 # Around the steps of the matrix units, their tiles of rows, components and features.
-SHAPES = [(1, 16, 64), (65, 17, 65), (127, 40, 129), (200, 64, 70), (300, 65, 257), (129, 200, 64)]
+SHAPES = [(1, 16, 64), (65, 17, 65), (127, 40, 129), (200, 64, 70), (140, 65, 257), (129, 200, 64)]
 CHUNK_BYTES = 24 << 20
 
 
@@ -41,7 +41,7 @@ def test_sums(chunks: torch.device, n: int, d: int, k: int, kind: str, weighted:
     X = X.astype(np.float32).astype(np.float64)
     weight = np.random.default_rng(0).uniform(0.1, 1.0, n) if weighted else None
     ours, failed = sums_of("products", chunks, X, parameters, kind, weight, torch.float32)
-    for schedule in SCHEDULES[:2] if chunks.type == "cpu" else ():
+    for schedule in SCHEDULES[:2] if chunks.type == "cpu" and not weighted else ():
         with emulation(schedule, hopper=True):
             other, _ = sums_of("products", chunks, X, parameters, kind, weight, torch.float32)
         for a, b in zip(ours, other, strict=True):
@@ -163,13 +163,13 @@ def test_launching_ahead_shows_nowhere(
     matrix_units: torch.device, wide: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Which way an iteration takes depends on its number, not on when it was launched."""
-    X, weights, means, factors = mixture(700, 16, 64, "diag", 2.0)
+    X, weights, means, factors = mixture(200, 16, 64, "diag", 2.0)
     factors *= wide  # at first all components matter, later few
     rows = torch.from_numpy(X.astype(np.float32)).to(matrix_units)
     fits = []
     for below in (0.0, np.inf):
         monkeypatch.setattr("elbokit._gpu_fit._AHEAD_BELOW", below)
         start = [torch.from_numpy(a).to(matrix_units) for a in (weights, means, factors)]
-        fits.append(ops.gmm_fit(rows, *start, "diag", tol=0.0, max_iter=25))
+        fits.append(ops.gmm_fit(rows, *start, "diag", tol=0.0, max_iter=12))
     for a, b in zip(*(fit[:3] for fit in fits), strict=True):
         assert torch.equal(torch.as_tensor(a), torch.as_tensor(b))
