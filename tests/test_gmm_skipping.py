@@ -54,6 +54,22 @@ def test_separated_among_overlapping(cpu_level: str, covariance_type: str, d: in
     check(X, (weights, means, factor), covariance_type, None)
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("d", [24, 50])
+def test_separated_in_the_last_features_alone(cpu_level: str, d: int, dtype: type) -> None:
+    """The first features call the wrong one of two components nearest; it is 60 deviations away."""
+    rng = np.random.default_rng(d)
+    _, (weights, means, factor) = separated(rng, "full", 1, d, 14)
+    means[9, :16], factor[9] = means[4, :16], factor[4]
+    means[9, 16:] = means[4, 16:] + 60 / np.sqrt(d - 16)
+    X = means[rng.integers(14, size=2000)] + rng.normal(size=(2000, d))
+    mixture = weights, means, factor
+    check(X.astype(dtype), mixture, "full", None)
+    check(X.astype(dtype), mixture, "full", rng.uniform(0, 3, len(X)) * (rng.random(len(X)) > 0.2))
+    X[1001] += 80  # far from all
+    check(X.astype(dtype), mixture, "full", None)
+
+
 @pytest.mark.parametrize(("d", "distance"), [(2, 24), (6, 12), (40, 12)])
 @pytest.mark.parametrize("covariance_type", ["full", "diag"])
 def test_component_that_keeps_little(

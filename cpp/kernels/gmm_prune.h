@@ -75,11 +75,12 @@ class Pruning {
     sort_by_nearest(count);
     for (std::int64_t k = 0; k < model_.n_components; ++k)
       follow<true>(k, begin, order_ + runs_.start[k], runs_.size[k]);
-    if (give_up_if(any_far(block_, padded_) || 2 * find_near(count) > count * model_.n_components))
-      return false;
+    if (give_up_if(2 * find_near(count) > count * model_.n_components)) return false;
     for (std::int64_t k = 0; k < model_.n_components; ++k) place_nearest(k);
     for (std::int64_t k = 0; k < model_.n_components; ++k) follow_near(k, begin);
-    return true;
+    // Only now: of many components, the one that the first coordinates call nearest to a row is
+    // now and then another, and far from it.
+    return !give_up_if(any_far(block_, padded_));
   }
 
  private:
