@@ -1,6 +1,7 @@
 #include "kernels/gmm_diagonal.h"
 
 #include "common/reduce.h"
+#include "common/tensor_core.h"
 
 namespace elbokit::cuda {
 
@@ -40,6 +41,14 @@ __global__ void __launch_bounds__(kThreads)
 }
 
 }  // namespace
+
+bool suits_matrix_units(const GmmData& data, const GmmMixtures& mixtures, const Device& device) {
+  const bool diagonal =
+      mixtures.covariance == Covariance::diag || mixtures.covariance == Covariance::spherical;
+  return diagonal && data.n_mixtures == 1 && data.element != Element::kFloat64 &&
+         data.n_features >= 16 && mixtures.n_components >= 64 &&
+         device.compiled >= kTensorCoreCapability;
+}
 
 void place_pivot(const Queue& queue, const DiagonalMixture& mixture, float* pivot, double* mass) {
   launch(queue, {whole(mixture.n_features, kWarp) / kWarp}, kThreads, sizeof(double) * kThreads,

@@ -18,6 +18,10 @@ struct DiagonalMixture {
   }
 };
 
+// Whether the kernels of the matrix units take such data and mixtures at all: many components of
+// one mixture, in float.
+bool suits_matrix_units(const GmmData& data, const GmmMixtures& mixtures, const Device& device);
+
 // n in whole units.
 ELBOKIT_INLINE std::int64_t whole(std::int64_t n, std::int64_t unit) {
   return (n + unit - 1) / unit * unit;

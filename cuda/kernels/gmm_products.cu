@@ -7,21 +7,11 @@
 
 namespace elbokit::cuda {
 
-namespace {
-
-// What the blocks of moments need: two stages of the widest.
-constexpr std::size_t kMomentsShared = 80 * 1024;
-
-}  // namespace
-
 bool gmm_products_serves(const GmmData& data, const GmmMixtures& mixtures, const Device& device) {
-  const bool diagonal =
-      mixtures.covariance == Covariance::diag || mixtures.covariance == Covariance::spherical;
-  if (!diagonal || data.n_mixtures != 1 || data.element == Element::kFloat64 ||
-      data.n_features < 16 || mixtures.n_components < 64 || device.compiled < kTensorCoreCapability)
-    return false;
+  if (!suits_matrix_units(data, mixtures, device)) return false;
   const ProductShape shape = product_shape(products_plan(data, mixtures, device), device);
-  return std::max(product_logits_shared(shape), kMomentsShared) <= device.shared_bytes;
+  return std::max(product_logits_shared(shape), product_moments_shared(shape)) <=
+         device.shared_bytes;
 }
 
 std::size_t gmm_products_workspace(const GmmData& data, const GmmMixtures& mixtures,

@@ -12,9 +12,9 @@
 
 namespace elbokit::cuda {
 
-// Of any component, the fourth powers of (mean - pivot) / standard deviation, times log2(e) / 2,
-// may add up to the square of this: logits are then off by some 2^-22 of it, and a second moment by
-// that part of the variance.
+// Of any component, the squares of (mean - pivot) / standard deviation, times log2(e) / 2, may have
+// squares that add up to the square of this: logits are then off by some 2^-22 of it, and a second
+// moment by that part of the variance.
 inline constexpr double kProductsSpread = 16;
 
 // Whether the functions below take these mixtures: one mixture, diag or spherical.

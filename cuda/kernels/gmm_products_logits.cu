@@ -10,8 +10,6 @@ constexpr int kTiles = 2;                             // of 16 components, of a 
 constexpr int kColumns = kProductRows / kBeside / 8;  // tiles of 8 rows, of a warp
 constexpr float kUnscaled = 1 / kCoefficientScale;
 
-using Fragment = Pack<std::uint32_t, 4>;
-
 struct LogitArgs {
   ProductShape shape;
   ProductMemory memory;
@@ -45,10 +43,8 @@ ELBOKIT_DEVICE void stage(const LogitArgs& args, std::int64_t row0, Fragment* to
       fits &= u[e] >= -kLargestCoordinate && u[e] <= kLargestCoordinate;
     }
     Fragment* const out = to + place(shape, tile, step);
-    const Halves first[2] = {halves(u[0] * u[0], u[1] * u[1]), halves(u[2] * u[2], u[3] * u[3])};
-    const Halves second[2] = {halves(u[0], u[1]), halves(u[2], u[3])};
-    out[0] = {first[0].high, first[1].high, first[0].low, first[1].low};
-    out[kWarp] = {second[0].high, second[1].high, second[0].low, second[1].low};
+    out[0] = split(u[0] * u[0], u[1] * u[1], u[2] * u[2], u[3] * u[3]);
+    out[kWarp] = split(u[0], u[1], u[2], u[3]);
   }
   if (args.sample_weight && threadIdx.x < kProductRows && row0 + threadIdx.x < args.rows.count) {
     const double weight = args.sample_weight[row0 + threadIdx.x];

@@ -47,6 +47,13 @@ ELBOKIT_DEVICE Halves halves(float a, float b) {
           packed<Float16>(a - widened<float>(first), b - widened<float>(second))};
 }
 
+// Registers of a lane: an a fragment, or the high parts of a b fragment's two and their low parts.
+using Fragment = Pack<std::uint32_t, 4>;
+ELBOKIT_DEVICE Fragment split(float a, float b, float c, float d) {
+  const Halves first = halves(a, b), second = halves(c, d);
+  return {{first.high, second.high, first.low, second.low}};
+}
+
 struct ProductShape {
   std::int64_t n_features, n_components;
   std::int64_t depth;       // features, in whole steps of the matrix units
@@ -80,11 +87,11 @@ struct MomentPlace {
   ELBOKIT_DEVICE static MomentPlace of(const ProductShape& shape, int k, int j, int kind) {
     const int warp = k / kMomentWidth * shape.across + j / kMomentWidth;
     return {warp * kWarp + k % 8 * 4 + j % 8 / 2,
-            slot_of(k % kMomentWidth / 16, j % kMomentWidth / 8, kind, k % 16 / 8 * 2 + j % 2)};
+            sum_of(k % kMomentWidth / 16, j % kMomentWidth / 8, kind) * 4 + k % 16 / 8 * 2 + j % 2};
   }
-  // Of a fragment of 16 components by 8 features.
-  ELBOKIT_DEVICE static int slot_of(int row, int column, int kind, int element) {
-    return ((row * 4 + column) * 2 + kind) * 4 + element;
+  // Which sum of products it is, of 16 components by 8 features: four slots each.
+  ELBOKIT_DEVICE static constexpr int sum_of(int row, int column, int kind) {
+    return (row * 4 + column) * 2 + kind;
   }
   ELBOKIT_DEVICE static std::int64_t at(std::int64_t block, int slot, int thread) {
     return (block * kThreadMoments + slot) * kProductThreads + thread;
@@ -120,6 +127,8 @@ std::size_t product_logits_shared(const ProductShape& shape);
 void make_product_logits(const Queue& queue, const GmmPlan& plan, const ProductShape& shape,
                          const GmmChunkRows<float>& rows, const double* sample_weight,
                          const ProductMemory& memory, unsigned long long* failures);
+
+std::size_t product_moments_shared(const ProductShape& shape);
 
 // Adds the moments of a chunk, about the pivot, or begins with them.
 void add_product_moments(const Queue& queue, const GmmPlan& plan, const ProductShape& shape,

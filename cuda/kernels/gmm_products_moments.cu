@@ -11,8 +11,6 @@ constexpr int kSteps = kStageRows / 16;
 constexpr int kRunStages = 2;  // of sums that the units add up, which cut off
 constexpr int kMergeThreads = 128;
 
-using Fragment = Pack<std::uint32_t, 4>;
-
 struct MomentArgs {
   ProductShape shape;
   ProductMemory memory;
@@ -94,10 +92,8 @@ class Stage {
 #pragma unroll
       for (int e = 0; e < 4; ++e) u[e] = (x_[i][e] - pivot_[i]) * unit_[i];
       Fragment* const out = values + (warp_index() + i * kProductWarps) * 2 * kWarp + lane_index();
-      const Halves a = halves(u[0], u[1]), b = halves(u[2], u[3]);
-      out[0] = {{a.high, b.high, a.low, b.low}};
-      const Halves c = halves(u[0] * u[0], u[1] * u[1]), d = halves(u[2] * u[2], u[3] * u[3]);
-      out[kWarp] = {{c.high, d.high, c.low, d.low}};
+      out[0] = split(u[0], u[1], u[2], u[3]);
+      out[kWarp] = split(u[0] * u[0], u[1] * u[1], u[2] * u[2], u[3] * u[3]);
     }
 #pragma unroll
     for (int i = 0; i < B::kRowsEach; ++i) {
@@ -146,8 +142,9 @@ class Stage {
   float counts_[B::kRowsEach][2] = {};
 };
 
-// Moments of a warp: 2 x 16 components; 4 x 8 features, of u and of u^2.
-using Moments = float[2][4][2][4];
+// A thread's part of 2 x 16 components by 4 x 8 features, of u and of u^2: see MomentPlace.
+constexpr int kSums = kThreadMoments / 4;
+using Moments = float[kSums][4];
 
 template <int kAcross>
 ELBOKIT_DEVICE void multiply(const Fragment* values, const Fragment* shares, Moments& sums) {
@@ -172,9 +169,10 @@ ELBOKIT_DEVICE void multiply(const Fragment* values, const Fragment* shares, Mom
                    lane_index()];
 #pragma unroll
         for (int i = 0; i < 2; ++i) {
-          add_product<Float16>(sums[i][column][kind], low[i].at, value.at[0], value.at[1]);
-          add_product<Float16>(sums[i][column][kind], high[i].at, value.at[2], value.at[3]);
-          add_product<Float16>(sums[i][column][kind], high[i].at, value.at[0], value.at[1]);
+          auto& sum = sums[MomentPlace::sum_of(i, column, kind)];
+          add_product<Float16>(sum, low[i].at, value.at[0], value.at[1]);
+          add_product<Float16>(sum, high[i].at, value.at[2], value.at[3]);
+          add_product<Float16>(sum, high[i].at, value.at[0], value.at[1]);
         }
       }
   }
@@ -200,16 +198,12 @@ __global__ void __launch_bounds__(kProductThreads, 1) product_moments(MomentArgs
   Moments run = {}, total = {};
   const auto add_run = [&] {
 #pragma unroll
-    for (int i = 0; i < 2; ++i)
+    for (int i = 0; i < kSums; ++i)
 #pragma unroll
-      for (int column = 0; column < 4; ++column)
-#pragma unroll
-        for (int kind = 0; kind < 2; ++kind)
-#pragma unroll
-          for (int e = 0; e < 4; ++e) {
-            total[i][column][kind][e] += run[i][column][kind][e];
-            run[i][column][kind][e] = 0;
-          }
+      for (int e = 0; e < 4; ++e) {
+        total[i][e] += run[i][e];
+        run[i][e] = 0;
+      }
   };
   if (begin < end) {
     stage.load(begin, end);
@@ -234,16 +228,11 @@ __global__ void __launch_bounds__(kProductThreads, 1) product_moments(MomentArgs
   const auto put = [&](double& to, double value) { to = args.first ? value : to + value; };
   double* const moments = args.memory.moments + blockIdx.y * shape.moments();
 #pragma unroll
-  for (int i = 0; i < 2; ++i)
+  for (int i = 0; i < kSums; ++i)
 #pragma unroll
-    for (int column = 0; column < 4; ++column)
-#pragma unroll
-      for (int kind = 0; kind < 2; ++kind)
-#pragma unroll
-        for (int e = 0; e < 4; ++e)
-          put(moments[MomentPlace::at(blockIdx.x, MomentPlace::slot_of(i, column, kind, e),
-                                      static_cast<int>(threadIdx.x))],
-              static_cast<double>(total[i][column][kind][e]));
+    for (int e = 0; e < 4; ++e)
+      put(moments[MomentPlace::at(blockIdx.x, i * 4 + e, static_cast<int>(threadIdx.x))],
+          static_cast<double>(total[i][e]));
   if (j0 != 0) return;
   auto* const counts = reinterpret_cast<float*>(values);  // all have done with them
   stage.counts(counts);
@@ -318,6 +307,10 @@ void launch_moments(const Queue& queue, const MomentArgs& args) {
 }
 
 }  // namespace
+
+std::size_t product_moments_shared(const ProductShape& shape) {
+  return shape.across == 4 ? Block<4>::kShared : Block<2>::kShared;
+}
 
 void add_product_moments(const Queue& queue, const GmmPlan& plan, const ProductShape& shape,
                          const GmmChunkRows<float>& rows, const ProductMemory& memory, bool first) {

@@ -115,11 +115,8 @@ std::size_t responsibilities_shared(const SparseShape& shape) {
 }  // namespace
 
 bool gmm_sparse_serves(const GmmData& data, const GmmMixtures& mixtures, const Device& device) {
-  const bool diagonal =
-      mixtures.covariance == Covariance::diag || mixtures.covariance == Covariance::spherical;
-  if (!diagonal || data.n_mixtures != 1 || data.element == Element::kFloat64 ||
-      data.n_features < 16 || data.n_features > kMostFeatures || mixtures.n_components < 64 ||
-      mixtures.n_components > 65535 || device.compiled < kTensorCoreCapability)
+  if (!suits_matrix_units(data, mixtures, device) || data.n_features > kMostFeatures ||
+      mixtures.n_components > 65535)
     return false;
   const SparseShape shape = sparse_shape(data, mixtures);
   return sparse_filter_shared(shape) <= device.shared_bytes &&

@@ -18,6 +18,7 @@ from elbokit._gpu_m_step import GpuEstimate, MStepOutcome, gmm_update
 from elbokit._types import FitStatus
 from elbokit.torch._cuda._gmm_kernels import (
     ATTEMPTS,
+    Parameters,
     Statistics,
     attempted_statistics,
     parameters_of,
@@ -159,9 +160,16 @@ class GpuMixture:
 
     def statistics(self, estimate: GpuEstimate, wide: bool) -> Statistics:
         """Sum up the statistics of all rows; `wide`: in float64 whatever the rows are."""
+        return statistics(
+            self._X[None],
+            self._sample_weight,
+            self._parameters(estimate),
+            wide=wide or self._exact,
+        )
+
+    def _parameters(self, estimate: GpuEstimate) -> Parameters:
         weights, means, _, factors = estimate
-        parameters = parameters_of(self._covariance_type, weights, means, factors)
-        return statistics(self._X[None], self._sample_weight, parameters, wide=wide or self._exact)
+        return parameters_of(self._covariance_type, weights, means, factors)
 
     def estimate(self, arrays: tuple[npt.NDArray[np.float64], ...]) -> GpuEstimate:
         """Copy a mixture's weights, means, covariances and factors to the GPU."""
@@ -224,18 +232,17 @@ class GpuMixture:
 
     def begin(self, number: int, estimate: GpuEstimate, into: GpuEstimate, *, wide: bool) -> Step:
         """Launch an iteration, in the quickest way that has not just failed."""
-        weights, means, _, factors = estimate
-        parameters = parameters_of(self._covariance_type, weights, means, factors)
-        for attempt in () if wide or self._exact else self._attempts:
+        for attempt in () if wide or self._exact else tuple(self._attempts):
             if number < attempt.not_before:
                 continue
             found = attempted_statistics(
-                attempt.name, self._X[None], self._sample_weight, parameters
+                attempt.name, self._X[None], self._sample_weight, self._parameters(estimate)
             )
             if found is not None:
                 sums, failed = found
                 m_step = self._m_step(sums, estimate, into, failed)
                 return Step(number, into, m_step, wide, attempt)
+            self._attempts.remove(attempt)  # shapes that it does not take, now or later
         sums = self.statistics(estimate, wide)
         return Step(number, into, self._m_step(sums, estimate, into), wide or self._exact)
 
