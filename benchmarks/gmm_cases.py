@@ -39,6 +39,7 @@ ODD = [  # no size is a multiple of anything
     Shape(77_777, 13, 7, "full"),
     Shape(55_555, 37, 11, "full"),
     Shape(99_991, 29, 19, "diag"),
+    Shape(234_567, 166, 7, "diag"),
 ]
 MORE = [  # with --all
     Shape(300_007, 3, 5, "full"),

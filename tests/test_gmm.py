@@ -26,6 +26,8 @@ SHAPES = [
     (65, 17, 7),
     (252, 507, 3),
     (507, 65, 2),
+    (450, 96, 7),  # the distances are whole runs of features
+    (130, 130, 5),
     (1500, 3, 17),
 ]
 # Relative to the largest value; design: responsibilities 1e-5, log-likelihood 1e-6 in float32.

@@ -16,6 +16,7 @@ SHAPES = [
     (2100, 31, 12),
     (1500, 50, 20),
     (900, 70, 9),
+    (1300, 125, 8),  # vectors in fours, in twos, single and in part, at each level
 ]
 FEW_FEATURES = [(5003, 1, 9), (7001, 2, 16), (4001, 3, 40), (2999, 4, 12), (1100, 2, 300)]
 

@@ -18,7 +18,8 @@ namespace elbokit::ELBOKIT_LEVEL {
 
 namespace {
 
-constexpr std::int64_t kBlockBytes = 768 * 1024;
+// Within a core's second-level cache: processors with AVX-512 have 1 MiB of it, others half.
+constexpr std::int64_t kBlockBytes = (kVectorBytes == 64 ? 768 : 384) * 1024;
 
 // Where a row is so far from every component that what the rounding of its logits lost could itself
 // overflow or underflow an exponential, takes the largest out of that too. log p, rounded as its
@@ -131,14 +132,28 @@ struct EStep {
   const Block<T>& block;
   T *kept, *gradient;  // for the gradient in the rows, see kernels/gmm_gradient.h
 
+  // The rows of the group after the one that begins with `row`, if logits() is to ask for them as
+  // it goes. All at once, as pack() has to, they keep each other waiting, and what follows them.
+  const char* ahead_of(std::int64_t row) const {
+    return FamilyType::reads_ahead && dense(chunk.rows.x, model.n_features)
+               ? reinterpret_cast<const char*>(chunk.rows.x.row(row + kGroup<T>))
+               : nullptr;
+  }
+
   void pack(std::int64_t begin, std::int64_t n) const {
     const std::int64_t row = begin + n, next = row + kGroup<T>;
     pack_group(model, chunk.rows, row, chunk.end, block.x + n, block.ld);
+    if (ahead_of(row)) return;
     prefetch_rows(chunk.rows, model.n_features, next,
                   next + kGroup<T> < chunk.end ? next + kGroup<T> : chunk.end);
   }
 
-  void logits(std::int64_t n) const { FamilyType::template logits<Compensated>(model, block, n); }
+  void logits(std::int64_t n, const char* ahead = nullptr) const {
+    if constexpr (FamilyType::reads_ahead)
+      FamilyType::template logits<Compensated>(model, block, n, ahead);
+    else
+      FamilyType::template logits<Compensated>(model, block, n);
+  }
 
   void responsibilities(std::int64_t n) const {
     exponentiate<T, Compensated>(model.n_components, block, n, chunk.sums != nullptr);
@@ -149,9 +164,9 @@ struct EStep {
     for (std::int64_t n = 0; n < padded; n += kGroup<T>) {
       pack(begin, n);
       if (chunk.posterior.grad_x)
-        logits_for_gradient(n);
+        logits_for_gradient(n, ahead_of(begin + n));
       else
-        logits(n);
+        logits(n, ahead_of(begin + n));
       responsibilities(n);
       if (chunk.posterior.grad_x)
         write_gradient<T, FamilyType>(model, chunk.posterior, begin + n, count - n, block, n, kept,
@@ -159,10 +174,10 @@ struct EStep {
     }
   }
 
-  void logits_for_gradient(std::int64_t n) const {
+  void logits_for_gradient(std::int64_t n, const char* ahead) const {
     if constexpr (std::is_same_v<FamilyType, FullFamily<T>>)
       if (kept) return FamilyType::template logits<Compensated, true>(model, block, n, kept);
-    logits(n);
+    logits(n, ahead);
   }
 
   // The same of rows that are packed; the first group's logits may be there already.

@@ -8,23 +8,28 @@ namespace elbokit::ELBOKIT_LEVEL {
 // OneCenter: the components share one center, which is subtracted once for all of them.
 template <class T, bool OneCenter = false>
 struct DiagFamily {
-  static constexpr bool prunable = false, sparse = true;
+  static constexpr bool prunable = false, sparse = true, reads_ahead = true;
   static constexpr int tile = kTile;
 
   template <bool Compensated>
-  static void logits(const GmmModel<T>& model, const Block<T>& block, std::int64_t n) {
-    logits<Compensated>(model, block.x + n, block.ld, LogitRows<T>(block, n));
+  static void logits(const GmmModel<T>& model, const Block<T>& block, std::int64_t n,
+                     const char* ahead) {
+    logits<Compensated>(model, block.x + n, block.ld, LogitRows<T>(block, n), ahead);
   }
 
-  // The same from rows that may lie elsewhere.
+  // The same from rows that may lie elsewhere. At `ahead`, where given, are as many rows of data,
+  // one behind the other, that are asked for while these are worked on.
   template <bool Compensated>
   static void logits(const GmmModel<T>& shared, const T* x, std::ptrdiff_t ld,
-                     const LogitRows<T> out) {
+                     const LogitRows<T> out, const char* ahead = nullptr) {
     const GmmModel<T> model = shared;  // a copy, which the stores cannot be thought to change
     Largest<T> largest;
     std::int64_t k = 0;
     const auto add_tile = [&](auto width) ELBOKIT_INLINE_LAMBDA {
-      tile_logits<Compensated, width>(model, k, x, ld, out, largest);
+      if (k == 0 && ahead)
+        tile_logits<Compensated, width, true>(model, k, x, ld, out, largest, ahead);
+      else
+        tile_logits<Compensated, width, false>(model, k, x, ld, out, largest, nullptr);
     };
     for (; k + tile <= model.n_components; k += tile) add_tile(std::integral_constant<int, tile>{});
     if (model.n_components - k == 3) add_tile(std::integral_constant<int, 3>{});
@@ -61,34 +66,68 @@ struct DiagFamily {
   }
 
  private:
+  // Where a walk over the features has come to.
+  struct Walk {
+    const T* x;  // (n_features, ld)
+    std::ptrdiff_t ld;
+    const T* factor;
+    const char* ahead;
+  };
+
   // Logits of components k .. k + Width - 1.
-  template <bool Compensated, int Width>
+  template <bool Compensated, int Width, bool Ahead>
   static ELBOKIT_INLINE void tile_logits(const GmmModel<T>& model, std::int64_t k, const T* x,
                                          std::ptrdiff_t ld, const LogitRows<T> out,
-                                         Largest<T>& largest) {
-    constexpr std::int64_t flush_mask = 31;
-    const T* factor = model.factor + k / tile * model.factor_stride;
+                                         Largest<T>& largest, const char* ahead) {
+    Walk walk{x, ld, model.factor + k / tile * model.factor_stride, ahead};
     Distance<T, Compensated> distance[Width][kRowVectors];
-    for (std::int64_t j = 0; j < model.n_features; ++j, factor += 3 * tile) {
-      Vec<T> value[kRowVectors];
-      for (int v = 0; v < kRowVectors; ++v) {
-        value[v] = load(x + j * ld + v * kLanes<T>);
-        if (OneCenter) value[v] -= factor[0];
-        pin(value[v]);
-      }
+    const std::int64_t run = Compensated ? 32 : model.n_features;
+    for (std::int64_t j = 0; j < model.n_features; j += run) {
+      const std::int64_t left = model.n_features - j;
+      Vec<T> sum[Width][kRowVectors];
+      // GCC would keep these in registers, and the sums of three components in memory.
+      if constexpr (Compensated && Width == 3) put_by(distance);
+      sum_squares<Width, Ahead>(walk, left < run ? left : run, sum);
       for (int c = 0; c < Width; ++c)
-        for (int v = 0; v < kRowVectors; ++v)
-          distance[c][v].add_square(whiten(value[v], OneCenter ? T(0) : factor[c], factor[tile + c],
-                                           factor[2 * tile + c]));
-      if (Compensated && (j & flush_mask) == flush_mask)
-        for (auto& row : distance)
-          for (auto& each : row) each.flush();
+        for (int v = 0; v < kRowVectors; ++v) distance[c][v].add(sum[c][v]);
     }
     for (int c = 0; c < Width; ++c)
       for (int v = 0; v < kRowVectors; ++v)
         largest.row[v] =
             max(largest.row[v], distance[c][v].store_logit(model.log_const[k + c], out,
                                                            (k + c) * out.ld + v * kLanes<T>));
+  }
+
+  // The sums of the squares of the next `count` features, at least one.
+  template <int Width, bool Ahead>
+  static ELBOKIT_INLINE void sum_squares(Walk& walk, std::int64_t count,
+                                         Vec<T> (&sum)[Width][kRowVectors]) {
+    Walk at = walk;
+    Vec<T> square[Width][kRowVectors];
+    for (auto& row : square)
+      for (auto& each : row) each = Vec<T>{};
+    do {
+      if constexpr (Ahead)
+        for (int i = 0; i < kRowVectors * kVectorBytes; i += 64, at.ahead += 64)
+          __builtin_prefetch(at.ahead);
+      Vec<T> value[kRowVectors];
+      for (int v = 0; v < kRowVectors; ++v) {
+        value[v] = load(at.x + v * kLanes<T>);
+        if (OneCenter) value[v] -= at.factor[0];
+        pin(value[v]);
+      }
+      for (int c = 0; c < Width; ++c)
+        for (int v = 0; v < kRowVectors; ++v) {
+          const Vec<T> y = whiten(value[v], OneCenter ? T(0) : at.factor[c], at.factor[tile + c],
+                                  at.factor[2 * tile + c]);
+          square[c][v] += y * y;
+        }
+      at.x += at.ld;
+      at.factor += 3 * tile;
+    } while (--count > 0);
+    for (int c = 0; c < Width; ++c)
+      for (int v = 0; v < kRowVectors; ++v) sum[c][v] = square[c][v];
+    walk = at;
   }
 
   // The moments of features j .. j + 3 for N components.

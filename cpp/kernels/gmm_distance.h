@@ -41,13 +41,22 @@ class Distance {
  public:
   ELBOKIT_INLINE void add_square(Vec<T> y) { sum_ += y * y; }
 
-  // To be called every few features.
+  // To be called every few features, and after the last.
   ELBOKIT_INLINE void flush() {
     if constexpr (Compensated) {
-      Vec<T> error;
-      two_sum(high_, sum_, high_, error);
-      low_ += error;
+      add(sum_);
       sum_ = Vec<T>{};
+    }
+  }
+
+  // Adds the sum of a few features' squares.
+  ELBOKIT_INLINE void add(Vec<T> squares) {
+    if constexpr (Compensated) {
+      Vec<T> error;
+      two_sum(high_, squares, high_, error);
+      low_ += error;
+    } else {
+      sum_ += squares;
     }
   }
 
@@ -55,7 +64,6 @@ class Distance {
   template <class Rows>
   ELBOKIT_INLINE Vec<T> store_logit(T log_const, const Rows out, std::ptrdiff_t at) {
     if constexpr (Compensated) {
-      flush();
       Vec<T> logit, error;
       two_sum(broadcast<T>(log_const), -high_, logit, error);
       store(out.high + at, logit);

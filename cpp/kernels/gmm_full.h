@@ -8,7 +8,7 @@ namespace elbokit::ELBOKIT_LEVEL {
 
 template <class T>
 struct FullFamily {
-  static constexpr bool prunable = true, sparse = true;
+  static constexpr bool prunable = true, sparse = true, reads_ahead = false;
   static constexpr int tile = kTile, lanes = kLanes<T>;
 
   // Logits of every component for the group of rows at n. Keep: the whitened coordinates are left
@@ -56,6 +56,7 @@ struct FullFamily {
                   if ((i & flush_mask) == 0) distance[v].flush();
                 }
               });
+    for (auto& each : distance) each.flush();
   }
 
   template <class Tile>

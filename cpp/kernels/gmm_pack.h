@@ -5,15 +5,20 @@
 
 namespace elbokit::ELBOKIT_LEVEL {
 
+// Whether the rows lie one behind the other.
+template <class Source>
+ELBOKIT_INLINE bool dense(const Matrix<const Source>& x, std::int64_t n_features) {
+  return x && x.col_stride == 1 && x.row_stride == n_features;
+}
+
 template <class Source>
 ELBOKIT_INLINE void prefetch_matrix(const Matrix<const Source>& x, std::int64_t n_features,
                                     std::int64_t begin, std::int64_t end) {
   if (x.col_stride != 1 || begin >= end) return;
   const auto item = static_cast<std::ptrdiff_t>(sizeof(Source));
-  // Rows that lie one behind the other are one long row.
-  const bool dense = x.row_stride == n_features;
-  const std::int64_t runs = dense ? 1 : end - begin;
-  const std::ptrdiff_t bytes = n_features * item * (dense ? end - begin : 1);
+  const bool one_run = dense(x, n_features);  // one long row
+  const std::int64_t runs = one_run ? 1 : end - begin;
+  const std::ptrdiff_t bytes = n_features * item * (one_run ? end - begin : 1);
   for (std::int64_t i = 0; i < runs; ++i)
     for (std::ptrdiff_t at = 0; at < bytes; at += 64)
       __builtin_prefetch(reinterpret_cast<const char*>(x.row(begin + i)) + at);
@@ -126,11 +131,11 @@ void pack_group(const GmmModel<T>& model, const GmmRows<T>& rows, std::int64_t b
                 std::int64_t end, T* to, std::ptrdiff_t ld) {
   constexpr int lanes = kLanes<T>;
   const std::int64_t d = model.n_features;
-  const bool dense = rows.x && rows.x.col_stride == 1 && rows.x.row_stride == d;
+  const bool small = d <= kSmallFeatures && dense(rows.x, d);
   for (std::int64_t row = begin; row < begin + kGroup<T>; row += lanes, to += lanes) {
     const std::int64_t left = end - row;
     const int height = static_cast<int>(left < 0 ? 0 : left < lanes ? left : lanes);
-    if (dense && height == lanes && d <= kSmallFeatures) {
+    if (small && height == lanes) {
       const T* const from = rows.x.row(row);
       if (d == 1) pack_dense<T, 1>(from, to, ld);
       if (d == 2) pack_dense<T, 2>(from, to, ld);

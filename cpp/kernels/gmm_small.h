@@ -7,7 +7,7 @@ namespace elbokit::ELBOKIT_LEVEL {
 
 template <class T, int D>
 struct SmallFamily {
-  static constexpr bool prunable = false, sparse = false;
+  static constexpr bool prunable = false, sparse = false, reads_ahead = false;
   // Entries of a lower triangle, row by row.
   static constexpr int kTriangle = D * (D + 1) / 2;
 

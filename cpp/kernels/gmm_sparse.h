@@ -62,23 +62,63 @@ ELBOKIT_INLINE void add_lanes(Vec<T> v, int count, double* to) {
   for (int i = 0; i < count; ++i) to[i] += lane[i];
 }
 
+// Moments of the listed rows in V vectors of features, the last of which has `present` of them:
+// difference(i, v) is row i's vector v less the center's.
+template <class T, int V, class Difference>
+ELBOKIT_INLINE void add_sparse_vectors(const SparseRows<T>& list, int present,
+                                       Difference&& difference, double* first, double* second) {
+  Vec<T> linear[V] = {}, square[V] = {};
+  for (int i = 0; i < list.count; ++i) {
+    Vec<T> w = broadcast<T>(list.weight[i]);
+    pin(w);
+    for (int v = 0; v < V; ++v) {
+      const Vec<T> value = difference(i, v);
+      const Vec<T> weighted = value * w;
+      linear[v] += weighted;
+      square[v] += weighted * value;
+    }
+  }
+  for (int v = 0; v < V; ++v) {
+    const int count = v < V - 1 ? kLanes<T> : present;
+    add_lanes<T>(linear[v], count, first + v * kLanes<T>);
+    add_lanes<T>(square[v], count, second + v * kLanes<T>);
+  }
+}
+
 // Moments of one component's listed rows with diagonal covariance.
 template <class T>
 void add_sparse_diag(const GmmModel<T>& model, std::int64_t k, const SparseRows<T>& list,
                      double* first, double* second) {
+  constexpr int lanes = kLanes<T>;
   const std::int64_t d = model.n_features;
   const T* const center = model.center + k * model.padded_features;
-  for (std::int64_t j = 0; j < d; j += kLanes<T>) {
-    const int present = static_cast<int>(d - j < kLanes<T> ? d - j : kLanes<T>);
-    Vec<T> linear{}, square{};
-    for (int i = 0; i < list.count; ++i) {
-      const Vec<T> difference = list.difference(i, center, j, present);
-      const Vec<T> weighted = difference * list.weight[i];
-      linear += weighted;
-      square += weighted * difference;
+  first += k * d;
+  second += k * d;
+  std::int64_t j = 0;
+  // Several vectors at a time, where they can be read as they lie: one sum need not await the last.
+  const Matrix<const T>& x = list.rows.x;
+  const auto add = [&](auto width) ELBOKIT_INLINE_LAMBDA {
+    for (; j + width * lanes <= d; j += width * lanes) {
+      Vec<T> middle[width];
+      for (int v = 0; v < width; ++v) middle[v] = load(center + j + v * lanes);
+      add_sparse_vectors<T, width>(
+          list, lanes,
+          [&](int i, int v) ELBOKIT_INLINE_LAMBDA {
+            return load(x.row(list.first_row + list.row[i]) + j + v * lanes) - middle[v];
+          },
+          first + j, second + j);
     }
-    add_lanes<T>(linear, present, first + k * d + j);
-    add_lanes<T>(square, present, second + k * d + j);
+  };
+  if (x && x.col_stride == 1) {
+    add(std::integral_constant<int, 4>{});
+    add(std::integral_constant<int, 2>{});
+  }
+  for (; j < d; j += lanes) {
+    const int present = static_cast<int>(d - j < lanes ? d - j : lanes);
+    add_sparse_vectors<T, 1>(
+        list, present,
+        [&](int i, int) ELBOKIT_INLINE_LAMBDA { return list.difference(i, center, j, present); },
+        first + j, second + j);
   }
 }
 

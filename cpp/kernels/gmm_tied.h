@@ -15,7 +15,7 @@ namespace elbokit::ELBOKIT_LEVEL {
 
 template <class T>
 struct TiedFamily {
-  static constexpr bool prunable = false, sparse = true;
+  static constexpr bool prunable = false, sparse = true, reads_ahead = false;
   static constexpr int tile = kTile;
 
   template <bool Compensated>

@@ -141,6 +141,12 @@ ELBOKIT_INLINE void pin(V& v) {
 #endif
 }
 
+// Keeps an object in memory, where it would else take registers from the loop that follows.
+template <class Object>
+ELBOKIT_INLINE void put_by(Object& object) {
+  asm volatile("" : : "r"(&object) : "memory");
+}
+
 // Lane i of the result is lane f(i) of a and b, one behind the other. f is a lambda without state:
 // the lane numbers are constants.
 template <class T, int... I, class F>
