@@ -24,9 +24,11 @@ struct Block {
 
   static constexpr std::int64_t kRowArrays = 4;
 
-  // Leading dimension: off a power of two, whose rows would share a cache set.
+  // Leading dimension: an odd number of cache lines, so that the features of a row take turns with
+  // the cache's sets. Of 512 or 1024 rows all would share a few.
   static std::ptrdiff_t leading_dimension(std::int64_t block_rows) {
-    return block_rows + 64 / static_cast<std::ptrdiff_t>(sizeof(T));
+    constexpr auto line = static_cast<std::ptrdiff_t>(64 / sizeof(T));
+    return ((block_rows + line - 1) / line | 1) * line;
   }
 
   static bool compensated(const GmmModel<T>& model) { return model.n_features > kPlainFeatures; }
