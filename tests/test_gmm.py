@@ -123,6 +123,23 @@ def test_rows_closer_to_near_means_than_the_model_expects(
     np.testing.assert_allclose(got.second_moments, exact.second_moments, rtol=1e-4)
 
 
+@pytest.mark.parametrize(("dtype", "tolerance"), [(np.float32, 3e-6), (np.float64, 1e-14)])
+@pytest.mark.parametrize("k", [4, 9, 10, 11])
+def test_tied_means_of_components_far_apart(
+    cpu_level: str, k: int, dtype: type, tolerance: float
+) -> None:
+    """The first moments are summed about one pivot, up to 16 standard deviations away."""
+    rng = np.random.default_rng(k)
+    n, d = 3001, 22
+    means = rng.uniform(-7.5, 7.5, (k, d))
+    X = (means[rng.integers(k, size=n)] + rng.normal(size=(n, d))).astype(dtype)
+    mixture = np.full(k, 1 / k), means, np.eye(d)
+    got = ops.gmm_statistics(X, *mixture, "tied")
+    exact = reference.gmm_statistics(X, *mixture, "tied")
+    moved = (got.first_moments - exact.first_moments) / exact.counts[:, None]
+    np.testing.assert_allclose(moved, 0, atol=tolerance)
+
+
 @pytest.mark.parametrize("offset", [1e2, 1e4])
 @pytest.mark.parametrize("covariance_type", COVARIANCE_TYPES)
 def test_float32_far_from_the_origin(cpu_level: str, covariance_type: str, offset: float) -> None:

@@ -41,15 +41,22 @@ struct TiedFamily {
   // second: (n_features, n_features) about the posterior means, then G, lower triangles.
   static void moments(const GmmModel<T>& model, const std::int32_t* components, std::int64_t count,
                       const Block<T>& block, std::int64_t rows, double* first, double* second) {
-    constexpr int most = kVectorRegisters >= 32 ? 4 : 2;
     const std::int64_t d = model.n_features, k = model.n_components;
     const SymmetricProduct<T> z{block.scratch, block.scratch + block.ld, block.ld, rows};
     set_roots(block, z.root, rows);
     for (std::int64_t j = 0; j < model.padded_features; j += tile) {
       std::int64_t i = 0;
-      for (; i + most <= count; i += most)
-        add_first<most>(model, components + i, j, block, rows, first);
-      for (; i < count; ++i) add_first<1>(model, components + i, j, block, rows, first);
+      const auto add = [&](auto components_at_once, auto features) ELBOKIT_INLINE_LAMBDA {
+        for (; i + components_at_once <= count; i += components_at_once)
+          for (int c = 0; c < tile; c += features)
+            add_first<components_at_once, features>(model, components + i, j + c, block, rows,
+                                                    first);
+      };
+      // Eight sums where registers are few: more components ask for less beside their products.
+      add(std::integral_constant<int, 4>{},
+          std::integral_constant<int, kVectorRegisters >= 32 ? tile : 2>{});
+      add(std::integral_constant<int, 2>{}, std::integral_constant<int, tile>{});
+      add(std::integral_constant<int, 1>{}, std::integral_constant<int, tile>{});
       for (std::int64_t n = 0; n < rows; n += kGroup<T>)
         centre_rows(model, components, count, j, block, n, z);
     }
@@ -75,34 +82,31 @@ struct TiedFamily {
     }
   }
 
-  // First moments of features j .. j + 3 for N components.
-  template <int N>
+  // First moments of F features from j on, about the pivot, for N components.
+  template <int N, int F>
   static void add_first(const GmmModel<T>& model, const std::int32_t* components, std::int64_t j,
                         const Block<T>& block, std::int64_t rows, double* first) {
-    const T* const x = block.x + j * block.ld;
-    const T *r[N], *center[N];
-    for (int i = 0; i < N; ++i) {
-      r[i] = block.logits + components[i] * block.ld;
-      center[i] = model.center + components[i] * model.padded_features + j;
-    }
-    Vec<T> sums[N * tile] = {};
+    const T *const x = block.x + j * block.ld, *const pivot = model.pivot + j;
+    const T* r[N];
+    for (int i = 0; i < N; ++i) r[i] = block.logits + components[i] * block.ld;
+    Vec<T> sums[N * F] = {};
     for (std::int64_t n = 0; n < rows; n += kLanes<T>) {
-      Vec<T> value[tile];
-      for (int c = 0; c < tile; ++c) {
-        value[c] = load(x + c * block.ld + n);
+      Vec<T> value[F];
+      for (int c = 0; c < F; ++c) {
+        value[c] = load(x + c * block.ld + n) - pivot[c];
         pin(value[c]);
       }
       for (int i = 0; i < N; ++i) {
         Vec<T> w = load(r[i] + n);
         pin(w);
-        for (int c = 0; c < tile; ++c) sums[i * tile + c] += w * (value[c] - center[i][c]);
+        for (int c = 0; c < F; ++c) sums[i * F + c] += w * value[c];
       }
     }
-    T total[N * tile];
+    T total[N * F];
     reduce_add_all(sums, total);
     for (int i = 0; i < N; ++i)
-      for (int c = 0; c < tile && j + c < model.n_features; ++c)
-        first[components[i] * model.n_features + j + c] += total[i * tile + c];
+      for (int c = 0; c < F && j + c < model.n_features; ++c)
+        first[components[i] * model.n_features + j + c] += total[i * F + c];
   }
 
   // Features j .. j + 3 of z = sqrt(w) (x - q) for one group of rows.

@@ -93,7 +93,7 @@ inline constexpr double kFar = 512;
 // center_k is mean_k rounded to T, and bias_k = P_k (mean_k - center_k) is what rounding left. The
 // difference of two T is rounded relative to itself, so means far from the origin lose nothing.
 // Diagonal components whose means lie near each other share one center, and save each its own
-// difference: the bias is then P_k (mean_k - center).
+// difference: the bias is then P_k (mean_k - center). So do those of the tied family.
 template <class T>
 struct GmmModel {
   Family family;
@@ -113,7 +113,7 @@ struct GmmModel {
   std::ptrdiff_t factor_stride;  // between components (full; 0 if one serves all) or tiles (diag)
   const T* bias;                 // full: (n_components, padded_features); tied: zeros
   // tied: the whitened coordinates are P (x - pivot), P packed as for full; offset is
-  // center - pivot, (n_components, padded_features).
+  // mean - pivot, (n_components, padded_features).
   const T *pivot, *whitener, *offset;
 };
 
