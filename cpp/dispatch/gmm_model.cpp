@@ -177,13 +177,12 @@ std::int64_t PreparedGmm<T>::packed_triangle_size() const {
 template <class T>
 void PreparedGmm<T>::place_centers(const GmmParameters& p, bool share_center) {
   const std::int64_t d = p.n_features;
-  model_.one_center = share_center && model_.family == Family::diag && all_near(p);
-  const bool at_pivot = model_.one_center || model_.family == Family::tied;
+  model_.one_center = share_center && model_.family != Family::full && all_near(p);
   for (std::int64_t k = 0; k < p.n_components; ++k)
     for (std::int64_t j = 0; j < d; ++j) {
       const double mean = p.means[k * d + j];
       T& center = center_[k * model_.padded_features + j];
-      center = at_pivot ? pivot_[j] : static_cast<T>(mean);
+      center = model_.one_center ? pivot_[j] : static_cast<T>(mean);
       residual_[k * d + j] = mean - static_cast<double>(center);
     }
 }

@@ -203,7 +203,8 @@ void GmmPass<T>::finish(const GmmRows<T>& rows, const GmmParameters& p, double m
                         const GmmStatistics& out) {
   posterior_ = {};  // written, and no pass that is repeated need write it again
   if (!kept_enough(p, mass)) add_chunks(rows, 0.0, threads);
-  if (prepared_.model().one_center && !one_center_served()) {
+  // The tied family's second moments, which alone could cancel, are about other means.
+  if (layout_.family == Family::diag && prepared_.model().one_center && !one_center_served()) {
     prepared_.assign(p, false);
     add_chunks(rows, 0.0, threads);
   }

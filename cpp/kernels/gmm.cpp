@@ -18,7 +18,7 @@ namespace elbokit::ELBOKIT_LEVEL {
 
 namespace {
 
-// Within a core's second-level cache: processors with AVX-512 have 1 MiB of it, others half.
+// Within a core's second-level cache: most processors with AVX-512 have 1 MiB of it, others half.
 constexpr std::int64_t kBlockBytes = (kVectorBytes == 64 ? 768 : 384) * 1024;
 
 // Where a row is so far from every component that what the rounding of its logits lost could itself

@@ -107,9 +107,11 @@ struct DiagFamily {
     for (auto& row : square)
       for (auto& each : row) each = Vec<T>{};
     do {
-      if constexpr (Ahead)
-        for (int i = 0; i < kRowVectors * kVectorBytes; i += 64, at.ahead += 64)
-          __builtin_prefetch(at.ahead);
+      if constexpr (Ahead) {
+        constexpr int bytes = kRowVectors * kVectorBytes;
+        for (int i = 0; i < bytes; i += 64) __builtin_prefetch(at.ahead + i);
+        at.ahead += bytes;
+      }
       Vec<T> value[kRowVectors];
       for (int v = 0; v < kRowVectors; ++v) {
         value[v] = load(at.x + v * kLanes<T>);

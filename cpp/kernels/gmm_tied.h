@@ -49,8 +49,12 @@ struct TiedFamily {
       const auto add = [&](auto components_at_once, auto features) ELBOKIT_INLINE_LAMBDA {
         for (; i + components_at_once <= count; i += components_at_once)
           for (int c = 0; c < tile; c += features)
-            add_first<components_at_once, features>(model, components + i, j + c, block, rows,
-                                                    first);
+            if (model.one_center)
+              add_first<true, components_at_once, features>(model, components + i, j + c, block,
+                                                            rows, first);
+            else
+              add_first<false, components_at_once, features>(model, components + i, j + c, block,
+                                                             rows, first);
       };
       // Eight sums where registers are few: more components ask for less beside their products.
       add(std::integral_constant<int, 4>{},
@@ -82,24 +86,29 @@ struct TiedFamily {
     }
   }
 
-  // First moments of F features from j on, about the pivot, for N components.
-  template <int N, int F>
+  // First moments of F features from j on for N components.
+  template <bool OneCenter, int N, int F>
   static void add_first(const GmmModel<T>& model, const std::int32_t* components, std::int64_t j,
                         const Block<T>& block, std::int64_t rows, double* first) {
-    const T *const x = block.x + j * block.ld, *const pivot = model.pivot + j;
-    const T* r[N];
-    for (int i = 0; i < N; ++i) r[i] = block.logits + components[i] * block.ld;
+    const T* const x = block.x + j * block.ld;
+    const T *r[N], *center[N];
+    for (int i = 0; i < N; ++i) {
+      r[i] = block.logits + components[i] * block.ld;
+      center[i] = model.center + components[i] * model.padded_features + j;
+    }
     Vec<T> sums[N * F] = {};
     for (std::int64_t n = 0; n < rows; n += kLanes<T>) {
       Vec<T> value[F];
       for (int c = 0; c < F; ++c) {
-        value[c] = load(x + c * block.ld + n) - pivot[c];
+        value[c] = load(x + c * block.ld + n);
+        if (OneCenter) value[c] -= center[0][c];
         pin(value[c]);
       }
       for (int i = 0; i < N; ++i) {
         Vec<T> w = load(r[i] + n);
         pin(w);
-        for (int c = 0; c < F; ++c) sums[i * F + c] += w * value[c];
+        for (int c = 0; c < F; ++c)
+          sums[i * F + c] += w * (OneCenter ? value[c] : value[c] - center[i][c]);
       }
     }
     T total[N * F];

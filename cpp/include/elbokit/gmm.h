@@ -93,7 +93,7 @@ inline constexpr double kFar = 512;
 // center_k is mean_k rounded to T, and bias_k = P_k (mean_k - center_k) is what rounding left. The
 // difference of two T is rounded relative to itself, so means far from the origin lose nothing.
 // Diagonal components whose means lie near each other share one center, and save each its own
-// difference: the bias is then P_k (mean_k - center). So do those of the tied family.
+// difference: the bias is then P_k (mean_k - center). In the tied family it serves first moments.
 template <class T>
 struct GmmModel {
   Family family;
