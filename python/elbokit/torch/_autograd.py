@@ -15,6 +15,7 @@ from torch._C import (
 )
 
 from elbokit.torch import _backends, _cuda
+from elbokit.torch._forward_mode import has_dual_numbers
 from elbokit.torch._reduction import storage_order
 
 __all__ = [
@@ -52,6 +53,7 @@ def undisturbed() -> bool:
         or _are_functorch_transforms_active()
         or _len_torch_dispatch_stack()
         or _get_tracing_state() is not None
+        or has_dual_numbers()
     )
 
 
@@ -108,9 +110,11 @@ def eager_twin(function: type[torch.autograd.Function], operator: str) -> Any:
 def to_differentiate() -> bool:
     """Whether the running backward will itself be differentiated (``create_graph=True``).
 
-    A compiled backward is never differentiated, although it is traced with gradients enabled.
+    Or is, where numbers may be dual. A compiled backward is never differentiated, although it is
+    traced with gradients enabled.
     """
-    return torch.is_grad_enabled() and not torch.compiler.is_compiling()
+    differentiable = torch.is_grad_enabled() or has_dual_numbers()
+    return differentiable and not torch.compiler.is_compiling()
 
 
 def is_batched(grad: Tensor) -> bool:

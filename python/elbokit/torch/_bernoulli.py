@@ -19,6 +19,7 @@ from elbokit.torch._checks import (
     check_tensors,
 )
 from elbokit.torch._formulas import bernoulli_grads
+from elbokit.torch._forward_mode import apply_of
 from elbokit.torch._reduction import spread
 
 __all__ = ["bernoulli_backward", "bernoulli_loss", "binary_cross_entropy_with_logits"]
@@ -120,7 +121,7 @@ def bernoulli_loss(
     """Differentiable loss of checked operands."""
     operands = input, target, weight, pos_weight, mask, row_weight
     need_grad = input.requires_grad and torch.is_grad_enabled()
-    apply = _direct_bernoulli_loss if direct(*operands) else _BernoulliLoss.apply
+    apply = _direct_bernoulli_loss if direct(*operands) else apply_of(_BernoulliLoss)
     # A default is a symbol to a compilation with dynamic shapes; float() makes it a number.
     outputs = apply(*operands, float(target_scale), reduction, need_grad)
     loss: Tensor = outputs if isinstance(outputs, Tensor) else outputs[0]

@@ -18,6 +18,7 @@ from elbokit.torch._checks import (
 )
 from elbokit.torch._decoders import check_decoder_reduction
 from elbokit.torch._formulas import categorical_grads
+from elbokit.torch._forward_mode import apply_of
 from elbokit.torch._reduction import spread
 
 __all__ = ["categorical_loss"]
@@ -152,6 +153,6 @@ def categorical_loss(
         weight = weight.to(dtype)
     need_grad = logits.requires_grad and torch.is_grad_enabled()
     operands = logits, target, mask, weight
-    apply = _direct_categorical_loss if direct(*operands) else _CategoricalLoss.apply
+    apply = _direct_categorical_loss if direct(*operands) else apply_of(_CategoricalLoss)
     loss: Tensor = apply(*operands, reduction, need_grad)[0]
     return loss

@@ -30,6 +30,7 @@ from elbokit.torch._checks import (
     check_weight,
 )
 from elbokit.torch._formulas import gaussian_kl_grads
+from elbokit.torch._forward_mode import apply_of
 from elbokit.torch._reduction import spread
 
 __all__ = [
@@ -154,7 +155,7 @@ def gaussian_kl_terms(
     """Differentiable KL, and KL floored at `free_bits`, of checked operands of one dtype."""
     operands = mu, logvar, prior_mu, prior_logvar, row_weight
     need_grad = (mu.requires_grad or logvar.requires_grad) and torch.is_grad_enabled()
-    apply = _direct_gaussian_kl if direct(*operands) else _GaussianKL.apply
+    apply = _direct_gaussian_kl if direct(*operands) else apply_of(_GaussianKL)
     # A default is a symbol to a compilation with dynamic shapes; float() makes it a number.
     kl, charged, *_ = apply(*operands, float(free_bits), reduction, need_grad)
     return kl, charged

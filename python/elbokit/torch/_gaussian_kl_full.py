@@ -11,6 +11,7 @@ from elbokit.torch import _backends, _ops  # noqa: F401  (registers the operator
 from elbokit.torch._autograd import direct, eager_twin, scaled, to_differentiate, with_signature
 from elbokit.torch._checks import check_broadcast, check_reduction, check_tensors, check_weight
 from elbokit.torch._formulas import gaussian_kl_full_grads
+from elbokit.torch._forward_mode import apply_of
 from elbokit.torch._gaussian_kl import BATCH_REDUCTIONS, MEAN_HINT
 from elbokit.torch._reduction import spread
 
@@ -174,6 +175,6 @@ def gaussian_kl_full(
     )
     operands = mu, scale_tril, None if weight is None else weight.to(dtype)
     need_grad = (mu.requires_grad or scale_tril.requires_grad) and torch.is_grad_enabled()
-    apply = _direct_gaussian_kl_full if direct(*operands) else _GaussianKLFull.apply
+    apply = _direct_gaussian_kl_full if direct(*operands) else apply_of(_GaussianKLFull)
     kl: Tensor = apply(*operands, BATCH_REDUCTIONS[reduction], need_grad)[0]
     return kl

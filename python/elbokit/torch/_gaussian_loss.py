@@ -19,6 +19,7 @@ from elbokit.torch._autograd import (
 from elbokit.torch._checks import check_limits
 from elbokit.torch._decoders import check_decoder_reduction, check_elementwise
 from elbokit.torch._formulas import gaussian_loss_grads
+from elbokit.torch._forward_mode import apply_of
 from elbokit.torch._reduction import spread
 
 __all__ = ["gaussian_loss"]
@@ -194,7 +195,7 @@ def gaussian_loss(
         of_samples = logvar.dim() == mean.dim() and logvar.shape[0] == mean.shape[0]
         need_logvar = of_samples or reduction != "rows"
     operands = mean, target, logvar, mask, weight
-    apply = _direct_gaussian_loss if direct(*operands) else _GaussianLoss.apply
+    apply = _direct_gaussian_loss if direct(*operands) else apply_of(_GaussianLoss)
     loss: Tensor = apply(
         *operands,
         low,

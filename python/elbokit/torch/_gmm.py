@@ -18,6 +18,7 @@ from elbokit.torch._autograd import (
 )
 from elbokit.torch._checks import autocast_low_precision, check_tensors
 from elbokit.torch._formulas import gmm_log_prob_grads
+from elbokit.torch._forward_mode import apply_of
 
 __all__ = ["gmm_log_prob"]
 
@@ -174,7 +175,7 @@ def gmm_log_prob(
     )
     x, weights, means, precisions_cholesky = (t.to(dtype) for t in operands)
     batch, flat = _broadcast_batch(x, weights, means, precisions_cholesky, covariance_type)
-    apply: Any = _direct_gmm_log_prob if direct(*flat) else _GmmLogProb.apply
+    apply: Any = _direct_gmm_log_prob if direct(*flat) else apply_of(_GmmLogProb)
     log_prob: Tensor = apply(*flat, covariance_type)
     log_prob = log_prob.reshape(*batch, x.shape[-2])
     if any(autocast_low_precision(t) for t in operands):

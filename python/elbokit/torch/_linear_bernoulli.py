@@ -25,6 +25,7 @@ from elbokit.torch._checks import (
     check_tensors,
 )
 from elbokit.torch._formulas import bernoulli_grads
+from elbokit.torch._forward_mode import apply_of
 from elbokit.torch._gaussian_kl import BATCH_REDUCTIONS, MEAN_HINT
 from elbokit.torch._reduction import computed_dtype, spread
 
@@ -231,7 +232,7 @@ def linear_bernoulli_loss(
     # The gradients of "none" need their factors of rows before the products.
     now = torch.is_grad_enabled() and reduction != "none"
     needs = (now and t is not None and t.requires_grad for t in operands[:3])
-    apply = _direct_linear_bernoulli if direct(*operands) else _LinearBernoulli.apply
+    apply = _direct_linear_bernoulli if direct(*operands) else apply_of(_LinearBernoulli)
     loss: Tensor = apply(*operands, product, chunk_size, BATCH_REDUCTIONS[reduction], *needs)[0]
     return loss
 

@@ -19,6 +19,7 @@ from elbokit.torch._autograd import (
 )
 from elbokit.torch._checks import check_tensors
 from elbokit.torch._formulas import logsumexp_grad
+from elbokit.torch._forward_mode import apply_of
 from elbokit.torch._reduction import reduced_shape
 
 __all__ = ["logsumexp"]
@@ -110,6 +111,6 @@ def logsumexp(input: Tensor, dim: int | Sequence[int], keepdim: bool = False) ->
     dtype = check_tensors(input=input)
     dims = _normalized(dim, input.dim())
     given = input.to(dtype)
-    apply = _direct_logsumexp if direct(given) else _LogSumExp.apply
+    apply = _direct_logsumexp if direct(given) else apply_of(_LogSumExp)
     output: Tensor = apply(given, dims, bool(keepdim))
     return output.to(input.dtype)

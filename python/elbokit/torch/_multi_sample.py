@@ -20,6 +20,7 @@ from elbokit.torch._checks import (
     check_weight,
 )
 from elbokit.torch._formulas import multi_sample_grads
+from elbokit.torch._forward_mode import apply_of
 from elbokit.torch._gaussian_kl import BATCH_REDUCTIONS, MEAN_HINT
 from elbokit.torch._logsumexp import logsumexp
 from elbokit.torch._reduction import loss_scale, spread
@@ -205,7 +206,7 @@ def multi_sample_loss(
     mu, logvar, z = mu.to(dtype), logvar.to(dtype), z.to(dtype)
     operands = logits, target, mask, None if weight is None else weight.to(dtype), mu, logvar, z
     grad_enabled = torch.is_grad_enabled()
-    apply = _direct_multi_sample_loss if direct(*operands) else _MultiSampleLoss.apply
+    apply = _direct_multi_sample_loss if direct(*operands) else apply_of(_MultiSampleLoss)
     loss: Tensor = apply(
         *operands,
         float(target_scale),

@@ -18,6 +18,7 @@ from elbokit.torch._checks import (
     check_tensors,
     check_weight,
 )
+from elbokit.torch._forward_mode import apply_of
 from elbokit.torch._gaussian_kl import BATCH_REDUCTIONS, MEAN_HINT, both_of_prior, clamped
 from elbokit.torch._statistics import VAEStatistics
 from elbokit.torch._vae_terms import VAETerms, direct_vae_terms, small_vae_terms
@@ -222,7 +223,7 @@ def vae_loss(
     short = direct(logits, target, mask, weight, mu, logvar, prior_mu, prior_logvar)
     by_hand = isinstance(beta, Tensor) or capacity is not None
     grad_enabled = torch.is_grad_enabled()
-    output = (direct_vae_terms if short else VAETerms.apply)(
+    output = (direct_vae_terms if short else apply_of(VAETerms))(
         logits,
         target,
         mask,
