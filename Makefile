@@ -6,9 +6,9 @@ CPP_FILES = $(shell find cpp cuda -name '*.h' -o -name '*.cpp' -o -name '*.cu')
 CUDA_ARCHITECTURES ?= 90-real
 CHECKED = python tests benchmarks examples tools
 
-.PHONY: help demo test test-torch-versions bench bench-all bench-kernels cuda-report gpu-check lint format clean
+.PHONY: help demo test test-torch-versions test-v4 bench bench-all bench-kernels cuda-report gpu-check lint format clean
 help:                     ## this list
-	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*##/\t/'
+	@grep -E '^[a-z0-9-]+:.*##' Makefile | sed 's/:.*##/\t/'
 
 demo: .venv/installed     ## EM and a VAE on handwritten digits; pictures and a table in out/digits
 	$(BIN)/python examples/digits.py
@@ -18,6 +18,9 @@ test: .venv/installed     ## the tests
 
 test-torch-versions:      ## one wheel under several versions of torch: TORCH="2.6.0 2.13.0"
 	tools/test_torch_versions.sh $(TORCH)
+
+test-v4: .venv/installed  ## the tests with v4's code, also where there is no AVX-512
+	tools/test_v4.sh
 
 bench: .venv/installed    ## the comparisons with other libraries, into benchmarks/results
 	$(BIN)/python benchmarks/run.py

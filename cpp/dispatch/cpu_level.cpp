@@ -13,7 +13,11 @@ const Level kBuilt[] = {Level::v2, Level::v3, Level::v4};
 bool supported(Level candidate) {
   switch (candidate) {
     case Level::v4:
+#if defined(ELBOKIT_SPLIT_VECTORS)
+      return __builtin_cpu_supports("fma");
+#else
       return __builtin_cpu_supports("x86-64-v4");
+#endif
     case Level::v3:
       return __builtin_cpu_supports("x86-64-v3");
     default:

@@ -12,7 +12,7 @@
 
 namespace elbokit::ELBOKIT_LEVEL {
 
-#if defined(__AVX512F__)
+#if defined(__AVX512F__) || defined(ELBOKIT_SPLIT_VECTORS)
 inline constexpr int kVectorBytes = 64;
 inline constexpr int kVectorRegisters = 32;
 #elif defined(__AVX2__)
@@ -115,7 +115,7 @@ ELBOKIT_INLINE void stream(T* to, Vec<T> v) {
   _mm512_stream_ps(reinterpret_cast<float*>(to), bit_cast<__m512>(v));
 #elif defined(__AVX2__)
   _mm256_stream_ps(reinterpret_cast<float*>(to), bit_cast<__m256>(v));
-#elif defined(__x86_64__)
+#elif defined(__x86_64__) && !defined(ELBOKIT_SPLIT_VECTORS)
   _mm_stream_ps(reinterpret_cast<float*>(to), bit_cast<__m128>(v));
 #else
   store(to, v);
@@ -132,7 +132,9 @@ ELBOKIT_INLINE void stream_fence() {
 // reads the same memory once per FMA.
 template <class V>
 ELBOKIT_INLINE void pin(V& v) {
-#if defined(__AVX512F__)
+#if defined(ELBOKIT_SPLIT_VECTORS)
+  asm("" : "+m"(v));
+#elif defined(__AVX512F__)
   asm("" : "+v"(v));
 #elif defined(__x86_64__)
   asm("" : "+x"(v));
