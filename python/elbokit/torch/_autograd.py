@@ -15,8 +15,8 @@ from torch._C import (
 )
 
 from elbokit.torch import _backends, _cuda
-from elbokit.torch._forward_mode import has_dual_numbers
 from elbokit.torch._reduction import storage_order
+from elbokit.torch._transforms import has_dual_numbers
 
 __all__ = [
     "direct",

@@ -19,8 +19,8 @@ from elbokit.torch._checks import (
     check_tensors,
 )
 from elbokit.torch._formulas import bernoulli_grads
-from elbokit.torch._forward_mode import apply_of
 from elbokit.torch._reduction import spread
+from elbokit.torch._transforms import apply_of
 
 __all__ = ["bernoulli_backward", "bernoulli_loss", "binary_cross_entropy_with_logits"]
 

@@ -18,8 +18,8 @@ from elbokit.torch._checks import (
 )
 from elbokit.torch._decoders import check_decoder_reduction
 from elbokit.torch._formulas import categorical_grads
-from elbokit.torch._forward_mode import apply_of
 from elbokit.torch._reduction import spread
+from elbokit.torch._transforms import apply_of
 
 __all__ = ["categorical_loss"]
 

@@ -30,8 +30,8 @@ from elbokit.torch._checks import (
     check_weight,
 )
 from elbokit.torch._formulas import gaussian_kl_grads
-from elbokit.torch._forward_mode import apply_of
 from elbokit.torch._reduction import spread
+from elbokit.torch._transforms import apply_of
 
 __all__ = [
     "BATCH_REDUCTIONS",

@@ -11,9 +11,9 @@ from elbokit.torch import _backends, _ops  # noqa: F401  (registers the operator
 from elbokit.torch._autograd import direct, eager_twin, scaled, to_differentiate, with_signature
 from elbokit.torch._checks import check_broadcast, check_reduction, check_tensors, check_weight
 from elbokit.torch._formulas import gaussian_kl_full_grads
-from elbokit.torch._forward_mode import apply_of
 from elbokit.torch._gaussian_kl import BATCH_REDUCTIONS, MEAN_HINT
 from elbokit.torch._reduction import spread
+from elbokit.torch._transforms import apply_of
 
 __all__ = ["gaussian_kl_full"]
 

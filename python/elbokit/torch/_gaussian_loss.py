@@ -19,8 +19,8 @@ from elbokit.torch._autograd import (
 from elbokit.torch._checks import check_limits
 from elbokit.torch._decoders import check_decoder_reduction, check_elementwise
 from elbokit.torch._formulas import gaussian_loss_grads
-from elbokit.torch._forward_mode import apply_of
 from elbokit.torch._reduction import spread
+from elbokit.torch._transforms import apply_of
 
 __all__ = ["gaussian_loss"]
 

@@ -18,7 +18,7 @@ from elbokit.torch._autograd import (
 )
 from elbokit.torch._checks import autocast_low_precision, check_tensors
 from elbokit.torch._formulas import gmm_log_prob_grads
-from elbokit.torch._forward_mode import apply_of
+from elbokit.torch._transforms import apply_of
 
 __all__ = ["gmm_log_prob"]
 

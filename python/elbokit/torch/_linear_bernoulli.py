@@ -25,9 +25,9 @@ from elbokit.torch._checks import (
     check_tensors,
 )
 from elbokit.torch._formulas import bernoulli_grads
-from elbokit.torch._forward_mode import apply_of
 from elbokit.torch._gaussian_kl import BATCH_REDUCTIONS, MEAN_HINT
 from elbokit.torch._reduction import computed_dtype, spread
+from elbokit.torch._transforms import apply_of
 
 __all__ = ["LinearBernoulliLoss", "linear_bernoulli_loss"]
 

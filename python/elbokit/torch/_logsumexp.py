@@ -19,8 +19,8 @@ from elbokit.torch._autograd import (
 )
 from elbokit.torch._checks import check_tensors
 from elbokit.torch._formulas import logsumexp_grad
-from elbokit.torch._forward_mode import apply_of
 from elbokit.torch._reduction import reduced_shape
+from elbokit.torch._transforms import apply_of
 
 __all__ = ["logsumexp"]
 

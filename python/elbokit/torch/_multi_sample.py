@@ -20,10 +20,10 @@ from elbokit.torch._checks import (
     check_weight,
 )
 from elbokit.torch._formulas import multi_sample_grads
-from elbokit.torch._forward_mode import apply_of
 from elbokit.torch._gaussian_kl import BATCH_REDUCTIONS, MEAN_HINT
 from elbokit.torch._logsumexp import logsumexp
 from elbokit.torch._reduction import loss_scale, spread
+from elbokit.torch._transforms import apply_of
 
 __all__ = ["importance_bound", "multi_sample_loss"]
 

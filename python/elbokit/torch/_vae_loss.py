@@ -18,9 +18,9 @@ from elbokit.torch._checks import (
     check_tensors,
     check_weight,
 )
-from elbokit.torch._forward_mode import apply_of
 from elbokit.torch._gaussian_kl import BATCH_REDUCTIONS, MEAN_HINT, both_of_prior, clamped
 from elbokit.torch._statistics import VAEStatistics
+from elbokit.torch._transforms import apply_of
 from elbokit.torch._vae_terms import VAETerms, direct_vae_terms, small_vae_terms
 
 __all__ = ["VAELoss", "VAELossOutput", "vae_loss"]

@@ -1,4 +1,4 @@
-"""Derivatives forward of every loss: against finite differences and the derivatives backward."""
+"""Every loss under torch.func: against finite differences and the derivatives backward."""
 
 from __future__ import annotations
 
@@ -132,3 +132,18 @@ def test_twice_forward_is_refused() -> None:
     x, target = normal(N, P), uniform(N, P)
     with pytest.raises(NotImplementedError, match=r"take one of them backward, as torch\.func\.h"):
         jacfwd(jacfwd(lambda x: et.bernoulli_loss(x, target)))(x)
+
+
+@pytest.mark.parametrize("name", ["bernoulli", "vae", "logsumexp"])
+def test_compiled_transforms(name: str) -> None:
+    """Of a compiled transform the loss itself is left out: traced, it would lose its gradient."""
+    function, (operand, *rest) = cases()[name]
+
+    def slope(x: Tensor) -> Tensor:
+        return torch.func.grad(lambda x: function(x, *rest).sum())(x)
+
+    compiled = torch.compile(slope, backend="aot_eager")
+    torch.testing.assert_close(compiled(operand), slope(operand))
+    torch.compiler.reset()
+    with pytest.raises(torch._dynamo.exc.Unsupported):
+        torch.compile(slope, backend="aot_eager", fullgraph=True)(operand)

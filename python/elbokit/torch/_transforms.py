@@ -1,4 +1,4 @@
-"""Derivatives forward (``torch.func.jvp``, ``jacfwd``, ``hessian``, dual numbers)."""
+"""The autograd functions under ``torch.func`` and with dual numbers: their derivatives forward."""
 
 from __future__ import annotations
 
@@ -23,9 +23,12 @@ def has_dual_numbers() -> bool:
 def apply_of(function: type[torch.autograd.Function]) -> Callable[..., Any]:
     """Return the ``apply`` of an autograd function, differentiable forward where that may be asked.
 
-    ``torch.compile`` refuses a function that has a derivative forward, asked for or not.
+    ``torch.compile`` refuses a function that has a derivative forward, asked for or not. Traced
+    through a transform, any function loses its backward without a word: that part is not compiled.
     """
     if torch.compiler.is_compiling():
+        if _are_functorch_transforms_active():
+            torch._dynamo.graph_break()
         return function.apply
     if not (has_dual_numbers() or _are_functorch_transforms_active()):
         return function.apply
