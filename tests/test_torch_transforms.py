@@ -134,6 +134,7 @@ def test_twice_forward_is_refused() -> None:
         jacfwd(jacfwd(lambda x: et.bernoulli_loss(x, target)))(x)
 
 
+@pytest.mark.filterwarnings("ignore:Dynamo does not know how to trace the builtin:UserWarning")
 @pytest.mark.parametrize("name", ["bernoulli", "vae", "logsumexp"])
 def test_compiled_transforms(name: str) -> None:
     """Of a compiled transform the loss itself is left out: traced, it would lose its gradient."""
