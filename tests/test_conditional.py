@@ -11,7 +11,7 @@ from scipy.stats import multivariate_normal
 from sklearn.exceptions import NotFittedError
 
 import missing_oracle as oracle
-from elbokit import GaussianMixture
+from elbokit import GaussianMixture, MixturePrior
 from elbokit.mixture._conditional import ConditionalMixtures
 from gmm_starts import COVARIANCE_TYPES, clusters
 
@@ -128,10 +128,16 @@ def test_all_features_in_another_order() -> None:
 def test_they_are_estimators(covariance_type) -> None:
     gm, X = fit(covariance_type)
     gm.set_params(means_init=gm.means_, weights_init=gm.weights_)
+    gm.set_params(prior=MixturePrior(mean=gm.means_[0]))
     part = pickle.loads(pickle.dumps(gm.marginal([1, 2])))
     assert (part.n_iter_, part.lower_bound_, part.converged_) == (0, -np.inf, gm.converged_)
     assert part.means_init is None
     part.fit(X[:, [1, 2]])
+    part = gm.marginal([1, 2]).set_params(warm_start=True)
+    for array in (part.means_, part.covariances_, part.precisions_cholesky_):
+        assert array.flags.c_contiguous
+    assert part.fit(X[:, [1, 2]]).n_iter_ > 0
+    gm.marginal([2, 0]).partial_fit(X[:, [2, 0]])
     conditional = gm.conditional(0.3, given=2)
     assert conditional.n_components == 3
     assert conditional.fit(X[:, :3]).n_features_in_ == 3

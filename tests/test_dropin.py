@@ -83,6 +83,13 @@ def test_to_scikit_learn_and_back(X, covariance_type, dtype):
         assert_allclose(getattr(ours, method)(X.astype(dtype)), answer, tolerance, tolerance)
 
 
+def test_a_bar_becomes_lines(X, capsys):
+    theirs = GaussianMixture(2, verbose="bar").to_sklearn()
+    assert theirs.verbose == 1
+    theirs.fit(X)
+    assert "Initialization 0" in capsys.readouterr().out
+
+
 def test_conversion_without_a_fit_and_with_names(X):
     pd = pytest.importorskip("pandas")
     gm = SklearnMixture(4, tol=1e-5, weights_init=[0.1, 0.2, 0.3, 0.4], warm_start=True)

@@ -239,3 +239,11 @@ def test_it_is_exported():
 def test_no_data_set():
     with pytest.raises(ValueError, match=r"`X` has shape \(0, 5, 2\), expected at least one"):
         fit_mixtures(np.empty((0, 5, 2)), 2)
+
+
+def test_integer_weights_are_copies(rng):
+    X, weight = rng.standard_normal((40, 2)), rng.integers(0, 4, size=40)
+    fit = fit_mixtures(X, 2, sample_weight=weight, random_state=0)
+    assert_array_equal(
+        fit.means, fit_mixtures(X, 2, sample_weight=weight.tolist(), random_state=0).means
+    )

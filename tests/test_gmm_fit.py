@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import re
+import warnings
 
 import numpy as np
 import pytest
 import torch
 from numpy.testing import assert_allclose, assert_array_equal
+from sklearn.exceptions import ConvergenceWarning
 
 import elbokit
-from elbokit import _core, ops, reference
+from elbokit import GaussianMixture, _core, ops, reference
 from gmm_starts import COVARIANCE_TYPES, clusters, ragged, start, unit_factors
 
 PARAMETERS = ("weights", "means", "covariances", "precisions_cholesky")
@@ -194,6 +196,23 @@ def test_what_float32_sums_cannot_resolve_is_done_in_float64(cpu_level, covarian
     fit = ops.gmm_fit(X, *arguments, **options)
     exact = ops.gmm_fit(X.astype(np.float64), *arguments, **options)
     assert_allclose(fit.precisions_cholesky, exact.precisions_cholesky, rtol=2e-4, atol=1e-3)
+
+
+@pytest.mark.parametrize("difference", [1e-2, 3e-3, 1e-3])
+@pytest.mark.parametrize("covariance_type", ["full", "tied"])
+def test_the_bound_of_correlated_float32_features(cpu_level, covariance_type, difference, rng):
+    """It falls by its rounding at most. Two roundings of a moment may be a tenth of a variance."""
+    X = rng.normal(size=(3000, 3))
+    X[:, 2] = X[:, 0] + difference * (X[:, 2] + 2 * rng.integers(2, size=3000))
+    X = X.astype(np.float32)
+    options = {"covariance_type": covariance_type, "max_iter": 40, "tol": 0.0, "random_state": 0}
+    bounds = []
+    for dtype in (np.float32, np.float64):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            bounds.append(GaussianMixture(2, **options).fit(X.astype(dtype)).lower_bounds_)
+    assert_allclose(*bounds, rtol=0, atol=1e-5)
+    assert min(np.diff(bounds[0])) > -2e-6
 
 
 def test_an_emptied_component_stays():

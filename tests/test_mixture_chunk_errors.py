@@ -46,6 +46,8 @@ ONES = [np.ones(20)] * 3
 CASES = [
     ((part for part in PARTS), None, TypeError, "generator, which can be read only once"),
     (iter(PARTS), None, TypeError, "list_iterator, which can be read only once"),
+    (PARTS, "ab", TypeError, "sample_weight is a str, expected an array"),
+    (PARTS, ["a"] * 60, TypeError, "sample_weight has dtype <U1 for chunk 0 of X"),
     (with_value(np.nan), None, ValueError, "nan in chunk 1, row 4, column 1"),
     (with_value(-np.inf), None, ValueError, "-inf in chunk 1, row 4, column 1"),
     ([PARTS[0], PARTS[1][:, :1]], None, ValueError, "chunk 1 of X: X has 1 features"),

@@ -85,7 +85,8 @@ CASES = [
         "'diag precision' should be positive, but got the minimum -2.0",
     ),
     ({}, NAN, None, ValueError, "Input X contains NaN"),
-    ({}, INF, None, ValueError, "Input X contains infinity"),
+    ({}, INF, None, ValueError, "Input X contains infinity, first in row 4, column 0, expected"),
+    ({}, np.ma.masked_greater(X, 0), None, ValueError, "`X` is an array with masked entries"),
     ({}, X[:, 0], None, ValueError, "Expected 2D array, got 1D array"),
     ({}, X[None], None, ValueError, "dim 3"),
     ({}, X[:0], None, ValueError, "0 sample(s)"),
@@ -153,6 +154,7 @@ def test_warm_start_with_another_number_of_components():
     ("data", "text"),
     [
         (NAN, "Input X contains NaN"),
+        (INF, "Input X contains infinity, first in row 4, column 0, expected"),
         (X[:, :1], "X has 1 features, but GaussianMixture is expecting 2 features"),
         (X[0], "Expected 2D array"),
         (X[:0], "0 sample(s)"),
@@ -162,6 +164,13 @@ def test_bad_input_of_a_fitted_model(method, data, text):
     gm = GaussianMixture(2, random_state=0).fit(X)
     with pytest.raises(ValueError, match=re.escape(text)):
         getattr(gm, method)(data)
+
+
+@pytest.mark.parametrize("n_samples", ["3", None, 1.5, True])
+def test_sample_of_no_number(n_samples):
+    gm = GaussianMixture(2, random_state=0).fit(X)
+    with pytest.raises(TypeError, match=f"n_samples is {n_samples!r} of type"):
+        gm.sample(n_samples)
 
 
 @pytest.mark.parametrize("n_samples", [0, -3])

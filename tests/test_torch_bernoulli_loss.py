@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.autograd import gradcheck, gradgradcheck
 
-from elbokit.torch import bernoulli_loss
+from elbokit.torch import bernoulli_loss, gaussian_kl
 from torch_cases import DTYPES, SIZES, draw, reduce, targets, true_bernoulli, true_bernoulli_slope
 
 REDUCTIONS = ("none", "sum", "batchmean")
@@ -70,3 +70,23 @@ def test_gradients_of_any_order(reduction: str) -> None:
 
     assert gradcheck(function, (logits, target, weight))
     assert gradgradcheck(function, (logits, target, weight))
+
+
+@pytest.mark.parametrize("logit", [1e-9, 1e-3, -3.0, 200.0])
+def test_the_gradient_in_the_target_is_the_logit(logit: float) -> None:
+    logits, target = torch.tensor([[logit]]), torch.full((1, 1), 0.5, requires_grad=True)
+    (grad,) = torch.autograd.grad(bernoulli_loss(logits, target), target)
+    torch.testing.assert_close(grad, -logits, rtol=1e-6, atol=0)
+
+
+def test_batches_of_gradients_in_the_weights() -> None:
+    """As of ``is_grads_batched=True``, which has no rule for every operation."""
+    logits, target = torch.randn(5, 3), torch.rand(5, 3)
+    weight = torch.rand(5)
+
+    def rows(weight: torch.Tensor) -> torch.Tensor:
+        loss = bernoulli_loss(logits, target, weight=weight, reduction="none")
+        return loss + gaussian_kl(logits, target, weight=weight, reduction="none")
+
+    jacobian = torch.autograd.functional.jacobian
+    torch.testing.assert_close(jacobian(rows, weight, vectorize=True), jacobian(rows, weight))

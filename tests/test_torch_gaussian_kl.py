@@ -211,3 +211,20 @@ def test_option_errors() -> None:
         gaussian_kl(mu, mu, weight=mu[:, 0].float())
     with pytest.raises(ValueError, match=r"`logvar_range` is \(1, -1\)"):
         gaussian_kl(mu, mu, logvar_range=(1, -1))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_narrow_priors(cpu_level: str, dtype: torch.dtype) -> None:
+    """The square of a difference is taken of standard deviations: e^90 is no float32."""
+    logvar = torch.full((1, 3), -90.0, dtype=dtype, requires_grad=True)
+    mu = torch.tensor([[0.0, 1e-10, -1e-19]], dtype=dtype, requires_grad=True)
+    prior = torch.zeros_like(mu), logvar.detach()
+    loss = gaussian_kl(mu, logvar, *prior, reduction="sum")
+    expected = true_kl(mu.double(), logvar.double(), *(p.double() for p in prior)).sum()
+    torch.testing.assert_close(loss.double(), expected, rtol=1e-5, atol=0)
+    for create_graph in (False, True):
+        grads = torch.autograd.grad(
+            loss, (mu, logvar), retain_graph=True, create_graph=create_graph
+        )
+        exact = torch.autograd.grad(expected, (mu, logvar), retain_graph=True)
+        torch.testing.assert_close(grads, exact, rtol=1e-5, atol=0)

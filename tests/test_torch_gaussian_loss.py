@@ -342,3 +342,13 @@ def test_autocast() -> None:
     expected = gaussian_loss(mean.float(), target)
     with torch.autocast("cpu", torch.bfloat16):
         assert torch.equal(gaussian_loss(mean, target), expected)
+
+
+@pytest.mark.parametrize("create_graph", [False, True])
+def test_an_infinite_loss_does_not_come_through_the_range(
+    cpu_level: str, create_graph: bool
+) -> None:
+    mean, logvar = torch.tensor([[1e19, 0.0]]), torch.full((1, 2), -100.0, requires_grad=True)
+    loss = gaussian_loss(mean, torch.zeros(1, 2), logvar, logvar_range=(-50, 50))
+    (grad,) = torch.autograd.grad(loss, logvar, create_graph=create_graph)
+    assert grad.tolist() == [[0.0, 0.0]]

@@ -397,3 +397,15 @@ def test_memory_stays_below_samples_times_components() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     # An N x K matrix would be 78 MiB; the gradient in x is 6.
     assert int(done.stdout) < 32 * 1024
+
+
+def test_weight_of_none_on_the_nearest_component() -> None:
+    """Differentiable or not, the gradient is as large as the dtype holds."""
+    weights = torch.tensor([1.0, 0.0], dtype=torch.float64, requires_grad=True)
+    x = torch.tensor([[40.0, 0.0]], dtype=torch.float64)
+    means = torch.tensor([[0.0, 0.0], [5.0, 5.0]], dtype=torch.float64)
+    log_prob = gmm_log_prob(x, weights, means, torch.ones_like(means), "diag").sum()
+    (plain,) = torch.autograd.grad(log_prob, weights, retain_graph=True)
+    (differentiable,) = torch.autograd.grad(log_prob, weights, create_graph=True)
+    torch.testing.assert_close(differentiable, plain)
+    assert plain[1] > 1e75

@@ -109,6 +109,13 @@ def test_capacity(capacity: Any, free_bits: float) -> None:
     check({"capacity": capacity, "beta": 3.0, "free_bits": free_bits}, expected, [])
 
 
+@pytest.mark.parametrize("name", ["beta", "capacity"])
+def test_the_loss_has_the_dtype_of_its_operands(name: str) -> None:
+    given = [x.float() for x in operands()]
+    factor: Any = {name: torch.tensor(2.0, dtype=torch.float64)}
+    assert vae_loss(*given, **factor).loss.dtype == torch.float32
+
+
 def test_limits_of_logvar() -> None:
     def expected(*given: Any) -> torch.Tensor:
         each, kl = terms(*given[:3], given[3].clamp(-0.5, 0.7))
@@ -227,6 +234,8 @@ BAD: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"prior_mu": torch.ones(K + 1)}, ValueError, "`prior_mu` has shape"),
     ({"capacity": -1.0}, ValueError, "`capacity` is -1.0"),
     ({"capacity": torch.ones(2)}, ValueError, r"`capacity` has shape \(2,\), expected \(\)"),
+    ({"beta": None}, TypeError, "`beta` has type NoneType, expected a number"),
+    ({"statistics": True}, TypeError, "`statistics` is True, expected a VAEStatistics"),
     ({"target_scale": -1.0}, ValueError, "`target_scale` is -1.0"),
     ({"logvar_range": 3.0}, TypeError, "`logvar_range` is 3.0, expected a pair"),
     ({"logvar_range": (1.0, -1.0)}, ValueError, "`logvar_range` is"),

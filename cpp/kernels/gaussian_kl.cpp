@@ -28,7 +28,7 @@ class KlRow {
     const Vec<T> mu = mu_(col, count), logvar = logvar_(col, count);
     if (!prior_mu_.data) return gaussian_kl_term<Vec<T>>(mu, logvar, broadcast<T>(1));
     const Vec<T> s = prior_logvar_(col, count);
-    return gaussian_kl_term<Vec<T>>(mu - prior_mu_(col, count), logvar - s, exp(-s));
+    return gaussian_kl_term<Vec<T>>(mu - prior_mu_(col, count), logvar - s, exp(s * T(-0.5)));
   }
 
  private:

@@ -112,7 +112,7 @@ class GaussianRows {
         own = {{load(inverse_ + i), load(offset_ + i)}, load(clamp_ + i)};
       auto result =
           gaussian_term<Vec<T>>(read(mean + i, count) - read(target + i, count), own.noise);
-      Vec<T> slope = result.grad_logvar * own.slope * factor;
+      Vec<T> slope = own.through(result.grad_logvar * factor);
       Vec<T> grad = result.grad_mean * factor;
       if constexpr (kMasked) {
         const auto counts = read(mask + i, count) != Vec<T>{};

@@ -21,6 +21,9 @@ template <class V>
 struct ClampedNoise {
   GaussianNoise<V> noise;
   V slope;  // of the clamp: 0 or 1
+
+  // A gradient times the slope. A select: an infinite one may not come through.
+  ELBOKIT_INLINE V through(V grad) const { return select(slope != V{}, grad, V{}); }
 };
 
 // Of a log-variance that is clamped to [low, high]; written so that NaN passes.

@@ -16,7 +16,7 @@ ELBOKIT_DEVICE math::GaussianKl<T> kl_at(const Args& args, std::int64_t row, std
   const T mu = at(args.mu), logvar = at(args.logvar);
   if (!args.prior_mu.data) return math::gaussian_kl_term<T>(mu, logvar, T(1));
   const T s = at(args.prior_logvar);
-  return math::gaussian_kl_term<T>(mu - at(args.prior_mu), logvar - s, math::exp(-s));
+  return math::gaussian_kl_term<T>(mu - at(args.prior_mu), logvar - s, math::exp(s * T(-0.5)));
 }
 
 // Without free bits nothing is floored, not even a divergence that rounding leaves below 0: its

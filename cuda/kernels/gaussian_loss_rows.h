@@ -98,7 +98,7 @@ struct PlainRows {
               noise = math::clamped_noise<T>(widened<T>(v[u].at[i]), args.low, args.high);
             const auto term = math::gaussian_term<T>(
                 widened<T>(m[u].at[i]) - widened<T>(x[u].at[i]) * args.target_scale, noise.noise);
-            const T slope = term.grad_logvar * noise.slope * factor;
+            const T slope = noise.through(term.grad_logvar * factor);
             loss += term.loss;
             slope_sum += slope;
             g.at[i] = narrowed<G>(term.grad_mean * factor);
@@ -135,7 +135,7 @@ struct AnyElement {
         math::clamped_noise<T>(args.logvar.data ? logvar(row, col) : T(0), args.low, args.high);
     auto term = math::gaussian_term<T>(mean(row, col) - target(row, col), noise.noise);
     term.grad_mean *= factor;
-    term.grad_logvar *= noise.slope * factor;
+    term.grad_logvar = noise.through(term.grad_logvar * factor);
     return term;
   }
 };

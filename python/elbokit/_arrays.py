@@ -13,6 +13,7 @@ __all__ = [
     "FloatArray",
     "as_float_array",
     "as_numpy",
+    "as_weights",
     "library_of",
     "not_finite",
     "require_finite",
@@ -52,6 +53,13 @@ def as_float_array(a: Any, name: str) -> FloatArray:
     native: FloatArray = np.asarray(a, dtype=a.dtype.newbyteorder("="))
     whole = native.flags.aligned and all(s % native.itemsize == 0 for s in native.strides)
     return native if whole else native.copy()
+
+
+def as_weights(sample_weight: Any) -> FloatArray:
+    """Return `sample_weight` as by `as_float_array`; integers, numbers of copies, in float64."""
+    if isinstance(sample_weight, np.ndarray) and sample_weight.dtype.kind in "iu":
+        sample_weight = sample_weight.astype(np.float64)
+    return as_float_array(sample_weight, "sample_weight")
 
 
 def _from_list(a: Any, name: str) -> npt.NDArray[Any]:

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from elbokit import _core
-from elbokit._arrays import FloatArray, as_float_array, require_finite
+from elbokit._arrays import FloatArray, as_weights, require_finite
 from elbokit._types import FitStatus, GmmFit, singular_covariance
 
 __all__ = [
@@ -237,7 +237,7 @@ def check_fit_weight(
     """
     if sample_weight is None:
         return None
-    given = as_float_array(sample_weight, "sample_weight")
+    given = as_weights(sample_weight)
     if given.ndim == 0 or given.shape[-1] != shape[-1] or given.ndim > len(shape):
         raise ValueError(f"`sample_weight` has shape {given.shape}, expected {shape}")
     require_finite(given, "sample_weight", axis=-1)

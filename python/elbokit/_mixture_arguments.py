@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from elbokit._arrays import FloatArray, as_float_array, require_finite
+from elbokit._arrays import FloatArray, as_float_array, as_weights, require_finite
 from elbokit._types import GmmStatistics
 
 __all__ = [
@@ -200,7 +200,7 @@ def check_sample_weight(sample_weight: Any, mixtures: Batched) -> tuple[FloatArr
     """Return weights of about 1 in the dtype of X, and what to multiply the statistics by."""
     if sample_weight is None:
         return None, 1.0
-    given = as_float_array(sample_weight, "sample_weight")
+    given = as_weights(sample_weight)
     expected = (*mixtures.batch, mixtures.X.shape[1])
     try:
         row_weight = np.broadcast_to(given, expected)

@@ -165,10 +165,11 @@ class _Weights:
             )
         self._chunks: Iterator[Any] | None = None
         self._whole, self._begin = np.empty(0), 0
-        listed = isinstance(sample_weight, Sequence) and len(sample_weight) > 0
+        text = isinstance(sample_weight, (str, bytes))
+        listed = isinstance(sample_weight, Sequence) and not text and len(sample_weight) > 0
         if hasattr(sample_weight, "__array__") or (listed and np.ndim(sample_weight[0]) == 0):
             self._whole = np.asarray(sample_weight)
-        elif hasattr(sample_weight, "__iter__"):
+        elif hasattr(sample_weight, "__iter__") and not text:
             self._chunks = iter(sample_weight)
         else:
             raise TypeError(
@@ -190,6 +191,10 @@ class _Weights:
 
 def _check_weight(weights: _Weights, n: int, index: int) -> npt.NDArray[np.float64]:
     given = weights.take(n)
+    if given.dtype.kind not in "fiub":
+        raise TypeError(
+            f"sample_weight has dtype {given.dtype} for chunk {index} of X, expected numbers"
+        )
     if given.shape != (n,):
         raise ValueError(
             f"sample_weight has shape {given.shape} for chunk {index} of X, expected ({n},), one "

@@ -151,7 +151,8 @@ def marginalise(
     elif covariance_type == "diag":
         covariances = covariances[:, features]
     parts = split(factors, covariance_type, order[None], len(features))
-    return GmmParameters(weights, means[:, features], covariances, parts.observed[0])
+    means = np.take(means, features, axis=1)  # in C order, which indexing would not return
+    return GmmParameters(weights, means, np.ascontiguousarray(covariances), parts.observed[0])
 
 
 def condition(

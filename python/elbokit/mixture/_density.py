@@ -11,11 +11,10 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from sklearn.utils import assert_all_finite
 
 from elbokit import ops
 from elbokit._gmm_density import density_of_rows
-from elbokit.mixture._validation import refuse_missing
+from elbokit.mixture._validation import refuse_infinite, refuse_missing
 
 __all__ = ["log_prob_of", "labels_of", "posterior_of", "require_nearest"]
 
@@ -91,7 +90,7 @@ def _lost(X: Floats, log_prob: Floats) -> Iterator[tuple[npt.NDArray[np.intp], F
         block = X[rows].astype(np.float64)
         if not np.isfinite(block).all():
             refuse_missing(X)
-            assert_all_finite(X, estimator_name="GaussianMixture", input_name="X")
+            refuse_infinite(X)
         yield rows, block
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from sklearn.exceptions import ConvergenceWarning
 
-from elbokit._arrays import FloatArray, as_float_array, require_finite, returns_like
+from elbokit._arrays import FloatArray, as_weights, require_finite, returns_like
 from elbokit._gmm_fit import as_gmm_fit, check_fit_options, check_fit_weight
 from elbokit._kmeans import as_random_state
 from elbokit._mixture_arguments import check_offsets, check_rows
@@ -169,7 +169,7 @@ def _weighted(
     if weight is None:
         return Problems(X, None, offsets)
     weight = weight.reshape(X.shape[:2])
-    given = np.broadcast_to(as_float_array(sample_weight, "sample_weight"), rows.shape[:-1])
+    given = np.broadcast_to(as_weights(sample_weight), rows.shape[:-1])
     copy = weight_of_copy(given.reshape(weight.shape).astype(np.float64), weight, offsets)
     _mark_equal(weight, copy, offsets)
     if weight.all():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from numbers import Integral
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -175,11 +176,17 @@ class FittedGaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
         ------
         NotFittedError
             If the estimator is not fitted.
+        TypeError
+            If `n_samples` is no integer.
         ValueError
             If `n_samples` is below one, or `covariances_` has not the shape that
             `covariance_type` and `means_` ask for.
         """
         check_is_fitted(self)
+        if isinstance(n_samples, bool) or not isinstance(n_samples, Integral):
+            raise TypeError(
+                f"n_samples is {n_samples!r} of type {type(n_samples).__name__}, expected an int"
+            )
         if n_samples < 1:
             raise ValueError(
                 f"Invalid value for 'n_samples': {n_samples} . The sampling requires at least "

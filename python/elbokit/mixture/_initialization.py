@@ -147,7 +147,8 @@ def as_starts(parameters: GmmParameters) -> Starts:
 
 def as_batch(mixtures: Sequence[GmmParameters]) -> Starts:
     """Return copies of the parameters of some mixtures of one shape."""
-    arrays = (np.stack(each, dtype=np.float64) for each in zip(*mixtures, strict=True))
+    # In C order, which np.stack keeps only where it came so.
+    arrays = (np.array(each, dtype=np.float64, order="C") for each in zip(*mixtures, strict=True))
     return _all_well(GmmParameters(*arrays))
 
 

@@ -18,7 +18,12 @@ from elbokit.mixture._parameters import GmmParameters, precisions_cholesky_from_
 from elbokit.mixture._penalty import as_penalty
 from elbokit.mixture._problems import Problems
 from elbokit.mixture._restarts import Restart
-from elbokit.mixture._validation import GivenParameters, column_name, refuse_missing
+from elbokit.mixture._validation import (
+    GivenParameters,
+    column_name,
+    refuse_infinite,
+    refuse_missing,
+)
 
 if TYPE_CHECKING:
     from elbokit.mixture.gaussian_mixture import GaussianMixture
@@ -54,20 +59,33 @@ def validate_rows(estimator: Any, X: Any, **options: Any) -> Rows:
     Raises
     ------
     ValueError
-        If there is an infinity, or a NaN that is not allowed: row and column are named.
+        If there is an infinity, or a NaN that is not allowed: row and column are named. Or a mask.
     """
     X = validate_data(
         estimator,
-        X,
+        _without_mask(X, estimator.missing),
         dtype=[np.float64, np.float32],
         order="C",
-        ensure_all_finite="allow-nan",
+        ensure_all_finite=False,
         **options,
     )
-    data = np.asarray(X)
+    data, names = np.asarray(X), getattr(estimator, "feature_names_in_", None)
+    refuse_infinite(data, names)
     if estimator.missing == "error":
-        refuse_missing(data, getattr(estimator, "feature_names_in_", None))
+        refuse_missing(data, names)
     return data
+
+
+def _without_mask(X: Any, missing: str) -> Any:
+    """Return a masked array's entries with NaN for those that are masked."""
+    if not isinstance(X, np.ma.MaskedArray):
+        return X
+    if missing == "error" and np.ma.is_masked(X):
+        raise ValueError(
+            '`X` is an array with masked entries, expected all of them; missing="integrate" '
+            "integrates them out"
+        )
+    return np.ma.filled(X.astype(np.result_type(X.dtype, np.float32)), np.nan)
 
 
 def incomplete_restarts(

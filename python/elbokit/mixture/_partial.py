@@ -88,7 +88,7 @@ class PartialMixin:
         marginal : GaussianMixture
             Fitted, with the parameters of ``p(x_features)``, of the same covariance type. No data
             were seen: `lower_bound_` is -inf and `n_iter_` 0. `weights_init`, `means_init` and
-            `precisions_init`, which belong to all features, are None.
+            `precisions_init`, which belong to all features, are None, and so is `prior`.
 
         Raises
         ------
@@ -209,6 +209,7 @@ class PartialMixin:
             weights_init=None,
             means_init=None,
             precisions_init=None,
+            prior=None,
         )
         run = EmRun(parameters, -math.inf, [], converged=bool(self_.converged_))
         mixture._store(run, np.asarray(self_.means_).dtype)

@@ -79,7 +79,8 @@ def to_sklearn(estimator: BaseEstimator) -> sklearn.mixture.GaussianMixture:
     parameters = {}
     for name, value in estimator.get_params(deep=False).items():
         if name in theirs:
-            parameters[name] = value
+            # It draws no bar: it tells of its progress in lines.
+            parameters[name] = 1 if name == "verbose" and value == "bar" else value
         elif value is not defaults[name] and value != defaults[name]:
             raise ValueError(
                 f"{name} is {value!r}, but scikit-learn's GaussianMixture has no such parameter; "

@@ -21,11 +21,14 @@ __all__ = [
     "column_name",
     "has_plain_layout",
     "is_plain",
+    "refuse_infinite",
     "refuse_missing",
     "scaled_weight",
 ]
 
 Array = npt.NDArray[np.float64]
+
+_LOOK_ROWS = 65_536  # looked at together, so that a large X asks for little memory
 
 
 class IntegerInterval(Interval):  # type: ignore[misc]
@@ -255,15 +258,29 @@ _INTEGRATE = (
 
 def refuse_missing(X: npt.NDArray[Any], names: Any = None, advice: str = _INTEGRATE) -> None:
     """Raise ValueError for the first NaN of a data matrix; `names` are those of its columns."""
+    place = _first(np.isnan, X, names)
+    if place is not None:
+        raise ValueError(f"Input X contains NaN, first in {place}. {advice}")
+
+
+def refuse_infinite(X: npt.NDArray[Any], names: Any = None) -> None:
+    """Raise ValueError for the first infinity of a data matrix."""
+    place = _first(np.isinf, X, names)
+    if place is not None:
+        raise ValueError(f"Input X contains infinity, first in {place}, expected finite values")
+
+
+def _first(found: np.ufunc, X: npt.NDArray[Any], names: Any) -> str | None:
+    """Name the first entry of which `found` is true."""
     with np.errstate(over="ignore", invalid="ignore"):
         if np.isfinite(X.sum()):  # a sum costs less than a look at each entry
-            return
-    places = np.argwhere(np.isnan(X))
-    if len(places):
-        row, column = places[0].tolist()
-        raise ValueError(
-            f"Input X contains NaN, first in row {row}, {column_name(column, names)}. {advice}"
-        )
+            return None
+    for begin in range(0, len(X), _LOOK_ROWS):
+        places = np.argwhere(found(X[begin : begin + _LOOK_ROWS]))
+        if len(places):
+            row, column = places[0].tolist()
+            return f"row {begin + row}, {column_name(column, names)}"
+    return None
 
 
 def column_name(column: int, names: Any) -> str:

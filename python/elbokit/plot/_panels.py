@@ -133,7 +133,8 @@ def _draw_half_steps(history: Any, ax: Axes) -> Array:
     path = np.column_stack([after_e, after_m]).ravel()
     ax.plot(np.column_stack([at, at + 0.5]).ravel(), path, color="0.6", lw=1.2)
     ax.plot(at, after_e, "o", color="#0072B2", ms=3.5, label="after E-step")
-    ax.plot(at + 0.5, after_m, "^", color="#D55E00", ms=3.5, label="after M-step")
+    if np.isfinite(after_m).any():  # there is none of partial_fit
+        ax.plot(at + 0.5, after_m, "^", color="#D55E00", ms=3.5, label="after M-step")
     ax.grid(alpha=0.25)
     ax.legend(frameon=False, fontsize=7)
     return path

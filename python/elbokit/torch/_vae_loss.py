@@ -57,7 +57,7 @@ def check_options(
         if isinstance(value, Tensor):
             if value.dim() > 0:
                 raise ValueError(f"`{name}` has shape {tuple(value.shape)}, expected ()")
-        elif value is not None:
+        elif value is not None or name == "beta":
             check_non_negative(name, value)
     check_non_negative("target_scale", target_scale)
     if not isinstance(beta, Tensor):
@@ -214,7 +214,12 @@ def vae_loss(
         if terms is not None:
             return VAELossOutput(*terms)
     beta, free_bits = check_options(beta, free_bits, reduction, capacity, target_scale)
+    if statistics is not None and not isinstance(statistics, VAEStatistics):
+        raise TypeError(f"`statistics` is {statistics!r}, expected a VAEStatistics or None")
     dtype = _check_operands(logits, target, mu, logvar, prior_mu, prior_logvar, weight, mask)
+    # The loss is of the operands' dtype, whatever that of its factors.
+    beta = beta.to(dtype) if isinstance(beta, Tensor) else beta
+    capacity = capacity.to(dtype) if isinstance(capacity, Tensor) else capacity
     logvar = clamped("logvar_range", logvar.to(dtype), logvar_range)
     mu = mu.to(dtype)
     if prior_mu is not None or prior_logvar is not None:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
+from elbokit.torch._formulas._common import by_sample, sum_events
 from elbokit.torch._reduction import computed_dtype, spread
 
 __all__ = ["bernoulli_grads"]
@@ -41,7 +42,7 @@ def bernoulli_grads(
         ignored = (mask == 0).expand_as(logits)
         logits, target = logits.masked_fill(ignored, 0.0), target.masked_fill(ignored, 0.0)
         each = each * ~ignored
-    by_row = None if row_weight is None else row_weight.reshape(-1, *(1,) * (logits.dim() - 1))
+    by_row = None if row_weight is None else by_sample(row_weight, logits)
     unweighted = each if by_row is None else each * by_row
     weighted = unweighted if weight is None else unweighted * weight
     positive = target if pos_weight is None else pos_weight * target
@@ -51,7 +52,7 @@ def bernoulli_grads(
         slope = (1 - target) * torch.sigmoid(logits) - positive * torch.sigmoid(-logits)
         grads[0] = weighted * slope
     if needs[1]:
-        slope = (if_one if pos_weight is None else pos_weight * if_one) - if_zero
+        slope = -logits if pos_weight is None else (pos_weight - 1) * if_one - logits
         grads[1] = weighted * slope * target_scale
     loss = (1 - target) * if_zero + positive * if_one
     if needs[2] and weight is not None:
@@ -60,5 +61,5 @@ def bernoulli_grads(
         grads[3] = (weighted * target * if_one).sum_to_size(pos_weight.shape)
     if needs[5] and row_weight is not None:
         own = each * loss if weight is None else each * weight * loss
-        grads[5] = own.flatten(1).sum(1) if own.dim() > 1 else own
+        grads[5] = sum_events(own)
     return tuple(grads)

@@ -14,4 +14,5 @@ def by_sample(weight: Tensor, like: Tensor) -> Tensor:
 
 def sum_events(elements: Tensor, first: int = 1) -> Tensor:
     """Sum the dimensions from `first` on."""
-    return elements.flatten(first).sum(first) if elements.dim() > first else elements
+    # Not by flatten, which has no rule for batches of gradients (is_grads_batched=True).
+    return elements.sum(tuple(range(first, elements.dim()))) if elements.dim() > first else elements

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from elbokit.torch._formulas._common import by_sample, sum_events
 from elbokit.torch._reduction import spread
 
 __all__ = ["gaussian_kl_elements", "gaussian_kl_grads"]
@@ -16,11 +17,10 @@ def gaussian_kl_elements(
     mu: Tensor, logvar: Tensor, prior_mu: Tensor | float, prior_logvar: Tensor | float
 ) -> Tensor:
     """Return the KL of each dimension: ``(e^d - 1 - d + (mu - m)^2 e^-s) / 2``, d = logvar - s."""
-    ratio = logvar - prior_logvar
-    scaled = (mu - prior_mu) ** 2
+    ratio, z = logvar - prior_logvar, mu - prior_mu
     if isinstance(prior_logvar, Tensor):
-        scaled = scaled * torch.exp(-prior_logvar)
-    return 0.5 * (torch.expm1(ratio) - ratio + scaled)
+        z = z * torch.exp(-0.5 * prior_logvar)
+    return 0.5 * (torch.expm1(ratio) - ratio + z * z)
 
 
 def gaussian_kl_grads(
@@ -59,14 +59,15 @@ def gaussian_kl_grads(
             own = own + each_charged * kl
         factor = factor + each_charged
     if row_weight is not None and own is not None:
-        d_row_weight = own.flatten(1).sum(1) if own.dim() > 1 else own
-        factor = factor * row_weight.reshape(-1, *(1,) * (mu.dim() - 1))
-    inverse = torch.exp(-s) if isinstance(s, Tensor) else 1.0
-    d_mu = factor * (mu - m) * inverse
+        d_row_weight = sum_events(own)
+        factor = factor * by_sample(row_weight, mu)
+    inverse = torch.exp(-0.5 * s) if isinstance(s, Tensor) else 1.0
+    z = (mu - m) * inverse
+    d_mu = factor * z * inverse
     excess = torch.expm1(logvar - s)  # e^(logvar - s) - 1
     d_logvar = 0.5 * factor * excess
     if prior_mu is None or prior_logvar is None:
         return d_mu, d_logvar, None, None, d_row_weight
     d_prior_mu = (-d_mu).sum_to_size(prior_mu.shape)
-    d_prior_logvar = -0.5 * (factor * excess + d_mu * (mu - m))
+    d_prior_logvar = -0.5 * factor * (excess + z * z)
     return d_mu, d_logvar, d_prior_mu, d_prior_logvar.sum_to_size(prior_logvar.shape), d_row_weight

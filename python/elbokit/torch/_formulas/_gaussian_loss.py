@@ -52,7 +52,9 @@ def gaussian_loss_grads(
         grads[1] = -target_scale * slope
     if needs[2] and logvar is not None:
         inside = (noise >= low) & (noise <= high)
-        grads[2] = (weighted * (0.5 - 0.5 * z * z) * inside).sum_to_size(logvar.shape)
+        # A select: an infinite loss may not come through the clamp, whose slope is 0.
+        slope = (weighted * (0.5 - 0.5 * z * z)).masked_fill(~inside, 0.0)
+        grads[2] = slope.sum_to_size(logvar.shape)
     if needs[4] and row_weight is not None:
         loss = 0.5 * (z * z + clamped + math.log(2 * math.pi))
         grads[4] = sum_events(each * loss)

@@ -14,7 +14,7 @@ from torch import Tensor
 __all__ = ["gmm_log_prob_grads"]
 
 # A component of weight 0 may be nearer than those that count by more than a number can hold.
-_MOST_EXCESS = 80.0
+_MOST_EXCESS = {torch.float32: 80.0, torch.float64: 700.0}
 
 
 def _whitened(difference: Tensor, factor: Tensor, covariance_type: str) -> Tensor:
@@ -82,7 +82,7 @@ def gmm_log_prob_grads(
     counts = (weights != 0)[:, None]
     largest = log_normal.detach().masked_fill(~counts, -math.inf).amax(-1, keepdim=True)
     largest = largest.masked_fill(largest == -math.inf, 0.0)
-    normal = (log_normal - largest).clamp(max=_MOST_EXCESS).exp()
+    normal = (log_normal - largest).clamp(max=_MOST_EXCESS[x.dtype]).exp()
     total = (weights[:, None] * normal).sum(-1, keepdim=True)
     ratio = (normal / total.masked_fill(total == 0, 1.0)).masked_fill(total == 0, 0.0)
     over_p = grad[..., None] * ratio  # grad_n N_k(x_n) / p(x_n)
