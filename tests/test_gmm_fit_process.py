@@ -50,6 +50,7 @@ def interrupt():
     signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
 
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # jobs in the background ignore it
 timer = threading.Timer(0.5, interrupt)
 timer.start()
 try:
