@@ -348,7 +348,7 @@ BAD = [
     ),
     ({"sample_weight": np.array([1.0, 1, -1, 1])}, ValueError, "`sample_weight` has the value -1"),
     ({"sample_weight": np.array([1, 1, np.nan, 1])}, ValueError, "`sample_weight` .* row 2"),
-    ({"sample_weight": np.ones(4, int)}, TypeError, "`sample_weight` has dtype int64"),
+    ({"sample_weight": np.ones(4, bool)}, TypeError, "`sample_weight` has dtype bool"),
 ]
 
 

@@ -96,7 +96,7 @@ class Runner {
     if (fit.status != GmmFitStatus::ok) return true;
     rows_.assign(given);
     while (fit.n_iter < options_.max_iter) {
-      const GmmUpdateResult result = iterate(rows_, fit.estimate, threads);
+      const GmmUpdateResult result = iterate(rows_, fit, threads);
       double change = 0.0;
       const bool more = advance(rows_, threads, result, fit, change);
       if (result.status != GmmFitStatus::ok) return true;
@@ -108,9 +108,10 @@ class Runner {
 
   // The parts of an iteration, for runs that share the pass over the rows. The pass in T, where it
   // serves:
-  bool serves(const GmmEstimate& e) const {
-    return std::is_same_v<T, double> ||
-           (within_float(e.means, k_ * d_) && within_float(e.precisions_cholesky, size_));
+  bool serves(const GmmFit& fit) const {
+    const GmmEstimate& e = fit.estimate;
+    return std::is_same_v<T, double> || (!fit.wide && within_float(e.means, k_ * d_) &&
+                                         within_float(e.precisions_cholesky, size_));
   }
   typename GmmPass<T>::Together pass(const GmmEstimate& e) {
     return {&pass_, parameters(e), statistics_};
@@ -124,10 +125,13 @@ class Runner {
   }
 
   // The pass and the M-step in double.
-  GmmUpdateResult repeat(const RunRows<T>& rows, const GmmEstimate& e, bool threads) {
+  GmmUpdateResult repeat(const RunRows<T>& rows, GmmFit& fit, bool threads) {
     if (!exact_pass_) exact_pass_.emplace();
-    exact_pass_->run(rows.wide, parameters(e), rows.mass, threads, statistics_);
-    return m_step(rows, e, threads);
+    exact_pass_->run(rows.wide, parameters(fit.estimate), rows.mass, threads, statistics_);
+    const GmmUpdateResult result = m_step(rows, fit.estimate, threads);
+    fit.wide = result.status == GmmFitStatus::ok &&
+               update_.below_resolution(statistics_, next_.estimate());
+    return result;
   }
 
   // Stores an iteration's outcome in the fit. Returns whether another one follows.
@@ -149,13 +153,13 @@ class Runner {
   }
 
   // From the estimate to next_. What float32 cannot resolve or hold is done again in double.
-  GmmUpdateResult iterate(const RunRows<T>& rows, const GmmEstimate& e, bool threads) {
+  GmmUpdateResult iterate(const RunRows<T>& rows, GmmFit& fit, bool threads) {
     GmmUpdateResult result;
-    if (serves(e)) {
-      pass_.run(rows.rows, parameters(e), rows.mass, threads, statistics_);
-      if (update(rows, e, threads, result)) return result;
+    if (serves(fit)) {
+      pass_.run(rows.rows, parameters(fit.estimate), rows.mass, threads, statistics_);
+      if (update(rows, fit.estimate, threads, result)) return result;
     }
-    return repeat(rows, e, threads);
+    return repeat(rows, fit, threads);
   }
 
   GmmUpdateResult m_step(const RunRows<T>& rows, const GmmEstimate& e, bool threads) {

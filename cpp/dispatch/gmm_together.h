@@ -93,7 +93,7 @@ class RunsTogether {
   void iterate() {
     std::vector<typename GmmPass<T>::Together> passes;
     for (Run& run : runs_) {
-      run.served = run.runner->serves(run.fit->estimate);
+      run.served = run.runner->serves(*run.fit);
       if (run.served) passes.push_back(run.runner->pass(run.fit->estimate));
     }
     if (!passes.empty())
@@ -103,7 +103,7 @@ class RunsTogether {
       run.updated = run.served && run.runner->update(rows_, run.fit->estimate, false, run.result);
     });
     for (Run& run : runs_) {
-      if (!run.updated) run.result = run.runner->repeat(rows_, run.fit->estimate, true);
+      if (!run.updated) run.result = run.runner->repeat(rows_, *run.fit, true);
       double change = 0.0;
       const bool more = run.runner->advance(rows_, true, run.result, *run.fit, change);
       if (run.result.status == GmmFitStatus::ok) observer_.iteration(*run.fit, change);

@@ -5,6 +5,7 @@
 #include "elbokit/gmm_fit.h"
 #include "kernels/gmm_small_lanes.h"
 #include "kernels/gmm_small_model.h"
+#include "math/gaussian_update.h"
 
 namespace elbokit::cuda {
 
@@ -89,8 +90,6 @@ ELBOKIT_DEVICE SmallOutcome small_update(MixtureLanes lanes, const SmallUpdateOp
                                          const SmallEstimate<D, kFull>& previous,
                                          SmallEstimate<D, kFull>& next) {
   constexpr int kFactor = SmallMoments<D, kFull>::kFactor;
-  constexpr double kLeastSquare = 0x1p-120;    // as in cpp/dispatch/gmm_update.cpp
-  constexpr double kResolution = 4 * 0x1p-23;  // four rounding errors of float
   const bool here = lanes.index() < options.n_components;
   const bool tied = options.covariance == Covariance::tied;
   const bool spherical = options.covariance == Covariance::spherical;
@@ -156,9 +155,9 @@ ELBOKIT_DEVICE SmallOutcome small_update(MixtureLanes lanes, const SmallUpdateOp
 #pragma unroll
   for (int i = 0; i < D; ++i) {
     const int at = diagonal_at<D, kFull>(i);
-    const double least = (kResolution * second[at] + kLeastSquare * pooled) /
-                         (tied && pooled > total ? pooled : divisor);
-    below = below || 1.0 / (next.factor[at] * next.factor[at]) < least;
+    below =
+        below || math::below_float_resolution(next.factor[at], second[at],
+                                              tied && pooled > total ? pooled : divisor, pooled);
   }
   const bool any_below = lanes.ballot((tied || alive) && below) != 0;
   if (!tied && !alive) {  // an empty component keeps its covariance; its mean has not moved

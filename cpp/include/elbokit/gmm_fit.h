@@ -58,6 +58,7 @@ struct GmmFit {
   bool converged = false;
   GmmFitStatus status = GmmFitStatus::ok;  // in: others than ok are left as they are
   std::int64_t component = -1;
+  bool wide = false;  // float32 could not tell the last iteration's covariances, nor will it now
   std::vector<double>* lower_bounds = nullptr;  // optional: each iteration's is appended
   std::vector<double>* after_m = nullptr;       // optional: and that with the next parameters
 };
