@@ -34,7 +34,7 @@ bench-kernels: .venv/installed  ## each kernel alone, at each CPU level
 cuda-report: .venv/installed build/disassembler  ## registers, spills and SASS of the CUDA kernels
 	$(BIN)/python tools/cuda_report.py --nvdisasm build/disassembler/nvidia/cu13/bin/nvdisasm
 
-gpu-check:                ## on a machine with a GPU, offline: build, tests, sanitizers, times
+gpu-check:                ## on a machine with a GPU, offline: build, tests, times, sanitizers
 	$(PYTHON) tools/gpu_check.py
 
 build/disassembler: constraints.txt

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -143,70 +142,6 @@ def test_benchmarks_say_that_there_is_no_gpu(
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     __import__(bench).main(["--seconds", "1"])
     assert "no GPU here" in capsys.readouterr().out
-
-
-def test_file_of_a_machine_without_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import gpu_check
-
-    monkeypatch.setattr(gpu_check, "RESULT", tmp_path / "results" / "gpu.md")
-    monkeypatch.setenv("OUT", str(tmp_path))
-    assert gpu_check.main(["--without-gpu"]) == 0
-    text = (tmp_path / "gpu.md").read_text()
-    assert "no GPU was at hand" in text
-    assert "65,536 × 784, bfloat16 | of the limit ≤ 1.15" in text
-    assert "100,000 mixtures of 200 × 2, 3, full, 20 iterations | 0.015 s" in text
-
-
-def test_steps_of_gpu_check(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import gpu_check
-
-    monkeypatch.setattr(gpu_check, "RESULT", tmp_path / "gpu.md")
-    check = gpu_check.Check(40)
-    assert check.run([sys.executable, "-c", "print(3); raise SystemExit(5)"], 30) == (5, "3\n")
-    # The grandchild, in a session of its own, outlives the kill.
-    slow = "import subprocess as s; print('began', flush=True); "
-    slow += "s.run(['sleep', '15'], start_new_session=True)"
-    status, said = check.run([sys.executable, "-c", slow], 2)
-    assert status == 124
-    assert "began" in said
-    assert check.run(["no-such-program"], 5)[0] == 127
-    assert not check.step("memcheck", lambda seconds: (False, f"{seconds <= 40}"))
-    assert not check.step("racecheck", lambda seconds: (True, str(1 // 0)))
-    assert not check.step("build", lambda seconds: pytest.fail("too little time is left"))
-    text = (tmp_path / "gpu.md").read_text()
-    assert "**Failed: memcheck, racecheck.**" in text
-    assert "ZeroDivisionError" in text
-    assert "s were left, 60 are needed" in text
-
-
-@pytest.mark.parametrize(
-    ("status", "said", "good"),
-    [
-        (0, "ok a\nok b\n========= ERROR SUMMARY: 0 errors\n", True),
-        (0, "ok a\n========= RACECHECK SUMMARY: 0 hazards displayed (0 errors)\n", True),
-        (9, "ok a\n========= ERROR SUMMARY: 3 errors\n", False),
-        (0, "ok a\n========= ERROR SUMMARY: 10 errors\n", False),
-        (1, "ok a\nfailed b\n========= ERROR SUMMARY: 0 errors\n", False),
-        (0, "ok a\n", False),
-        (0, "========= ERROR SUMMARY: 0 errors\n", False),
-    ],
-)
-def test_verdict_of_a_sanitizer(status: int, said: str, good: bool) -> None:
-    import gpu_check
-
-    assert gpu_check.judged(status, said)[0] == good
-
-
-def test_counts_of_tests(tmp_path: Path) -> None:
-    import gpu_check
-
-    report = tmp_path / "report.xml"
-    report.write_text(
-        '<testsuites><testsuite><testcase name="a[cuda-3]"/><testcase name="a[3-cuda]"/>'
-        '<testcase name="b[cuda-3]"><failure/></testcase><testcase name="cuda"/>'
-        '<testcase name="c[cuda]"><skipped/></testcase></testsuite></testsuites>'
-    )
-    assert gpu_check.count(report) == ({"passed": 3, "failed": 1, "skipped": 1}, 2)
 
 
 def test_smoke_on_the_cpu(capsys: pytest.CaptureFixture[str]) -> None:

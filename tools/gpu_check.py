@@ -1,41 +1,35 @@
-"""Build, test, sanitise and measure on a machine with a GPU, offline: ``make gpu-check``.
+"""Build, test, measure and sanitise on a machine with a GPU, offline: ``make gpu-check``.
 
 Writes ``benchmarks/results/gpu.md`` after every step, and copies it to ``$OUT`` if that is set.
-A step that has too little time left is skipped, and the file says so. ``--without-gpu`` writes the
-file of a machine that has none: the rows and their goals. ``COMMIT`` names the commit where there
-is no repository to ask.
+A step that has too little time left is skipped, and the file says so. Sections that earlier runs
+wrote for the same sources and commit are kept (``build/gpu-check/gpu-check.json``), and
+``gpu-check.log`` has all that the commands printed. ``--without-gpu`` writes the file of a machine
+that has none: the rows and their goals. ``COMMIT`` names the commit where there is no repository
+to ask.
 """
 
 from __future__ import annotations
 
 import argparse
 import concurrent.futures
-import contextlib
 import json
 import os
 import re
 import shutil
-import signal
-import subprocess
 import sys
-import tempfile
 import time
-import traceback
-import xml.etree.ElementTree
-from collections.abc import Callable
 from pathlib import Path
 
-ROOT = Path(__file__).parent.parent
-BUILD = ROOT / "build" / "gpu-check"
-SITE = BUILD / "site"
-RESULT = ROOT / "benchmarks" / "results" / "gpu.md"
+import gpu_run
+import gpu_verdicts
+from gpu_run import FAILED, GOOD, OUT_OF_TIME, ROOT, UNFINISHED, Check, Work, tail
+
 BENCHMARKS = {"losses": "bench_gpu_losses.py", "em": "bench_gpu_em.py"}
 SANITIZERS = ("memcheck", "racecheck", "initcheck")
-# Seconds that a step may take, and below which it is not begun.
-TIMES = {"build": (180, 60), "tests": (150, 30), "losses": (120, 40), "em": (200, 40)}
-TIMES |= {tool: (45, 20) for tool in SANITIZERS}
 AT_HOME = ("test_cuda_build", "test_cuda_tools")  # of the build, of this: the GPU takes no part
 TESTS_AT_ONCE = 4
+LEAST_OF_A_FILE = 15.0  # seconds; most is the import of torch
+MOST_FAILURES = 20  # of a file: after an illegal access all that follows fails
 NO_TESTS = 5  # pytest's exit status where all of a file's tests are for the model
 PLACEHOLDER = (
     "Not measured yet: no GPU was at hand. `make gpu-check` on a machine with one fills this in."
@@ -48,97 +42,6 @@ print(json.dumps({"GPU": p.name, "compute capability": f"{p.major}.{p.minor}",
     "multiprocessors": p.multi_processor_count, "memory": f"{p.total_memory / 2**30:.0f} GiB",
     "Python": platform.python_version(), **{n: importlib.metadata.version(n) for n in names}}))
 """
-
-
-class Check:
-    """The steps of one run, what they found, and the time that is left."""
-
-    def __init__(self, seconds: float) -> None:
-        self.end = time.monotonic() + seconds
-        self.sections: dict[str, str] = {}
-        self.machine: dict[str, str] = {}
-        self.failed: list[str] = []
-        self.environment = os.environ | {
-            "PYTHONPATH": os.pathsep.join([str(SITE), str(ROOT / "benchmarks")]),
-            "SCIPY_ARRAY_API": "1",
-            "PYTHONUNBUFFERED": "1",
-        }
-
-    def run(self, command: list[str], seconds: float, **more: str) -> tuple[int, str]:
-        """Exit status and output; the status of a command that ran out of time is 124."""
-        seconds = max(1.0, min(seconds, self.end - time.monotonic()))
-        # To a file: a pipe ends only with the last of the children, some of which outlive a kill
-        # (compilers in sessions of their own, whatever hangs in the driver).
-        with tempfile.TemporaryFile() as file:
-            try:
-                child = subprocess.Popen(
-                    command, cwd=ROOT, env=self.environment | more,
-                    stdout=file, stderr=subprocess.STDOUT, start_new_session=True,
-                )  # fmt: skip
-            except OSError as error:
-                return 127, str(error)
-            status, note = 124, f"\nstopped after {seconds:.0f} s"
-            try:
-                status, note = child.wait(seconds), ""
-            except subprocess.TimeoutExpired:
-                os.killpg(child.pid, signal.SIGKILL)  # its own children too: they hold the GPU
-                with contextlib.suppress(subprocess.TimeoutExpired):
-                    child.wait(10)
-            file.seek(0)
-            return status, file.read().decode(errors="replace") + note
-
-    def step(self, name: str, work: Callable[[float], tuple[bool, str]]) -> bool:
-        most, least = TIMES[name]
-        left = self.end - time.monotonic()
-        if left < least:
-            self.sections[name] = f"Skipped: {left:.0f} s were left, {least} are needed."
-            self.write()
-            return False
-        begin = time.monotonic()
-        try:
-            good, text = work(min(most, left))
-        except Exception:  # the later steps and the file are still wanted
-            good, text = False, tail(traceback.format_exc())
-        print(f"{name}: {'good' if good else 'FAILED'}, {time.monotonic() - begin:.0f} s")
-        print(text, flush=True)
-        self.sections[name] = text
-        if not good:
-            self.failed.append(name)
-        self.write()
-        return good
-
-    def write(self) -> None:
-        RESULT.parent.mkdir(exist_ok=True)
-        RESULT.write_text(document(self.machine, self.sections, self.failed))
-        if out := os.environ.get("OUT"):
-            shutil.copy(RESULT, out)
-
-
-def document(machine: dict[str, str], sections: dict[str, str], failed: list[str]) -> str:
-    titles = {
-        "build": "Build",
-        "tests": "Tests on the device",
-        **{tool: f"compute-sanitizer {tool}" for tool in SANITIZERS},
-        "losses": "Losses, forward and backward",
-        "em": "EM",
-    }
-    text = "# The CUDA kernels on a GPU\n\n"
-    text += (
-        "Written by `make gpu-check` (`tools/gpu_check.py`). Times are medians, quartiles in "
-        "brackets. The limit of a loss is three passes over the batch at the copy bandwidth "
-        "measured in the run; that of an EM iteration is reading the rows, or its products at the "
-        "rate of torch's float32 matrix product.\n"
-    )
-    text += "".join(f"\n- {name}: {value}" for name, value in machine.items())
-    if failed:
-        text += f"\n\n**Failed: {', '.join(failed)}.**"
-    for name, title in titles.items():
-        text += f"\n\n## {title}\n\n{sections.get(name, 'Not run.').strip()}"
-    return text + "\n"
-
-
-def tail(text: str, lines: int = 25) -> str:
-    return "```\n" + "\n".join(text.strip().splitlines()[-lines:]) + "\n```"
 
 
 def look(check: Check) -> bool:
@@ -160,94 +63,141 @@ def look(check: Check) -> bool:
         check.machine[name] = lines[-1] if lines and not status else "unknown"
     if commit := os.environ.get("COMMIT"):
         check.machine["commit"] = commit
+    check.machine["sources"] = gpu_run.digest()
     return True
 
 
-def build(check: Check) -> Callable[[float], tuple[bool, str]]:
+def build(check: Check) -> Work:
     architecture = check.machine["compute capability"].replace(".", "") + "-real"
 
-    def work(seconds: float) -> tuple[bool, str]:
-        shutil.rmtree(SITE, ignore_errors=True)
+    def work(seconds: float) -> tuple[str, str]:
+        shutil.rmtree(gpu_run.SITE, ignore_errors=True)
+        built_from().unlink(missing_ok=True)
         command = [sys.executable, "-m", "pip", "install", "--no-build-isolation", "--no-deps"]
-        command += ["--no-index", "--target", str(SITE), f"-Cbuild-dir={BUILD / 'cmake'}"]
+        command += [
+            "--no-index",
+            "--target",
+            str(gpu_run.SITE),
+            f"-Cbuild-dir={gpu_run.BUILD / 'cmake'}",
+        ]
         command += ["-Ccmake.define.ELBOKIT_CUDA=ON"]
         command += [f"-Ccmake.define.CMAKE_CUDA_ARCHITECTURES={architecture}", "."]
         begin = time.monotonic()
         status, said = check.run(command, seconds)
         if status:
-            return False, tail(said)
+            return FAILED, tail(said)
         took = time.monotonic() - begin
         _, said = check.run([sys.executable, "-m", "elbokit"], 60)
         lines = [line for line in said.splitlines() if line.startswith("CUDA")]
-        good = bool(lines) and "compute capability" in lines[0]
-        return good, f"For {architecture}, CPU kernels included: {took:.0f} s.\n\n{tail(said)}"
+        text = f"For {architecture}, CPU kernels included: {took:.0f} s.\n\n{tail(said)}"
+        if not lines or "compute capability" not in lines[0]:
+            return FAILED, text
+        built_from().write_text(check.machine["sources"])
+        return GOOD, text
 
     return work
 
 
-def tests(check: Check) -> Callable[[float], tuple[bool, str]]:
-    """Each file in a process of its own: after an error of the device nothing works in one."""
-    folder = BUILD / "tests"
+def built_from() -> Path:
+    """Where the digest of the sources is that the package was built from."""
+    return gpu_run.BUILD / "built-from"
 
-    def run(file: Path) -> tuple[int, str]:
-        command = [sys.executable, "-m", "pytest", str(file.relative_to(ROOT)), "-q"]
+
+def unbuilt(check: Check) -> str:
+    """Why the package has to be built before anything else; nothing where it need not."""
+    if not any(gpu_run.SITE.glob("elbokit/_cuda.*so")) or not built_from().exists():
+        return f"there is no package with CUDA kernels in {gpu_run.SITE}"
+    same = built_from().read_text() == check.machine["sources"]
+    return "" if same else f"the package in {gpu_run.SITE} was built from other sources"
+
+
+def tests(check: Check) -> Work:
+    """Each file in a process of its own: after an error of the device nothing works in one."""
+    folder, end = gpu_run.BUILD / "tests", 0.0
+
+    def run(file: Path, *more: str, again: str = "", **environment: str) -> tuple[int, str] | None:
+        left = end - time.monotonic()
+        if left < LEAST_OF_A_FILE:
+            return None
+        command = [sys.executable, "-m", "pytest", str(file.relative_to(ROOT)), "-v", "--tb=short"]
         # What other versions of the neighbours deprecate is no failure of the kernels.
         command += ["-k", "not emulated", "-W", "default", "-p", "no:cacheprovider"]
-        command += ["-o", "faulthandler_timeout=60", f"--junitxml={folder / file.stem}.xml"]
-        return check.run(command, end - time.monotonic())
+        command += ["-o", "faulthandler_timeout=60", f"--maxfail={MOST_FAILURES}", *more]
+        command += [f"--junitxml={folder / again / file.stem}.xml"]
+        return check.run(command, left, **environment)
 
-    def work(seconds: float) -> tuple[bool, str]:
+    def report(file: Path, again: str = "") -> Path:
+        return folder / again / f"{file.stem}.xml"
+
+    def blocking(file: Path) -> str:
+        """Where launches wait, an error is that of the test which shows it."""
+        found = run(file, "-x", again="again", CUDA_LAUNCH_BLOCKING="1")
+        if found is None:
+            return ""
+        text = "it passed"
+        if found[0]:
+            text = gpu_verdicts.complaint(report(file, "again"), *found)
+        return f"\n\nOnce more with CUDA_LAUNCH_BLOCKING=1: {text}"
+
+    def work(seconds: float) -> tuple[str, str]:
         nonlocal end
         end = time.monotonic() + seconds
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         files = sorted(f for f in (ROOT / "tests").glob("test_cuda_*.py") if f.stem not in AT_HOME)
         with concurrent.futures.ThreadPoolExecutor(TESTS_AT_ONCE) as pool:
-            ends = dict(zip(files, pool.map(run, files), strict=True))
+            found = dict(zip(files, pool.map(run, files), strict=True))
         total, on_device = {"passed": 0, "failed": 0, "skipped": 0}, 0
-        for report in folder.glob("*.xml"):
-            counts, there = count(report)
+        for file in files:
+            ended = found[file]
+            stopped_there = ended is not None and ended[0] == OUT_OF_TIME
+            counts, there = gpu_verdicts.count(report(file), stopped_there)
             total = {name: n + counts[name] for name, n in total.items()}
             on_device += there
         text = ", ".join(f"{n} {name}" for name, n in total.items())
         text += f"; {on_device} of those that passed were tests of the device itself."
-        bad = {file: said for file, (status, said) in ends.items() if status not in (0, NO_TESTS)}
-        for file, said in bad.items():
-            text += f"\n\n{file.name}, exit status {ends[file][0]}:\n\n{tail(said)}"
-        return not bad and on_device > 0, text
+        left_out = [file.name for file, ended in found.items() if ended is None]
+        ends = {file: ended for file, ended in found.items() if ended}
+        stopped = {
+            file: said
+            for file, (status, said) in ends.items()
+            if status == OUT_OF_TIME and not gpu_verdicts.failed_before_the_end(said)
+        }
+        fine = (0, NO_TESTS)
+        bad = [f for f, (status, _) in ends.items() if status not in fine and f not in stopped]
+        if left_out:
+            text += f"\n\nNot run, for lack of time: {', '.join(left_out)}."
+        for file, said in stopped.items():
+            text += f"\n\n{file.name} was stopped when time ran out:\n\n{tail(said, 5)}"
+        for file in bad:
+            text += f"\n\n{file.name}: {gpu_verdicts.complaint(report(file), *ends[file])}"
+            if ends[file][0] != OUT_OF_TIME:
+                text += blocking(file)
+        if bad or (on_device == 0 and not left_out and not stopped):
+            return FAILED, text
+        return UNFINISHED if left_out or stopped else GOOD, text
 
-    end = 0.0
     return work
 
 
-def count(report: Path) -> tuple[dict[str, int], int]:
-    """Tests by how they ended; those that passed with the GPU as their device."""
-    counts = {"passed": 0, "failed": 0, "skipped": 0}
-    on_device = 0
-    for case in xml.etree.ElementTree.parse(report).iter("testcase"):
-        kinds = {child.tag for child in case}
-        how = "skipped" if "skipped" in kinds else "passed"
-        how = "failed" if kinds & {"failure", "error"} else how
-        counts[how] += 1
-        on_device += how == "passed" and bool(re.search(r"[\[-]cuda[\]-]", case.get("name", "")))
-    return counts, on_device
-
-
-def sanitizer(check: Check, tool: str) -> Callable[[float], tuple[bool, str]]:
-    def work(seconds: float) -> tuple[bool, str]:
+def sanitizer(check: Check, tool: str) -> Work:
+    def work(seconds: float) -> tuple[str, str]:
+        end = time.monotonic() + seconds
         smoke = [sys.executable, str(ROOT / "tools" / "gpu_smoke.py")]
         program = ["compute-sanitizer", "--tool", tool, "--error-exitcode", "9"]
         # torch's own kernels are not on trial; nor shall its cache hide what is out of bounds.
         own = ["--kernel-name", "kns=elbokit"]
         if tool == "initcheck":
             own = []  # what is written by a kernel that is left out counts as not written
+            program += ["--print-limit", str(gpu_verdicts.PRINTED), "--show-backtrace", "no"]
         elif tool == "memcheck":
             own += ["--report-api-errors", "no"]  # torch asks the driver for what it may not have
         for filters in (own, []) if own else ([],):
-            status, said = check.run([*program, *filters, *smoke], seconds, **no_cache())
-            if re.search(r"ok \w|failed \w", said) or status == 124:
+            left = end - time.monotonic()
+            status, said = check.run([*program, *filters, *smoke], left, **no_cache())
+            if re.search(r"ok \w|failed \w", said) or status == OUT_OF_TIME:
                 break
-        return judged(status, said)
+        return gpu_verdicts.judged(tool, status, said)
 
     return work
 
@@ -256,19 +206,10 @@ def no_cache() -> dict[str, str]:
     return {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
 
 
-def judged(status: int, said: str) -> tuple[bool, str]:
-    """Verdict on what compute-sanitizer printed."""
-    operators = len(re.findall(r"^ok ", said, re.MULTILINE))
-    summary = re.findall(r"=+ ((?:ERROR|RACECHECK) SUMMARY: .*)", said)
-    text = f"{operators} operators. {summary[-1] if summary else 'No summary.'}"
-    clean = bool(summary) and re.search(r"SUMMARY: 0 (errors|hazards)", summary[-1]) is not None
-    good = status == 0 and clean and operators > 0
-    return good, text if good else f"{text} Exit status {status}.\n\n{tail(said, 40)}"
-
-
-def benchmark(check: Check, name: str) -> Callable[[float], tuple[bool, str]]:
-    def work(seconds: float) -> tuple[bool, str]:
-        path = BUILD / f"{name}.json"
+def benchmark(check: Check, name: str) -> Work:
+    def work(seconds: float) -> tuple[str, str]:
+        seconds -= 12  # for the table
+        path = gpu_run.BUILD / f"{name}.json"
         path.unlink(missing_ok=True)
         script = str(ROOT / "benchmarks" / BENCHMARKS[name])
         command = [sys.executable, script, "--json", str(path), "--seconds", f"{seconds - 15:.0f}"]
@@ -276,7 +217,10 @@ def benchmark(check: Check, name: str) -> Callable[[float], tuple[bool, str]]:
         code = "import sys, pathlib, gpu_timing as g\n"
         code += "print(g.as_section(pathlib.Path(sys.argv[1])))"
         _, table = check.run([sys.executable, "-c", code, str(path)], 60)
-        return status == 0, table if status == 0 else f"{table}\n\n{tail(said)}"
+        if status == 0:
+            return GOOD, table
+        verdict = UNFINISHED if status == OUT_OF_TIME else FAILED
+        return verdict, f"{table}\n\n{tail(said)}"
 
     return work
 
@@ -284,27 +228,34 @@ def benchmark(check: Check, name: str) -> Callable[[float], tuple[bool, str]]:
 def main(given: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seconds", type=float, default=480.0, help="for all steps together")
-    parser.add_argument("--only", nargs="+", choices=TIMES, help="these steps; the build is kept")
+    parser.add_argument(
+        "--only", nargs="+", choices=gpu_run.TIMES, help="these steps; the build is kept"
+    )
     parser.add_argument("--without-gpu", action="store_true", help="write rows and goals alone")
     options = parser.parse_args(given)
     check = Check(options.seconds)
     if options.without_gpu:
-        check.sections = dict.fromkeys(TIMES, PLACEHOLDER) | goals()
+        check.sections = dict.fromkeys(gpu_run.TIMES, PLACEHOLDER) | goals()
         check.write()
         return 0
     if not look(check):
         return 1
-    BUILD.mkdir(parents=True, exist_ok=True)
+    check.recall()
+    gpu_run.BUILD.mkdir(parents=True, exist_ok=True)
     steps = {"build": build(check), "tests": tests(check)}
-    steps |= {tool: sanitizer(check, tool) for tool in SANITIZERS}
     steps |= {name: benchmark(check, name) for name in BENCHMARKS}
-    for name, work in steps.items():
-        if options.only and name not in options.only:
-            continue
-        if not check.step(name, work) and name == "build":
+    steps |= {tool: sanitizer(check, tool) for tool in SANITIZERS}
+    wanted = [name for name in steps if name in (options.only or steps)]
+    if "build" not in wanted and (why := unbuilt(check)):
+        print(f"building first: {why}", flush=True)
+        wanted.insert(0, "build")
+    done = {}
+    for name in wanted:
+        done[name] = check.step(name, steps[name])
+        if name == "build" and done[name] != GOOD:
             break
-    print(f"written to {RESULT}")
-    return 1 if check.failed else 0
+    print(f"written to {gpu_run.RESULT}, all output to {check.log}")
+    return 1 if FAILED in done.values() else 0
 
 
 def goals() -> dict[str, str]:
