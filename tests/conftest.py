@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-import os
+import glob
 from collections.abc import Iterator
 from typing import Any
 
@@ -57,7 +57,7 @@ def rng() -> np.random.Generator:
     return np.random.default_rng(20240229)
 
 
-@pytest.fixture(params=["emulated", *(["cuda"] if os.path.exists("/dev/nvidia0") else [])])
+@pytest.fixture(params=["emulated", *(["cuda"] if glob.glob("/dev/nvidia[0-9]*") else [])])
 def gpu(request: pytest.FixtureRequest) -> Iterator[Any]:
     """The device of tensors that the CUDA implementations take: the CPU where they are emulated."""
     import torch

@@ -63,7 +63,7 @@ def waiting_is_an_error() -> Iterator[None]:
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_nothing_waits_for_the_gpu(waiting_is_an_error: None, dtype: torch.dtype) -> None:
     x = operands(dtype=dtype)
-    weight = torch.rand(128, device="cuda")
+    weight = torch.linspace(0.0, 1.0, 128, device="cuda")
     statistics = VAEStatistics()
 
     def everything() -> None:

@@ -18,6 +18,10 @@ def on_cpu(*operands: Tensor) -> list[np.ndarray]:
     return [t.detach().cpu().numpy() for t in operands]
 
 
+def uniform(n: int) -> Tensor:
+    return torch.rand(n, dtype=torch.float64, generator=torch.Generator().manual_seed(n))
+
+
 def close(ours: Any, theirs: Any, rtol: float = 1e-11) -> None:
     ours = ours.cpu().numpy() if isinstance(ours, Tensor) else ours
     np.testing.assert_allclose(ours, theirs, rtol=rtol, atol=rtol * np.abs(theirs).max())
@@ -27,7 +31,7 @@ def close(ours: Any, theirs: Any, rtol: float = 1e-11) -> None:
 @pytest.mark.parametrize("batch", [(), (3,), (2, 2)])
 def test_against_the_cpu(gpu: torch.device, batch: tuple[int, ...], kind: str) -> None:
     operands = [t.to(gpu) for t in mixture(kind, 40, 3, 4, batch=batch)]
-    weight = torch.rand(40, dtype=torch.float64, device=gpu)
+    weight = uniform(40).to(gpu)
     theirs = on_cpu(*operands)
     for a, b in zip(ops.gmm_estep(*operands, kind), ops.gmm_estep(*theirs, kind), strict=True):
         assert a.device.type == gpu.type
@@ -61,7 +65,7 @@ def test_narrow_rows(gpu: torch.device, dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("scale", [1e-200, 1e300])
 def test_sample_weights_of_any_size(gpu: torch.device, scale: float) -> None:
     x, *rest = mixture("diag", 30, 3, 2, dtype=torch.float32)
-    weight = torch.rand(30, dtype=torch.float64)
+    weight = uniform(30)
     ours = ops.gmm_statistics(*(t.to(gpu) for t in (x, *rest)), "diag", scale * weight.to(gpu))
     exact = ops.gmm_statistics(*on_cpu(x.double(), *rest), "diag", scale * weight.numpy())
     for a, b in zip(ours, exact, strict=True):
