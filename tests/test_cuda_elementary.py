@@ -23,11 +23,13 @@ def evaluate(function: str, x: np.ndarray, device: torch.device) -> np.ndarray:
     return result
 
 
-# Of float32 on a GPU, from the published errors of ex2.approx (2) and rcp.approx (1).
+# Of float32 on a GPU. The PTX ISA puts ex2.approx within 2 units of the correctly rounded result,
+# rcp.approx within 1. With every one of them as far off as that, the largest errors against the
+# true value are 3.50, 2.50, 3.73, 2.82, 2.85 and 4.44.
 ON_GPU = {
-    "exp_nonpositive": 2.6,
-    "exp2_nonpositive": 2.1,
-    "logistic_share": 2.6,
+    "exp_nonpositive": 3.6,
+    "exp2_nonpositive": 2.6,
+    "logistic_share": 3.8,
     "log": 4.0,
     "log1p": 6.0,
     "log1p_unit": 6.0,

@@ -186,8 +186,9 @@ ELBOKIT_INLINE V expm1(V x) {
 }
 
 #if defined(__CUDA_ARCH__)
-// 2^x and 1 / x in one instruction of the GPU's special functions. The PTX ISA states errors of at
-// most 2 and 1 units in the last place; a result below the normal numbers is 0.
+// 2^x and 1 / x in one instruction of the GPU's special functions. The PTX ISA says that they are
+// within 2 and 1 units in the last place of the correctly rounded result, so within 2.5 and 1.5 of
+// the true one; a result below the normal numbers is 0.
 ELBOKIT_INLINE float device_exp2(float x) {
   float result;
   asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(x));
@@ -220,8 +221,8 @@ ELBOKIT_INLINE V exp_nonpositive(V x) {
   if constexpr (sizeof(V) == 4) {
     // e^x = 2^y e^r: y is x log2(e) rounded, and r what the rounding left out, less than 2^-17.
     // r is the difference of two numbers nearly equal, taken by fused products, so it is as good as
-    // exact; 1 + r leaves out r^2 / 2. In all an error of 2.5 units at most: 2 of 2^y, one
-    // rounding.
+    // exact; 1 + r leaves out r^2 / 2. In all an error of 3 units at most: 2.5 of 2^y, half a unit
+    // of rounding; 3.5 just below 1, since the units above it are twice as large.
     const float y = x * 1.44269504f;
     const float r = fmaf(-y, F::ln2_rest, fmaf(-y, F::ln2, x));
     const float power = device_exp2(y);
@@ -255,7 +256,8 @@ ELBOKIT_INLINE V exp2_nonpositive(V x) {
 }
 
 // a / b, for b and 1 / b normal. A GPU's division in float is a call with a slow path, which zeros
-// take too; the reciprocal's rounding, 1 unit in the last place, is added instead.
+// take too; the reciprocal's 1.5 units in the last place, up to 3 of the quotient's, come on
+// top of the product's rounding instead: 3.5 units at most.
 template <class V>
 ELBOKIT_INLINE V quotient(V a, V b) {
 #if defined(__CUDA_ARCH__)
@@ -290,7 +292,7 @@ struct Logistic {
   V share, log;  // u / (1 + u) and log(1 + u)
 };
 
-// u / (1 + u) for u in [0, 1].
+// u / (1 + u) for u in [0, 1]. With the rounding of 1 + u, 3.75 units on a GPU in float.
 template <class V>
 ELBOKIT_INLINE V logistic_share(V u) {
   return quotient(u, u + Lane<V>(1));
