@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import elbokit
+from elbokit.torch._cuda import _gmm_kernels as kernels
 
 ROOT = Path(__file__).parent.parent
 
@@ -144,11 +145,28 @@ def test_benchmarks_say_that_there_is_no_gpu(
     assert "no GPU here" in capsys.readouterr().out
 
 
-def test_smoke_on_the_cpu(capsys: pytest.CaptureFixture[str]) -> None:
+def test_smoke_on_the_model(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What compute-sanitizer will see has both ways of many components in it."""
     import gpu_smoke
 
-    status = gpu_smoke.main(["--device", "cpu"])
+    from gpu import emulated_dispatch, emulation
+
+    attempt, taken = kernels.attempted_statistics, set()
+
+    def watched(name: str, X: torch.Tensor, *more: Any) -> Any:
+        found = attempt(name, X, *more)
+        if found is not None and int(found[1]) == 0:
+            taken.add((name, X.dtype, X.data_ptr() % 16 == 0))
+        return found
+
+    monkeypatch.setattr(kernels, "attempted_statistics", watched)
+    with emulated_dispatch(), emulation(5, hopper=True):
+        status = gpu_smoke.main(["--device", "cpu"])
     lines = capsys.readouterr().out.splitlines()
     assert [line for line in lines if not line.startswith("ok ")] == []
     assert status == 0
-    assert len(lines) > 25
+    assert len(lines) > 30
+    sparse = {("sparse", t, b) for t in (torch.float32, torch.bfloat16) for b in (True, False)}
+    assert taken == sparse | {("products", torch.float32, True)}

@@ -30,6 +30,11 @@ def backward(loss: Tensor, *leaves: Tensor) -> None:
     torch.autograd.grad(loss.sum(), leaves)
 
 
+def unaligned(x: Tensor) -> Tensor:
+    """The same numbers, rows apart and none of them where 16 bytes begin."""
+    return torch.cat([x[:, :1], x, x[:, :1]], 1)[:, 1:-1]
+
+
 def losses(make: Make) -> dict[str, Callable[[], object]]:
     def leaf(*size: int) -> Tensor:
         return make(*size).requires_grad_()
@@ -38,6 +43,15 @@ def losses(make: Make) -> dict[str, Callable[[], object]]:
         inputs = leaf(rows, cols), make(rows, cols).sigmoid(), leaf(rows, 5), leaf(rows, 5)
         found = et.vae_loss(*inputs, reduction=reduction, **options)
         backward(found.loss, inputs[0], *inputs[2:])
+
+    def of_bytes(dtype: torch.dtype, cols: int, apart: bool = False) -> None:
+        logits, mu, logvar = make(7, cols).to(dtype), leaf(7, 5), leaf(7, 5)
+        target = (255 * make(7, cols).sigmoid()).byte()
+        if apart:
+            logits, target = unaligned(logits), unaligned(target)
+        logits.requires_grad_()
+        found = et.vae_loss(logits, target, mu, logvar, target_scale=1 / 255)
+        backward(found.loss, logits, mu, logvar)
 
     def decoder(loss: Callable[..., Tensor], target: Tensor, *size: int) -> None:
         x = leaf(*size)
@@ -78,6 +92,9 @@ def losses(make: Make) -> dict[str, Callable[[], object]]:
         "vae_loss 3 x 8196": lambda: vae(3, 8196, "sum"),
         "vae_loss by row": lambda: vae(9, 516, "none", beta=2.0),
         "vae_loss scaled": scaled,
+        "vae_loss bfloat16, bytes": lambda: of_bytes(torch.bfloat16, 784),
+        "vae_loss float32, bytes, unaligned": lambda: of_bytes(torch.float32, 516, True),
+        "vae_loss bfloat16, bytes, unaligned": lambda: of_bytes(torch.bfloat16, 516, True),
         "gaussian_kl": kl,
         "bernoulli_loss": lambda: decoder(et.bernoulli_loss, make(7, 516).sigmoid(), 7, 516),
         "gaussian_loss": lambda: decoder(et.gaussian_loss, make(7, 516), 7, 516),
@@ -110,6 +127,13 @@ def mixtures(make: Make) -> dict[str, Callable[[], object]]:
         ops.gmm_estep(x, *parameters, kind)
         ops.gmm_statistics(x, *parameters, kind)
 
+    def sparse(kind: str, dtype: torch.dtype = torch.float32, apart: bool = False) -> None:
+        """Few of many components matter to a row: lists of them, and sums over the lists."""
+        weights, means, factors = start(40, 70, kind)
+        means = 4 * means
+        x = (means.repeat(9, 1)[:-13] + make(617, 40)).to(dtype)
+        ops.gmm_statistics(unaligned(x) if apart else x, weights, means, factors, kind)
+
     def fit() -> None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # that it did not converge
@@ -120,6 +144,10 @@ def mixtures(make: Make) -> dict[str, Callable[[], object]]:
         for d, k in ((2, 3), (17, 5), (33, 65)):
             found[f"gmm {kind} {d}, {k}"] = lambda d=d, k=k, kind=kind: sizes(d, k, kind)
     return found | {
+        "gmm sparse diag": lambda: sparse("diag"),
+        "gmm sparse spherical, unaligned": lambda: sparse("spherical", apart=True),
+        "gmm sparse diag, bfloat16": lambda: sparse("diag", torch.bfloat16),
+        "gmm sparse diag, bfloat16, unaligned": lambda: sparse("diag", torch.bfloat16, True),
         "gmm_log_prob full": lambda: density("full"),
         "gmm_log_prob diag": lambda: density("diag"),
         "gmm_fit": lambda: ops.gmm_fit(make(517, 5), *start(5, 3, "full"), max_iter=3),
