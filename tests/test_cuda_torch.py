@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
@@ -58,6 +59,18 @@ def plain(
 
 def tracked(given: tuple[Tensor, ...]) -> list[Tensor]:
     return [x for x in given if x.requires_grad]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_small_plain_losses_come_to_the_kernels(
+    dispatched: torch.device, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = mock.Mock(wraps=_cuda.vae_loss)
+    monkeypatch.setattr(_cuda, "vae_loss", calls)
+    given = operands(dispatched, dtype=dtype)
+    vae_loss(*given).loss.backward()
+    vae_loss(*(t.detach() for t in given))
+    assert calls.call_count == 2
 
 
 @pytest.mark.parametrize("reduction", ["batchmean", "none"])
