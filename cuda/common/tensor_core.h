@@ -20,16 +20,17 @@ ELBOKIT_DEVICE std::uint32_t packed(float low, float high) {
 //   b    rows 2 t, 2 t + 1 of column g, then rows 2 t + 8, 2 t + 9
 //   sum  columns 2 t, 2 t + 1 of row g, then of row g + 8
 // The units align what they add up to the largest exponent, and cut off what lies beyond.
+// Volatile, since all lanes of the warp have to come to it: it must not move below a condition.
 template <class S>
 ELBOKIT_DEVICE void add_product(float (&sum)[4], const std::uint32_t (&a)[4], std::uint32_t b0,
                                 std::uint32_t b1) {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
-#define ELBOKIT_ADD_PRODUCT(type)                                       \
-  asm("mma.sync.aligned.m16n8k16.row.col.f32." type "." type            \
-      ".f32 "                                                           \
-      "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};" \
-      : "+f"(sum[0]), "+f"(sum[1]), "+f"(sum[2]), "+f"(sum[3])          \
-      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1))
+#define ELBOKIT_ADD_PRODUCT(type)                                                \
+  asm volatile("mma.sync.aligned.m16n8k16.row.col.f32." type "." type            \
+               ".f32 "                                                           \
+               "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};" \
+               : "+f"(sum[0]), "+f"(sum[1]), "+f"(sum[2]), "+f"(sum[3])          \
+               : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1))
   if constexpr (std::is_same_v<S, BFloat16>)
     ELBOKIT_ADD_PRODUCT("bf16");
   else
