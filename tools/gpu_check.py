@@ -148,10 +148,9 @@ def tests(check: Check) -> Work:
         with concurrent.futures.ThreadPoolExecutor(TESTS_AT_ONCE) as pool:
             found = dict(zip(files, pool.map(run, files), strict=True))
         total, on_device = {"passed": 0, "failed": 0, "skipped": 0}, 0
-        for file in files:
-            ended = found[file]
-            stopped_there = ended is not None and ended[0] == OUT_OF_TIME
-            counts, there = gpu_verdicts.count(report(file), stopped_there)
+        for file, ended in found.items():
+            interrupted = ended is not None and ended[0] == OUT_OF_TIME
+            counts, there = gpu_verdicts.count(report(file), interrupted)
             total = {name: n + counts[name] for name, n in total.items()}
             on_device += there
         text = ", ".join(f"{n} {name}" for name, n in total.items())
@@ -195,7 +194,7 @@ def sanitizer(check: Check, tool: str) -> Work:
         for filters in (own, []) if own else ([],):
             left = end - time.monotonic()
             status, said = check.run([*program, *filters, *smoke], left, **no_cache())
-            if re.search(r"ok \w|failed \w", said) or status == OUT_OF_TIME:
+            if re.search(r"^(ok|failed) ", said, re.MULTILINE) or status == OUT_OF_TIME:
                 break
         return gpu_verdicts.judged(tool, status, said)
 
@@ -219,8 +218,8 @@ def benchmark(check: Check, name: str) -> Work:
         _, table = check.run([sys.executable, "-c", code, str(path)], 60)
         if status == 0:
             return GOOD, table
-        verdict = UNFINISHED if status == OUT_OF_TIME else FAILED
-        return verdict, f"{table}\n\n{tail(said)}"
+        stopped = status == OUT_OF_TIME and not re.search(r"^failed: ", said, re.MULTILINE)
+        return UNFINISHED if stopped else FAILED, f"{table}\n\n{tail(said)}"
 
     return work
 
