@@ -8,7 +8,8 @@ from torch import Tensor
 from elbokit.torch._checks import check_is_tensor, check_positive_int, check_same_shape
 from elbokit.torch._importance import importance_log_likelihood
 from elbokit.torch._latent_model import LatentModel
-from elbokit.torch._networks import check_fits_parameters
+from elbokit.torch._networks import check_fits_parameters, narrowed
+from elbokit.torch._reduction import computed_dtype
 
 __all__ = ["GenerativeModel"]
 
@@ -25,7 +26,8 @@ class GenerativeModel(LatentModel):
         Parameters
         ----------
         z : Tensor of shape (n, latent_dim)
-            Latent points.
+            Latent points, of the dtype of the decoder's parameters, or in float32 if these are
+            narrower.
 
         Returns
         -------
@@ -42,8 +44,8 @@ class GenerativeModel(LatentModel):
         if z.dim() != 2 or z.shape[1] != self.latent_dim:
             raise ValueError(f"`z` has shape {tuple(z.shape)}, expected (n, {self.latent_dim})")
         if self._event_shape is not None:
-            check_fits_parameters("z", z, self.decoder)
-        return self.likelihood.mean(self.decoder(z))
+            check_fits_parameters("z", narrowed(z, self.decoder), self.decoder)
+        return self.likelihood.mean(self._decoded(z))
 
     @torch.no_grad()
     def reconstruct(self, x: Tensor) -> Tensor:
@@ -85,7 +87,7 @@ class GenerativeModel(LatentModel):
         z = self.prior.sample(n, generator=generator).to(self._like())
         if mean:
             return self.decode(z)
-        return self.likelihood.sample(self.decoder(z), generator=generator)
+        return self.likelihood.sample(self._decoded(z), generator=generator)
 
     @torch.no_grad()
     def interpolate(self, x0: Tensor, x1: Tensor, n_steps: int = 8) -> Tensor:
@@ -134,7 +136,7 @@ class GenerativeModel(LatentModel):
         n_samples = check_positive_int("n_samples", n_samples)
         mu, logvar = self.encode(x)
         closed = self.prior.moments() is not None
-        bound = torch.zeros((), dtype=mu.dtype, device=mu.device)
+        bound = torch.zeros((), dtype=computed_dtype(mu), device=mu.device)
         for i in range(n_samples):
             z = self.reparameterize(mu, logvar, generator=generator)
             bound = bound + self._log_prob(x, z) / n_samples
@@ -188,8 +190,7 @@ class GenerativeModel(LatentModel):
             mu, scale = self.encode(rows)
 
             def sample(_: Tensor, size: int) -> tuple[Tensor, Tensor]:
-                noise = self.posterior.noise(mu, size, generator=generator)
-                z = self.posterior.transform(noise, mu, scale)
+                z, noise = self.posterior.draw(mu, scale, size, generator=generator)
                 return z, self.posterior.log_prob_of_noise(noise, scale)
 
             return importance_log_likelihood(
@@ -205,4 +206,4 @@ class GenerativeModel(LatentModel):
 
     def _log_prob(self, x: Tensor, z: Tensor) -> Tensor:
         """Log p(x|z) of each row."""
-        return self.likelihood.log_prob(self.decoder(z), x)
+        return self.likelihood.log_prob(self._decoded(z), x)

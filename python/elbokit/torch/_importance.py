@@ -16,6 +16,7 @@ from elbokit.torch._checks import (
     check_tensors,
 )
 from elbokit.torch._logsumexp import logsumexp
+from elbokit.torch._reduction import widened
 
 __all__ = ["importance_log_likelihood"]
 
@@ -27,6 +28,8 @@ def _gaussian_sampler(
     mu: Tensor, logvar: Tensor, standard_prior: bool, generator: torch.Generator | None
 ) -> _Sampler:
     """Return a function that gives samples of q and log q(z|x), less log p(z) if that is known."""
+    # Rounded to 8 bits, neither sigma nor the noise would be those of the density.
+    mu, logvar = widened(mu), widened(logvar)
 
     def sample(_: Tensor, size: int) -> tuple[Tensor, Tensor]:
         noise = torch.randn(
@@ -42,7 +45,7 @@ def _gaussian_sampler(
 
 
 def _standard_log_prior(z: Tensor) -> Tensor:
-    return -0.5 * (z.square() + _LOG_2_PI).flatten(1).sum(1)
+    return -0.5 * (widened(z).square() + _LOG_2_PI).flatten(1).sum(1)
 
 
 def _densities(given: object, name: str, count: int) -> Tensor:
@@ -70,8 +73,9 @@ def _estimate(
     log_prior: Callable[[Tensor], Tensor] | None,
     n_samples: int,
     max_rows: int,
+    dtype: torch.dtype | None,
 ) -> Tensor:
-    """Estimate log p(x) of at most `max_rows` rows."""
+    """Estimate log p(x) of at most `max_rows` rows; `log_prob` takes points of a `dtype`."""
     total: Tensor | None = None
     chunk = max(1, max_rows // max(1, len(x)))
     for done in range(0, n_samples, chunk):
@@ -83,7 +87,9 @@ def _estimate(
                 f"{tuple(log_q.shape)}, expected ({size}, {len(x)}, ...) and ({size}, {len(x)})"
             )
         flat = z.flatten(0, 1)
-        likelihood = _densities(log_prob(_pairs(x, size), flat), "log_prob", len(flat))
+        # Narrowed for it alone: that is a decoder of its own, and both densities are of the same z.
+        taken = flat if dtype is None else flat.to(dtype)
+        likelihood = _densities(log_prob(_pairs(x, size), taken), "log_prob", len(flat))
         log_weight = likelihood.view(size, -1) - log_q
         if log_prior is not None:
             prior = _densities(log_prior(flat), "log_prior", len(flat))
@@ -114,6 +120,7 @@ def importance_log_likelihood(
     ----------
     log_prob : callable
         Maps data (n, ...) and latent points (n, ...), pair by pair, to log p(x|z) of shape (n,).
+        The points are of the dtype of the means, where `posterior` is a pair.
     x : Tensor of shape (n_rows, ...)
         Data.
     posterior : pair of Tensor of shape (n_rows, ...), or callable
@@ -123,7 +130,8 @@ def importance_log_likelihood(
     n_samples : int, default=1000
         Latent samples for each row.
     log_prior : callable, optional
-        Maps latent points (n, ...) to log p(z) of shape (n,). By default the prior is N(0, I).
+        Maps latent points (n, ...) to log p(z) of shape (n,). By default the prior is N(0, I). The
+        points of a pair are in float32 here, even if the means are narrower.
     generator : torch.Generator, optional
         Source of the noise, where `posterior` is a pair.
     max_rows : int, default=8192
@@ -182,5 +190,6 @@ def importance_log_likelihood(
             sample = posterior
         else:
             sample = _gaussian_sampler(pair[0][rows], pair[1][rows], log_prior is None, generator)
-        parts.append(_estimate(log_prob, x[rows], sample, log_prior, n_samples, max_rows))
+        options = n_samples, max_rows, None if pair is None else pair[0].dtype
+        parts.append(_estimate(log_prob, x[rows], sample, log_prior, *options))
     return torch.cat(parts)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from elbokit.torch._checks import check_is_tensor, check_layout, check_tensors
 from elbokit.torch._likelihoods import BernoulliLikelihood, Likelihood, reduced
-from elbokit.torch._networks import check_fits_parameters
+from elbokit.torch._networks import check_fits_parameters, narrowed
 from elbokit.torch._posteriors import DiagonalPosterior, Posterior
 from elbokit.torch._priors import Prior
 from elbokit.torch._vae_loss import VAELossOutput, check_options, vae_loss
@@ -30,7 +30,7 @@ class VAEOutput(NamedTuple):
         Log-variances of the posterior; its factor L, (n_samples, latent_dim, latent_dim), if it is
         a full one.
     z : Tensor of shape (n_samples, latent_dim)
-        The sample that was decoded.
+        The sample that was decoded; in float32 even if the networks are narrower.
     """
 
     logits: Tensor
@@ -153,6 +153,7 @@ class LatentModel(nn.Module):
         Returns
         -------
         Tensor of shape (..., latent_dim)
+            In float32 even if the networks are narrower; `decode` takes it.
         """
         return self.posterior.rsample(mu, logvar, generator=generator)
 
@@ -173,7 +174,12 @@ class LatentModel(nn.Module):
         """
         mu, logvar = self.encode(x)
         z = self.reparameterize(mu, logvar, generator=generator)
-        return VAEOutput(self.decoder(z), mu, logvar, z)
+        return VAEOutput(self._decoded(z), mu, logvar, z)
+
+    def _decoded(self, z: Tensor) -> Tensor:
+        """Return the decoder's output; z is narrowed for it alone, and not for the densities."""
+        decoded: Tensor = self.decoder(narrowed(z, self.decoder))
+        return decoded
 
     def loss(
         self,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from itertools import pairwise
+from itertools import chain, pairwise
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,7 @@ __all__ = [
     "convolutional",
     "dense",
     "kept_modes",
+    "narrowed",
 ]
 
 Activation = Callable[[], nn.Module]
@@ -126,3 +127,16 @@ def check_fits_parameters(name: str, tensor: Tensor, network: nn.Module) -> None
         raise TypeError(
             f"`{name}` has dtype {tensor.dtype}, expected {parameter.dtype} as the parameters"
         )
+
+
+def narrowed(tensor: Tensor, network: nn.Module) -> Tensor:
+    """Return a float32 `tensor` as a network in float16 or bfloat16 takes it (outside autocast)."""
+    weights = chain(network.parameters(), network.buffers())
+    like = next((weight for weight in weights if weight.is_floating_point()), tensor)
+    if (
+        tensor.dtype != torch.float32
+        or like.dtype not in (torch.float16, torch.bfloat16)
+        or torch.is_autocast_enabled(tensor.device.type)
+    ):
+        return tensor
+    return tensor.to(like.dtype)

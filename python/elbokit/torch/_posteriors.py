@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from elbokit.torch._checks import check_non_negative
+from elbokit.torch._encoder_output import as_posterior, encoder_outputs
 from elbokit.torch._gaussian_kl import (
     BATCH_REDUCTIONS,
     both_of_prior,
@@ -16,9 +18,9 @@ from elbokit.torch._gaussian_kl import (
     gaussian_kl_terms,
 )
 from elbokit.torch._gaussian_kl_full import gaussian_kl_full
-from elbokit.torch._reduction import computed_dtype
+from elbokit.torch._reduction import computed_dtype, widened
 
-__all__ = ["DiagonalPosterior", "FullPosterior", "Posterior", "as_posterior"]
+__all__ = ["DiagonalPosterior", "FullPosterior", "Posterior"]
 
 _LOG_2_PI = math.log(2 * math.pi)
 Moments = tuple[Tensor | None, Tensor | None]
@@ -28,7 +30,8 @@ class Posterior:
     """A Gaussian q(z|x) given by two tensors, its means and its scale; base of such families.
 
     A family of one's own gives `n_outputs`, `parameters`, `transform`, `standardize`, `log_det`,
-    `covariance` and `kl`.
+    `covariance` and `kl`. What is drawn and the densities are in float32 where the parameters
+    are narrower, outside autocast: a density is that of the very point.
     """
 
     def n_outputs(self, latent_dim: int) -> int:
@@ -83,7 +86,8 @@ class Posterior:
     ) -> Tensor:
         """Draw standard normal noise of shape ([n,] *mu.shape)."""
         shape = mu.shape if n is None else (n, *mu.shape)
-        return torch.randn(shape, generator=generator, dtype=mu.dtype, device=mu.device)
+        dtype = computed_dtype(mu)
+        return torch.randn(shape, generator=generator, dtype=dtype, device=mu.device)
 
     def rsample(
         self,
@@ -109,17 +113,34 @@ class Posterior:
         Returns
         -------
         Tensor of shape ([n,] n_samples, latent_dim)
+            In float32, or float64 if the means are.
         """
-        return self.transform(self.noise(mu, n, generator=generator), mu, scale)
+        return self.draw(mu, scale, n, generator=generator)[0]
+
+    def draw(
+        self,
+        mu: Tensor,
+        scale: Tensor,
+        n: int | None = None,
+        *,
+        generator: torch.Generator | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Return the points of `rsample`, and the noise behind them."""
+        noise = self.noise(mu, n, generator=generator)
+        with _without_autocast(mu):
+            return self.transform(noise, widened(mu), widened(scale)), noise
 
     def log_prob(self, z: Tensor, mu: Tensor, scale: Tensor) -> Tensor:
         """Log q(z|x) of z, ([n,] n_samples, latent_dim); of shape ([n,] n_samples)."""
-        return self.log_prob_of_noise(self.standardize(z, mu, scale), scale)
+        with _without_autocast(mu):
+            noise = self.standardize(widened(z), widened(mu), widened(scale))
+        return self.log_prob_of_noise(noise, scale)
 
     def log_prob_of_noise(self, noise: Tensor, scale: Tensor) -> Tensor:
         """Log q(z|x) of the points that `transform` makes of `noise`."""
-        exponent = 0.5 * (noise.square() + _LOG_2_PI).sum(-1)
-        return -exponent - self.log_det(scale)
+        exponent = 0.5 * (widened(noise).square() + _LOG_2_PI).sum(-1)
+        with _without_autocast(scale):
+            return -exponent - self.log_det(widened(scale))
 
 
 class DiagonalPosterior(Posterior):
@@ -184,7 +205,7 @@ class FullPosterior(Posterior):
 
     def parameters(self, encoded: Any, latent_dim: int) -> tuple[Tensor, Tensor]:
         """Return mu (n_samples, latent_dim) and L (n_samples, latent_dim, latent_dim)."""
-        parts, shapes = _parts(encoded)
+        parts, shapes = encoder_outputs(encoded)
         k = latent_dim
         if len(parts) == 1 and shapes[0][1:] == (self.n_outputs(k),):
             # Low precision serves layers, not a factorisation.
@@ -243,11 +264,20 @@ class FullPosterior(Posterior):
         prior_mu, prior_logvar = moments
         if prior_mu is not None or prior_logvar is not None:
             # In the coordinates in which the prior is N(0, I).
+            mu, scale = widened(mu), widened(scale)
             prior_mu, prior_logvar = both_of_prior(mu, prior_mu, prior_logvar)
             precision = torch.exp(-0.5 * prior_logvar)
             mu, scale = (mu - prior_mu) * precision, scale * precision[..., None]
         kl = gaussian_kl_full(mu, scale, reduction=reduction)
         return kl, kl
+
+
+def _without_autocast(tensor: Tensor) -> AbstractContextManager[Any]:
+    """Keep products of float32 on the device of `tensor` from being narrowed."""
+    device = tensor.device.type
+    if device == "meta" or not torch.is_autocast_enabled(device):
+        return nullcontext()
+    return torch.autocast(device, enabled=False)
 
 
 def _solve(lower: Tensor, columns: Tensor) -> Tensor:
@@ -258,42 +288,3 @@ def _solve(lower: Tensor, columns: Tensor) -> Tensor:
 def _all(x: Tensor) -> Tensor:
     """Return an index of all rows that broadcasts against others."""
     return torch.arange(len(x), device=x.device)[:, None]
-
-
-def _parts(encoded: Any) -> tuple[list[Tensor], list[Any]]:
-    """Return the tensors of an encoder's output, and their shapes (or types, for an error)."""
-    parts = list(encoded) if isinstance(encoded, (tuple, list)) else [encoded]
-    return parts, [
-        tuple(part.shape) if isinstance(part, Tensor) else type(part).__name__ for part in parts
-    ]
-
-
-def as_posterior(encoded: Any, latent_dim: int) -> tuple[Tensor, Tensor]:
-    """Return the means and log-variances in an encoder's output.
-
-    Parameters
-    ----------
-    encoded : Tensor of shape (n_samples, 2 * latent_dim) or pair of (n_samples, latent_dim)
-        Means first.
-    latent_dim : int
-        Dimension of the latent space.
-
-    Returns
-    -------
-    mu, logvar : Tensor of shape (n_samples, latent_dim)
-
-    Raises
-    ------
-    ValueError
-        `encoded` is neither.
-    """
-    parts, shapes = _parts(encoded)
-    if len(parts) == 1 and shapes[0][1:] == (2 * latent_dim,):
-        mu, logvar = parts[0].chunk(2, dim=1)
-        return mu, logvar
-    if len(parts) == 2 and shapes[0] == shapes[1] == (*shapes[0][:1], latent_dim):
-        return parts[0], parts[1]
-    raise ValueError(
-        f"`encoder` returned {', '.join(map(str, shapes))}, expected one tensor of shape "
-        f"(n_samples, {2 * latent_dim}) or two of shape (n_samples, {latent_dim})"
-    )

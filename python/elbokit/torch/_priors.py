@@ -12,6 +12,7 @@ from elbokit.torch._batches import as_data
 from elbokit.torch._checks import check_positive_int
 from elbokit.torch._gmm import gmm_log_prob
 from elbokit.torch._networks import kept_modes
+from elbokit.torch._reduction import widened
 
 if TYPE_CHECKING:
     from elbokit.torch._vae import VAE
@@ -27,7 +28,8 @@ class Prior(nn.Module):
     """Base of priors p(z).
 
     A prior of one's own gives `log_prob` and `sample`; its KL is then estimated by the sample that
-    is decoded. A diagonal Gaussian may give `moments`, for a KL in closed form.
+    is decoded. A diagonal Gaussian may give `moments`, for a KL in closed form. `log_prob` is given
+    float32 even in a model of narrower dtype.
     """
 
     def log_prob(self, z: Tensor) -> Tensor:
@@ -62,7 +64,7 @@ class StandardPrior(Prior):
 
     def log_prob(self, z: Tensor) -> Tensor:
         """Log-density of points (n, latent_dim); of shape (n,)."""
-        return -0.5 * (z.square() + _LOG_2_PI).sum(-1)
+        return -0.5 * (widened(z).square() + _LOG_2_PI).sum(-1)
 
     def sample(self, n: int, *, generator: torch.Generator | None = None) -> Tensor:
         """Draw n points, (n, latent_dim)."""
@@ -92,8 +94,9 @@ class LearnedPrior(Prior):
 
     def log_prob(self, z: Tensor) -> Tensor:
         """Log-density of points (n, latent_dim); of shape (n,)."""
-        squares = (z - self.mu).square() * torch.exp(-self.logvar)
-        return -0.5 * (squares + self.logvar + _LOG_2_PI).sum(-1)
+        z, mu, logvar = widened(z), widened(self.mu), widened(self.logvar)
+        squares = (z - mu).square() * torch.exp(-logvar)
+        return -0.5 * (squares + logvar + _LOG_2_PI).sum(-1)
 
     def sample(self, n: int, *, generator: torch.Generator | None = None) -> Tensor:
         """Draw n points, (n, latent_dim)."""
@@ -240,25 +243,26 @@ class GaussianMixturePrior(Prior):
 
     @property
     def weights(self) -> Tensor:
-        """Weights of the components, (n_components,); they sum to one."""
-        return torch.softmax(self.weight_logits, 0)
+        """Weights of the components, (n_components,); they sum to one. At least in float32."""
+        return torch.softmax(widened(self.weight_logits), 0)
 
     @property
     def precisions_cholesky(self) -> Tensor:
-        """Cholesky factors of the precisions, in scikit-learn's conventions."""
-        diagonal = self.log_diagonal.exp()
+        """Cholesky factors of the precisions, in scikit-learn's conventions; as `weights`."""
+        diagonal = widened(self.log_diagonal).exp()
         if self.covariance_type == "diag":
             return diagonal
-        return self.off_diagonal.triu(1) + torch.diag_embed(diagonal)
+        return widened(self.off_diagonal).triu(1) + torch.diag_embed(diagonal)
 
     def log_prob(self, z: Tensor) -> Tensor:
         """Log-density of points (n, latent_dim); of shape (n,)."""
         factors = self.precisions_cholesky
-        return gmm_log_prob(z.to(factors), self.weights, self.means, factors, self.covariance_type)
+        parameters = self.weights, widened(self.means), factors
+        return gmm_log_prob(z.to(factors), *parameters, self.covariance_type)
 
     def sample(self, n: int, *, generator: torch.Generator | None = None) -> Tensor:
         """Draw n points, (n, latent_dim)."""
-        means, factors = self.means, self.precisions_cholesky
+        means, factors = widened(self.means), self.precisions_cholesky
         component = torch.multinomial(self.weights, n, replacement=True, generator=generator)
         shape = (n, self.latent_dim)
         noise = torch.randn(shape, generator=generator, dtype=means.dtype, device=means.device)

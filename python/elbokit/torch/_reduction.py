@@ -18,6 +18,7 @@ __all__ = [
     "saved_dtype",
     "spread",
     "storage_order",
+    "widened",
 ]
 
 # What the registered operators understand. "none" keeps every element, "rows" sums the event
@@ -29,6 +30,11 @@ __all__ = [
 def computed_dtype(tensor: Tensor) -> torch.dtype:
     """Return the dtype that the kernels compute in: float32 for anything narrower."""
     return torch.float64 if tensor.dtype == torch.float64 else torch.float32
+
+
+def widened(tensor: Tensor) -> Tensor:
+    """Return `tensor` in its `computed_dtype`."""
+    return tensor.to(computed_dtype(tensor))
 
 
 def saved_dtype(operand: Tensor) -> torch.dtype:
