@@ -3,17 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from itertools import chain, islice
 from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler
+from torch.utils.data import (
+    DataLoader,
+    Dataset,
+    IterableDataset,
+    RandomSampler,
+    Sampler,
+    SubsetRandomSampler,
+    WeightedRandomSampler,
+)
 
-from elbokit.torch._checks import check_layout
-from elbokit.torch._likelihoods import Likelihood
+from elbokit.torch._data import Expected, as_data, checked
 
-__all__ = ["Batches", "EpochSampler", "as_data", "make_batches", "stream_seed"]
+__all__ = ["Batches", "EpochSampler", "make_batches", "stream_seed"]
+
+_RANDOM_SAMPLERS = (RandomSampler, SubsetRandomSampler, WeightedRandomSampler)
 
 
 def stream_seed(seed: int, stream: str, epoch: int = 0, rank: int = 0) -> int:
@@ -113,109 +125,73 @@ class _LoaderBatches:
     """The data of a DataLoader, without labels, checked batch by batch."""
 
     def __init__(
-        self,
-        name: str,
-        loader: Any,
-        likelihood: Likelihood,
-        dtype: torch.dtype,
-        pin_memory: bool,
+        self, loader: Any, expected: Expected, seed: int, rank: int, pin_memory: bool
     ) -> None:
-        self.name, self.loader, self.dtype = name, loader, dtype
-        self.likelihood, self.pin_memory = likelihood, pin_memory
-        sampler = loader.sampler
+        self.loader, self.expected, self.pin_memory = loader, expected, pin_memory
+        self.seed, self.rank, self.epoch = seed, rank, 0
+        self.sampler = sampler = loader.sampler
         self.n_samples = sampler.n if isinstance(sampler, EpochSampler) else None
 
     def set_epoch(self, epoch: int) -> None:
-        set_epoch = getattr(self.loader.sampler, "set_epoch", None)
+        self.epoch = epoch
+        set_epoch = getattr(self.sampler, "set_epoch", None)
         if set_epoch is not None:
             set_epoch(epoch)
 
+    @contextmanager
+    def _seeded(self) -> Iterator[None]:
+        """Have the loader, and torch's samplers in it, draw from generators of this epoch.
+
+        Others could not be resumed: those of the caller go on from one epoch to the next, and a
+        loader that keeps its workers draws their seed in its first epoch alone.
+        """
+        samplers = self.sampler, getattr(self.loader.batch_sampler, "sampler", None)
+        drawing = [self.loader, *(s for s in samplers if isinstance(s, _RANDOM_SAMPLERS))]
+        generators = [each.generator for each in drawing]
+        try:
+            for each, generator in zip(drawing, generators, strict=True):
+                stream = "loader" if each is self.loader else "order"
+                device = torch.get_default_device() if generator is None else generator.device
+                each.generator = torch.Generator(device).manual_seed(
+                    stream_seed(self.seed, stream, self.epoch, self.rank)
+                )
+            yield
+        finally:
+            for each, generator in zip(drawing, generators, strict=True):
+                each.generator = generator
+
     def __iter__(self) -> Iterator[Tensor]:
+        with self._seeded():
+            batches = iter(self.loader)
+            first = tuple(islice(batches, 1))  # samplers take their generators with them
         done = 0
-        for batch in self.loader:
+        for batch in chain(first, batches):
             x = batch[0] if isinstance(batch, (tuple, list)) else batch
             if not isinstance(x, Tensor):
                 kind = type(x).__name__
-                raise TypeError(f"`{self.name}` gives batches of {kind}, expected tensors")
-            checked = _checked(self.name, x, self.likelihood, self.dtype, first_row=done)
+                name = self.expected.name
+                raise TypeError(f"`{name}` gives batches of {kind}, expected tensors")
+            data = checked(x, self.expected, partial(self._row, done))
             # Here, not by the loader: its batches may be in a GPU's memory, or get another dtype.
-            pinned = self.pin_memory and checked.device.type == "cpu"
-            yield checked.pin_memory() if pinned else checked
+            pinned = self.pin_memory and data.device.type == "cpu"
+            yield data.pin_memory() if pinned else data
             done += len(x)
+
+    def _row(self, done: int, i: int) -> int:
+        """Return the row of sample `i` of a batch after `done` samples."""
+        sampler = self.sampler
+        return int(sampler.indices()[done + i]) if isinstance(sampler, EpochSampler) else done + i
 
     def __len__(self) -> int:
         return len(self.loader)
 
 
-def check_values(name: str, X: Tensor, support: tuple[float, float], first_row: int = 0) -> Tensor:
-    """Return a batch `X` if all of it is in `support`; the error names the first bad row."""
-    if X.dim() < 2 or X.numel() == 0:
-        raise ValueError(
-            f"`{name}` has shape {tuple(X.shape)}, expected (n_samples, ...), not empty"
-        )
-    least, greatest = support
-    low, high = torch.aminmax(X)
-    if bool((low >= least) & (high <= greatest) & low.isfinite() & high.isfinite()):
-        return X  # NaN is not finite
-    flat = X.flatten(1)
-    bad = ~((flat >= least) & (flat <= greatest) & flat.isfinite())
-    row, column = bad.nonzero()[0].tolist()
-    expected = f"values in [{least:g}, {greatest:g}]" if greatest < np.inf else "finite values"
-    raise ValueError(
-        f"`{name}` has the value {flat[row, column].item():g} in row {first_row + row}, "
-        f"expected {expected}"
-    )
-
-
-def as_data(name: str, X: Any, likelihood: Likelihood, dtype: torch.dtype) -> Tensor:
-    """Return an array or tensor as checked data.
-
-    Parameters
-    ----------
-    name : str
-        Name of the argument, for errors.
-    X : array-like of shape (n_samples, ...) or Tensor
-        Data.
-    likelihood : Likelihood
-        Knows which values are data.
-    dtype : torch.dtype
-        Dtype of the result, except of classes (int64) and of bytes, which stay as they are.
-
-    Returns
-    -------
-    Tensor of shape (n_samples, ...)
-    """
-    if not isinstance(X, Tensor):
-        array = np.asarray(X)
-        if array.dtype.kind not in "fiub":
-            raise TypeError(f"`{name}` has dtype {array.dtype}, expected numbers")
-        # torch refuses negative strides, and warns about arrays that it may not write to.
-        X = torch.from_numpy(np.require(array, requirements=["C", "W"]))
-    return _checked(name, X.detach(), likelihood, dtype)
-
-
-def _checked(
-    name: str, X: Tensor, likelihood: Likelihood, dtype: torch.dtype, first_row: int = 0
-) -> Tensor:
-    if X.is_complex():
-        raise TypeError(f"`{name}` has dtype {X.dtype}, expected real numbers")
-    check_layout(name, X)
-    if likelihood.classes:
-        if X.is_floating_point():
-            raise TypeError(f"`{name}` has dtype {X.dtype}, expected integers, for classes")
-        dtype = torch.int64
-    elif X.dtype == torch.uint8:  # scaled to [0, 1] batch by batch, in a quarter of the memory
-        return check_values(name, X, (0, 255), first_row)
-    return check_values(name, X.to(dtype), likelihood.support, first_row)
-
-
 def make_batches(
-    name: str,
     data: Any,
+    expected: Expected,
     batch_size: int,
-    seed: int | None,
-    likelihood: Likelihood,
-    dtype: torch.dtype,
+    seed: int,
+    shuffle: bool,
     rank: int = 0,
     world_size: int = 1,
     pin_memory: bool = False,
@@ -224,18 +200,16 @@ def make_batches(
 
     Parameters
     ----------
-    name : str
-        Name of the argument, for errors.
     data : array-like of shape (n_samples, ...), Tensor, Dataset or DataLoader
         A Dataset gives x or (x, ...); a DataLoader keeps its own batches and its own order.
+    expected : Expected
+        What the data must be.
     batch_size : int
         Samples in a batch of this process.
-    seed : int or None
-        Determines the order, with the epoch; None keeps the order of the data.
-    likelihood : Likelihood
-        Knows which values are data.
-    dtype : torch.dtype
-        Dtype of the batches, except of classes and of bytes.
+    seed : int
+        Determines the order, with the epoch, and what a DataLoader draws.
+    shuffle : bool
+        Whether arrays and a Dataset get a new order in each epoch.
     rank, world_size : int
         Which of how many processes.
     pin_memory : bool, default=False
@@ -250,19 +224,21 @@ def make_batches(
     TypeError
         The data is not numeric.
     ValueError
-        The data is empty or sparse, or holds a value that is none of the likelihood's.
+        The data is empty or sparse, of another shape, or holds a value that is none of the
+        likelihood's.
     """
+    own_order = seed if shuffle else None
+    loaded = expected, seed, rank, pin_memory
     if isinstance(data, DataLoader):
-        return _LoaderBatches(name, data, likelihood, dtype, pin_memory)
+        return _LoaderBatches(data, *loaded)
     if isinstance(data, IterableDataset):
-        return _LoaderBatches(name, DataLoader(data, batch_size), likelihood, dtype, pin_memory)
+        return _LoaderBatches(DataLoader(data, batch_size), *loaded)
     if isinstance(data, Dataset):
         n = len(data)  # type: ignore[arg-type]
         if n == 0:
-            raise ValueError(f"`{name}` is empty, expected at least one sample")
-        sampler = EpochSampler(n, seed, rank, world_size)
-        # With a generator of its own, for a loader draws from it even without workers.
-        loader = DataLoader(data, batch_size, sampler=sampler, generator=torch.Generator())
-        return _LoaderBatches(name, loader, likelihood, dtype, pin_memory)
-    X = as_data(name, data, likelihood, dtype)
-    return _TensorBatches(X, batch_size, EpochSampler(len(X), seed, rank, world_size), pin_memory)
+            raise ValueError(f"`{expected.name}` is empty, expected at least one sample")
+        sampler = EpochSampler(n, own_order, rank, world_size)
+        return _LoaderBatches(DataLoader(data, batch_size, sampler=sampler), *loaded)
+    X = as_data(data, expected)
+    sampler = EpochSampler(len(X), own_order, rank, world_size)
+    return _TensorBatches(X, batch_size, sampler, pin_memory)

@@ -51,12 +51,13 @@ class Epoch:
 
     def train(self, batches: Batches, bar: Any) -> dict[str, float]:
         """Take one step per batch; return the metrics, and the weight of the KL at the end."""
-        rank = self.fabric.global_rank
-        torch.manual_seed(stream_seed(self.options.seed, "noise", self.epoch, rank))
+        self._seed("loader")
         batches.set_epoch(self.epoch)
         self.model.train()
         sums, beta = self._no_sums(), math.nan
-        for batch in batches:
+        for i, batch in enumerate(batches):
+            if i == 0:  # whatever a loader drew to begin with
+                self._seed("noise")
             x = self._input(batch)
             beta = self._beta()
             self.optimizer.zero_grad()
@@ -91,6 +92,10 @@ class Epoch:
                 output = self.options.vae(x, generator=generator)
             sums += _summed(self._terms(x, output, 1.0), output)
         return self._metrics("val_", sums)
+
+    def _seed(self, stream: str) -> None:
+        rank = self.fabric.global_rank
+        torch.manual_seed(stream_seed(self.options.seed, stream, self.epoch, rank))
 
     def _beta(self) -> float:
         beta = self.options.beta

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from elbokit.torch._batches import as_data
 from elbokit.torch._checks import check_positive_int
+from elbokit.torch._data import as_data, expected_by
 from elbokit.torch._gmm import gmm_log_prob
 from elbokit.torch._networks import kept_modes
 from elbokit.torch._reduction import widened
@@ -199,7 +199,7 @@ class GaussianMixturePrior(Prior):
         from elbokit import GaussianMixture
 
         prior = cls(n_components, vae.latent_dim, covariance_type)
-        data = as_data("X", X, vae.likelihood, next(vae.parameters(), torch.empty(0)).dtype)
+        data = as_data(X, expected_by(vae, "X"))
         with kept_modes(vae), torch.no_grad():
             vae.eval()
             inputs = (vae.as_input(x) for x in torch.split(data, _ENCODED_ROWS))

@@ -13,6 +13,7 @@ import torch
 from elbokit.torch._batches import Batches, make_batches
 from elbokit.torch._checkpoint import load_checkpoint, save_checkpoint
 from elbokit.torch._checks import check_int, check_non_negative, check_positive_int
+from elbokit.torch._data import expected_by
 from elbokit.torch._epoch import METRICS, Epoch
 from elbokit.torch._networks import kept_modes
 from elbokit.torch._progress import own_rng, progress_bar, requirements
@@ -93,7 +94,11 @@ class VAETrainer:
     -----
     Every epoch's order and noise derive from `seed` and the number of the epoch alone: two runs
     from the same weights are identical on a CPU, and so are a resumed and an uninterrupted run.
-    The validation's noise is the same in each epoch. The caller's random state is left alone.
+    That holds for a DataLoader that shuffles by torch's samplers too, in place of whose `generator`
+    another one is used meanwhile; not for what persistent workers draw, which are seeded once, nor
+    for a sampler with a state of its own, unless its ``set_epoch`` sets it.
+    The validation's order and noise are the same in each epoch. The caller's random state is left
+    alone.
 
     If an epoch does not end, for an error or ``KeyboardInterrupt``, the exception is passed on and
     model, history and checkpoint are those of the last complete epoch.
@@ -209,8 +214,8 @@ class VAETrainer:
     ) -> bytes | None:
         """Train in one of the processes; return the last state if `home` is another one."""
         fabric.barrier()  # the first process may still be writing what another one is to resume
-        train = self._batches("X_train", X_train, self.seed, fabric)
-        val = None if X_val is None else self._batches("X_val", X_val, None, fabric)
+        train = self._batches("X_train", X_train, fabric)
+        val = None if X_val is None else self._batches("X_val", X_val, fabric)
         optimizer = self._make_optimizer()
         settings = settings_of(self, optimizer, train, val)
         last = capture(self, optimizer, settings, self.epoch, self.step, self.history)
@@ -271,13 +276,13 @@ class VAETrainer:
         if self.early_stopping is not None and self.best is not None:
             self.vae.load_state_dict(self.best["model"])
 
-    def _batches(self, name: str, data: Any, seed: int | None, fabric: Fabric) -> Batches:
-        parameter = next(self.vae.parameters(), torch.empty(0))
-        dtype = torch.float64 if str(self.precision).startswith("64") else parameter.dtype
+    def _batches(self, name: str, data: Any, fabric: Fabric) -> Batches:
+        dtype = torch.float64 if str(self.precision).startswith("64") else None
+        expected = expected_by(self.vae, name, dtype)
+        order = self.seed, name == "X_train"
         ranks = fabric.global_rank, fabric.world_size
-        likelihood = self.vae.likelihood
         pin = fabric.device.type == "cuda"
-        return make_batches(name, data, self.batch_size, seed, likelihood, dtype, *ranks, pin)
+        return make_batches(data, expected, self.batch_size, *order, *ranks, pin)
 
     def _make_optimizer(self) -> torch.optim.Optimizer:
         if self.optimizer is None:
