@@ -398,6 +398,14 @@ ERRORS: dict[str, tuple[Any, type[Exception], str]] = {
         TypeError,
         "`prior` has type int, expected a name or elbokit.torch.Prior",
     ),
+    **{
+        f"latent dimension of {type(prior).__name__}": (
+            lambda prior=prior: VAE(D, K, (4,), prior=prior),
+            ValueError,
+            f"`prior` has latent_dim 2, expected {K} as the model",
+        )
+        for prior in (StandardPrior(2), LearnedPrior(2), GaussianMixturePrior(3, 2))
+    },
     "variance": (
         lambda: GaussianLikelihood("shared"),
         ValueError,

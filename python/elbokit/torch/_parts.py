@@ -48,6 +48,9 @@ def make_prior(value: str | Prior, latent_dim: int) -> Prior:
         "mixture": lambda: GaussianMixturePrior(_DEFAULT_COMPONENTS, latent_dim),
     }
     made: Prior = _part("prior", value, Prior, makers)
+    found = getattr(made, "latent_dim", latent_dim)  # one's own need not have it
+    if found != latent_dim:
+        raise ValueError(f"`prior` has latent_dim {found}, expected {latent_dim} as the model")
     return made
 
 

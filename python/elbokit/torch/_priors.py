@@ -29,7 +29,7 @@ class Prior(nn.Module):
 
     A prior of one's own gives `log_prob` and `sample`; its KL is then estimated by the sample that
     is decoded. A diagonal Gaussian may give `moments`, for a KL in closed form. `log_prob` is given
-    float32 even in a model of narrower dtype.
+    float32 even in a model of narrower dtype. An attribute `latent_dim` must be the model's.
     """
 
     def log_prob(self, z: Tensor) -> Tensor:
@@ -88,9 +88,9 @@ class LearnedPrior(Prior):
 
     def __init__(self, latent_dim: int) -> None:
         super().__init__()
-        latent_dim = check_positive_int("latent_dim", latent_dim)
-        self.mu = nn.Parameter(torch.zeros(latent_dim))
-        self.logvar = nn.Parameter(torch.zeros(latent_dim))
+        self.latent_dim = check_positive_int("latent_dim", latent_dim)
+        self.mu = nn.Parameter(torch.zeros(self.latent_dim))
+        self.logvar = nn.Parameter(torch.zeros(self.latent_dim))
 
     def log_prob(self, z: Tensor) -> Tensor:
         """Log-density of points (n, latent_dim); of shape (n,)."""

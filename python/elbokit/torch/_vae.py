@@ -71,8 +71,8 @@ class VAE(GenerativeModel):
         A size is not an int, `hidden` no sequence, `activation` no function, a network is not
         a Module, or a part no such object.
     ValueError
-        A size is not positive, a part's name is unknown, or `n_features` and own networks are both
-        or neither given.
+        A size is not positive, a part's name is unknown, `prior` has another latent dimension, or
+        `n_features` and own networks are both or neither given.
 
     Notes
     -----
