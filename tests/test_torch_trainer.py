@@ -307,7 +307,7 @@ def test_resuming_with_data_of_another_size_is_refused(
 ) -> None:
     trainer = new_trainer(max_epochs=1, checkpoint_dir=None if in_memory else tmp_path).fit(X)
     trainer.max_epochs = 2
-    with pytest.raises(ValueError, match=r"`len\(X_train\)` is 36, expected 37 as in the check"):
+    with pytest.raises(ValueError, match="`X_train` has 36 samples, expected 37 as in the check"):
         trainer.fit(data, resume=True)
     # A loader's own batches are not counted.
     assert trainer.fit(loader(X, batch_size=8), resume=True).epoch == 2

@@ -133,6 +133,32 @@ def test_settings_of_the_checkpoint(tmp_path: Path) -> None:
             trained(dense(), X, X_VAL, checkpoint_dir=tmp_path, resume=True, **{**first, **changed})
 
 
+@pytest.mark.parametrize(
+    ("name", "aliases"),
+    [("32-true", (32, "32", None)), ("64-true", (64, "64")), ("bf16-mixed", ("bf16",))],
+)
+@pytest.mark.filterwarnings("ignore:`precision=bf16`")
+def test_other_names_of_a_precision(tmp_path: Path, name: str, aliases: tuple[Any, ...]) -> None:
+    trained(dense(), X, max_epochs=1, precision=aliases[0], checkpoint_dir=tmp_path)
+    saved = torch.load(tmp_path / "last.ckpt")
+    # Even where the checkpoint has such a name.
+    saved["settings"]["precision"] = str(aliases[0])
+    torch.save(saved, tmp_path / "last.ckpt")
+    for epochs, precision in enumerate((*aliases, name), 2):
+        options = {"max_epochs": epochs, "precision": precision, "checkpoint_dir": tmp_path}
+        assert trained(dense(), X, resume=True, **options).epoch == epochs
+
+
+def test_held_out_data_of_the_checkpoint(tmp_path: Path) -> None:
+    for data, other, message in (
+        ((X, X_VAL), (X,), "`X_val` is None, expected held-out data as in the checkpoint"),
+        ((X,), (X, X_VAL), "`X_val` is given, expected None as in the checkpoint to resume"),
+    ):
+        trained(dense(), *data, max_epochs=1, checkpoint_dir=tmp_path)
+        with pytest.raises(ValueError, match=message):
+            trained(dense(), *other, checkpoint_dir=tmp_path, resume=True)
+
+
 def test_early_stopping_keeps_the_best_weights() -> None:
     options = {"lr": 0.3, "batch_size": 37, "max_epochs": 40}
     trainer = trained(dense(), X, X_VAL, early_stopping=3, **options)

@@ -31,12 +31,19 @@ def settings_of(
         "free_bits": trainer.free_bits,
         "clip_grad_norm": trainer.clip_grad_norm or 0.0,
         "early_stopping": trainer.early_stopping or 0,
-        "precision": str(trainer.precision or "32-true"),
+        "precision": _unified(trainer.precision),
         "optimizer": type(optimizer).__name__,
         "lr": None if lr is None else float(lr),  # it may be a tensor
         "validation": val is not None,
         "len(X_train)": train.n_samples,
     }
+
+
+def _unified(precision: object) -> str:
+    """Return Fabric's full name of a precision that may be a number, or without its kind."""
+    name = "32-true" if precision is None else str(precision)
+    kinds = {"16": "mixed", "bf16": "mixed", "32": "true", "64": "true"}
+    return f"{name}-{kinds[name]}" if name in kinds else name
 
 
 def _named(beta: float | Callable[[int], float]) -> float | str | None:
@@ -48,11 +55,17 @@ def _named(beta: float | Callable[[int], float]) -> float | str | None:
 def check_settings(found: dict[str, Any], own: dict[str, Any]) -> None:
     """Raise ValueError if `found` would not continue as the uninterrupted run."""
     for name, value in own.items():
-        expected = found[name]
+        expected = _unified(found[name]) if name == "precision" else found[name]
         if value != expected and value is not None and expected is not None:
-            raise ValueError(
-                f"`{name}` is {value}, expected {expected} as in the checkpoint to resume"
-            )
+            raise ValueError(f"{_difference(name, value, expected)} as in the checkpoint to resume")
+
+
+def _difference(name: str, value: object, expected: object) -> str:
+    if name == "len(X_train)":
+        return f"`X_train` has {value} samples, expected {expected}"
+    if name == "validation":
+        return "`X_val` is " + ("given, expected None" if value else "None, expected held-out data")
+    return f"`{name}` is {value}, expected {expected}"
 
 
 def capture(
