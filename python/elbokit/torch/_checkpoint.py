@@ -9,9 +9,18 @@ from typing import Any
 
 import torch
 
-__all__ = ["load_checkpoint", "save_checkpoint"]
+__all__ = ["check_folder", "load_checkpoint", "save_checkpoint"]
 
 _FORMAT = 1
+
+
+def check_folder(name: str, folder: Path) -> None:
+    """Raise ValueError unless a folder can be written to, or made; nothing is made yet."""
+    nearest = next(path for path in (folder, *folder.parents) if os.path.exists(path))
+    if not nearest.is_dir():
+        raise ValueError(f"`{name}` is {folder}, expected a folder; {nearest} is a file")
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise ValueError(f"`{name}` is {folder}, expected a folder to write to; {nearest} is none")
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:

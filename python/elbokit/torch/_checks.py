@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Sequence
 from numbers import Integral, Real
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -15,11 +17,13 @@ __all__ = [
     "autocast_low_precision",
     "check_broadcast",
     "check_event_dims",
+    "check_generator",
     "check_int",
     "check_is_tensor",
     "check_layout",
     "check_limits",
     "check_non_negative",
+    "check_path",
     "check_positive_int",
     "check_reduction",
     "check_same_shape",
@@ -177,6 +181,20 @@ def check_non_negative(name: str, value: object) -> float:
     if not 0 <= number < math.inf:  # also false for NaN; math.isfinite would break a traced graph
         raise ValueError(f"`{name}` is {value}, expected a finite number >= 0")
     return number
+
+
+def check_generator(generator: object) -> None:
+    """Raise TypeError unless the argument `generator` is one, or None."""
+    if generator is not None and not isinstance(generator, torch.Generator):
+        kind = type(generator).__name__
+        raise TypeError(f"`generator` has type {kind}, expected a torch.Generator")
+
+
+def check_path(name: str, value: object) -> Path:
+    """Return `value` as a Path, if it is one or its text."""
+    if not isinstance(value, (str, os.PathLike)):
+        raise TypeError(f"`{name}` has type {type(value).__name__}, expected a path")
+    return Path(value)
 
 
 def check_limits(name: str, limits: object) -> tuple[float, float]:

@@ -12,6 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from elbokit.torch._checks import check_path
+
 __all__ = ["load_idx", "read_idx"]
 
 # The third byte of the magic number; all numbers are big-endian.
@@ -41,6 +43,8 @@ def load_idx(folder: str | os.PathLike[str], split: str = "train") -> tuple[Tens
 
     Raises
     ------
+    TypeError
+        `folder` is no path.
     FileNotFoundError
         A file is missing; the error names those looked for.
     ValueError
@@ -53,8 +57,9 @@ def load_idx(folder: str | os.PathLike[str], split: str = "train") -> tuple[Tens
     """
     if split not in _PREFIXES:
         raise ValueError(f"`split` is {split!r}, expected one of {', '.join(_PREFIXES)}")
+    path = check_path("folder", folder)
     names = (f"{_PREFIXES[split]}-{name}-ubyte" for name in ("images-idx3", "labels-idx1"))
-    images, labels = (read_idx(_existing(Path(folder), name)) for name in names)
+    images, labels = (read_idx(_existing(path, name)) for name in names)
     if len(images) != len(labels):
         raise ValueError(
             f"{folder} has {len(images)} images, expected as many as {len(labels)} labels"

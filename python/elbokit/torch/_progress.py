@@ -1,4 +1,4 @@
-"""What surrounds a run of training: the extra it needs, its progress bar, the random state."""
+"""What surrounds a run of training: the extra it needs, optimizer, progress bar, random state."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from elbokit.torch._trainer import VAETrainer
 
-__all__ = ["own_rng", "progress_bar", "requirements"]
+__all__ = ["make_optimizer", "own_rng", "progress_bar", "requirements"]
 
 
 def requirements() -> tuple[Any, Any]:
@@ -27,6 +27,17 @@ def requirements() -> tuple[Any, Any]:
             f"VAETrainer needs {error.name}, which is not installed: pip install elbokit[train]"
         ) from error
     return Fabric, tqdm
+
+
+def make_optimizer(trainer: VAETrainer) -> torch.optim.Optimizer:
+    """Return the optimizer that the trainer was given, or Adam."""
+    if trainer.optimizer is None:
+        return torch.optim.Adam(trainer.vae.parameters(), lr=trainer.lr)
+    optimizer = trainer.optimizer(trainer.vae.parameters())
+    if not isinstance(optimizer, torch.optim.Optimizer):
+        kind = type(optimizer).__name__
+        raise TypeError(f"`optimizer` returned {kind}, expected a torch.optim.Optimizer")
+    return optimizer
 
 
 def progress_bar(trainer: VAETrainer, fabric: Fabric, train: Batches) -> Any:

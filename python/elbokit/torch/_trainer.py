@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from elbokit.torch._batches import Batches, make_batches
-from elbokit.torch._checkpoint import load_checkpoint, save_checkpoint
-from elbokit.torch._checks import check_int, check_non_negative, check_positive_int
+from elbokit.torch._checkpoint import check_folder, load_checkpoint, save_checkpoint
+from elbokit.torch._checks import check_int, check_non_negative, check_path, check_positive_int
 from elbokit.torch._data import expected_by
 from elbokit.torch._epoch import METRICS, Epoch
 from elbokit.torch._networks import kept_modes
-from elbokit.torch._progress import own_rng, progress_bar, requirements
+from elbokit.torch._progress import make_optimizer, own_rng, progress_bar, requirements
 from elbokit.torch._schedules import Schedule
 from elbokit.torch._training_state import (
     capture,
@@ -151,7 +151,9 @@ class VAETrainer:
             self.early_stopping = check_positive_int("early_stopping", early_stopping)
         self.accelerator, self.devices, self.strategy = accelerator, devices, strategy
         self.precision = precision
-        self.checkpoint_dir = None if checkpoint_dir is None else Path(checkpoint_dir)
+        self.checkpoint_dir: Path | None = None
+        if checkpoint_dir is not None:
+            self.checkpoint_dir = check_path("checkpoint_dir", checkpoint_dir)
         self.progress = progress
         self.history: dict[str, list[float]] = {}
         self.epoch = self.step = 0
@@ -187,13 +189,15 @@ class VAETrainer:
         TypeError, ValueError
             The data is not as above (the error names the row), or the checkpoint is damaged or
             comes from other settings, another optimizer or data of another size; or there is
-            no `X_val` for `early_stopping`.
+            no `X_val` for `early_stopping`; or `checkpoint_dir` is no folder to write to.
         FloatingPointError
             The bound is no longer finite.
         """
         fabric_type, _ = requirements()
         if self.early_stopping is not None and X_val is None:
             raise ValueError("`X_val` is None, expected held-out data for `early_stopping`")
+        if self.checkpoint_dir is not None:
+            check_folder("checkpoint_dir", self.checkpoint_dir)
         fabric = fabric_type(
             accelerator=self.accelerator,
             devices=self.devices,
@@ -216,7 +220,7 @@ class VAETrainer:
         fabric.barrier()  # the first process may still be writing what another one is to resume
         train = self._batches("X_train", X_train, fabric)
         val = None if X_val is None else self._batches("X_val", X_val, fabric)
-        optimizer = self._make_optimizer()
+        optimizer = make_optimizer(self)
         settings = settings_of(self, optimizer, train, val)
         last = capture(self, optimizer, settings, self.epoch, self.step, self.history)
         found = self._find_checkpoint(last) if resume else None
@@ -283,15 +287,6 @@ class VAETrainer:
         ranks = fabric.global_rank, fabric.world_size
         pin = fabric.device.type == "cuda"
         return make_batches(data, expected, self.batch_size, *order, *ranks, pin)
-
-    def _make_optimizer(self) -> torch.optim.Optimizer:
-        if self.optimizer is None:
-            return torch.optim.Adam(self.vae.parameters(), lr=self.lr)
-        optimizer = self.optimizer(self.vae.parameters())
-        if not isinstance(optimizer, torch.optim.Optimizer):
-            kind = type(optimizer).__name__
-            raise TypeError(f"`optimizer` returned {kind}, expected a torch.optim.Optimizer")
-        return optimizer
 
     def _find_checkpoint(self, like: dict[str, Any]) -> dict[str, Any] | None:
         if self.checkpoint_dir is None:
