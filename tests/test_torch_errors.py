@@ -199,7 +199,7 @@ MODELS: dict[str, Case] = {
     "latent dtype": (lambda: VAE(6).decode(Z.double()), TypeError,
         "`z` has dtype torch.float64, expected torch.float32 as the parameters"),
     "decoder": (lambda: VAE(encoder=LINEAR, decoder=torch.nn.Linear(2, 5)).elbo(X), ValueError,
-        "`x` has shape (4, 6), expected (4, 5) as `the decoder's output`"),
+        "`decoder` returned shape (4, 5), expected (4, 6) for `x` of shape (4, 6)"),
     "n": (lambda: VAE(6).sample(0), ValueError, "`n` is 0"),
     "n_steps": (lambda: VAE(6).interpolate(X, X, 0), ValueError, "`n_steps` is 0"),
     "ends": (lambda: VAE(6).interpolate(X, X[:1]), ValueError, "`x1` has shape (1, 6)"),

@@ -443,7 +443,7 @@ ERRORS: dict[str, tuple[Any, type[Exception], str]] = {
             likelihood=CategoricalLikelihood(3),
         ).loss(LABELS),
         ValueError,
-        "`decoder` returned shape (4, 5), expected (n, 3, ...)",
+        "`decoder` returned shape (4, 5), expected (4, 3, 5) for `x` of shape (4, 5)",
     ),
     "image": (
         lambda: VAE.convolutional((28, 28)),  # type: ignore[arg-type]

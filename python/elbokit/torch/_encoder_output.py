@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-__all__ = ["as_posterior", "encoder_outputs"]
+__all__ = ["as_posterior", "encoder_outputs", "listed"]
 
 
 def encoder_outputs(encoded: Any) -> tuple[list[Tensor], list[Any]]:
@@ -15,6 +15,11 @@ def encoder_outputs(encoded: Any) -> tuple[list[Tensor], list[Any]]:
     return parts, [
         tuple(part.shape) if isinstance(part, Tensor) else type(part).__name__ for part in parts
     ]
+
+
+def listed(shapes: list[Any]) -> str:
+    """Return the shapes that an encoder returned, for an error."""
+    return ", ".join(map(str, shapes)) or "no tensors"
 
 
 def as_posterior(encoded: Any, latent_dim: int) -> tuple[Tensor, Tensor]:
@@ -43,6 +48,6 @@ def as_posterior(encoded: Any, latent_dim: int) -> tuple[Tensor, Tensor]:
     if len(parts) == 2 and shapes[0] == shapes[1] == (*shapes[0][:1], latent_dim):
         return parts[0], parts[1]
     raise ValueError(
-        f"`encoder` returned {', '.join(map(str, shapes))}, expected one tensor of shape "
+        f"`encoder` returned {listed(shapes)}, expected one tensor of shape "
         f"(n_samples, {2 * latent_dim}) or two of shape (n_samples, {latent_dim})"
     )

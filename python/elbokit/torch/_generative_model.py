@@ -5,7 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from elbokit.torch._checks import check_is_tensor, check_positive_int, check_same_shape
+from elbokit.torch._checks import (
+    check_generator,
+    check_is_tensor,
+    check_positive_int,
+    check_same_shape,
+)
 from elbokit.torch._importance import importance_log_likelihood
 from elbokit.torch._latent_model import LatentModel
 from elbokit.torch._networks import check_fits_parameters, narrowed
@@ -84,6 +89,7 @@ class GenerativeModel(LatentModel):
             Means (probabilities), or data.
         """
         n = check_positive_int("n", n)
+        check_generator(generator)
         z = self.prior.sample(n, generator=generator).to(self._like())
         if mean:
             return self.decode(z)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from elbokit.torch._checks import (
     check_event_dims,
+    check_generator,
     check_is_tensor,
     check_positive_int,
     check_same_shape,
@@ -57,6 +58,18 @@ def _densities(given: object, name: str, count: int) -> Tensor:
     return given
 
 
+def _drawn(given: object) -> tuple[Tensor, Tensor]:
+    """Return the points and log-densities that the caller's function drew."""
+    each = tuple(given) if isinstance(given, (tuple, list)) else (given,)
+    if len(each) != 2 or not all(isinstance(part, Tensor) for part in each):
+        kinds = ", ".join(type(part).__name__ for part in each)
+        raise TypeError(
+            f"`posterior` gave {kinds or 'nothing'}, expected a pair of tensors (samples, "
+            "log-densities)"
+        )
+    return each
+
+
 def _check_callable(name: str, given: object) -> None:
     if not callable(given):
         raise TypeError(f"`{name}` has type {type(given).__name__}, expected a callable")
@@ -80,7 +93,7 @@ def _estimate(
     chunk = max(1, max_rows // max(1, len(x)))
     for done in range(0, n_samples, chunk):
         size = min(chunk, n_samples - done)
-        z, log_q = sample(x, size)
+        z, log_q = _drawn(sample(x, size))
         if z.shape[:2] != (size, len(x)) or log_q.shape != (size, len(x)):
             raise ValueError(
                 f"`posterior` gave samples of shape {tuple(z.shape)} and log-densities of shape "
@@ -146,9 +159,11 @@ def importance_log_likelihood(
     Raises
     ------
     TypeError
-        `x` is no tensor, a number is no int, or what should be callable is not.
+        `x` is no tensor, a number is no int, what should be callable is not, or a callable gives
+        no tensors.
     ValueError
-        A number is not positive, or shapes do not fit, those that a callable gives among them.
+        A number is not positive, `posterior` is a tuple of another length, or shapes do not fit,
+        those that a callable gives among them.
 
     Notes
     -----
@@ -164,15 +179,16 @@ def importance_log_likelihood(
     n_samples = check_positive_int("n_samples", n_samples)
     max_rows = check_positive_int("max_rows", max_rows)
     _check_callable("log_prob", log_prob)
+    check_generator(generator)
     if log_prior is not None:
         _check_callable("log_prior", log_prior)
     pair = None if callable(posterior) else posterior
     if pair is not None:
-        if not isinstance(pair, (tuple, list)) or len(pair) != 2:
-            raise TypeError(
-                f"`posterior` has type {type(pair).__name__}, expected a pair of tensors "
-                "(means, log-variances) or a callable"
-            )
+        wanted = "expected a pair of tensors (means, log-variances) or a callable"
+        if not isinstance(pair, (tuple, list)):
+            raise TypeError(f"`posterior` has type {type(pair).__name__}, {wanted}")
+        if len(pair) != 2:
+            raise ValueError(f"`posterior` has length {len(pair)}, {wanted}")
         mu, logvar = pair
         check_tensors(mu=mu, logvar=logvar)
         check_same_shape("logvar", logvar, "mu", mu)

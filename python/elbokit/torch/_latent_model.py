@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from elbokit.torch._checks import check_is_tensor, check_layout, check_tensors
-from elbokit.torch._likelihoods import BernoulliLikelihood, Likelihood, reduced
+from elbokit.torch._likelihoods import BernoulliLikelihood, Likelihood, check_decoded, reduced
 from elbokit.torch._networks import check_fits_parameters, narrowed
 from elbokit.torch._posteriors import DiagonalPosterior, Posterior
 from elbokit.torch._priors import Prior
@@ -69,10 +69,9 @@ class LatentModel(nn.Module):
         event_shape: tuple[int, ...] | None = None,
     ) -> None:
         super().__init__()
-        self.latent_dim = latent_dim
         self.encoder, self.decoder = encoder, decoder
         self.likelihood, self.posterior, self.prior = likelihood, posterior, prior
-        self._event_shape = event_shape
+        self.latent_dim, self._event_shape = latent_dim, event_shape
 
     def _like(self) -> Tensor:
         """Return a tensor of the dtype and on the device of the parameters."""
@@ -121,8 +120,8 @@ class LatentModel(nn.Module):
             `x` is no tensor, or not of the dtype of the parameters of built networks (outside
             autocast).
         ValueError
-            `x` has not the shape the networks were built for, or the encoder's output is not as
-            promised.
+            `x` has not the shape the networks were built for, or a class out of range, or the
+            encoder's output is not as promised.
         """
         if self.likelihood.classes:
             check_is_tensor("x", x)
@@ -242,6 +241,7 @@ class LatentModel(nn.Module):
             and type(self.posterior) is DiagonalPosterior
             and moments is not None
         ):
+            check_decoded(decoded, x)
             return vae_loss(
                 decoded,
                 x,

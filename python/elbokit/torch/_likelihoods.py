@@ -12,9 +12,9 @@ from torch.nn import functional as F
 from elbokit.torch._bernoulli import bernoulli_loss
 from elbokit.torch._categorical import categorical_loss
 from elbokit.torch._checks import (
+    check_is_tensor,
     check_layout,
     check_positive_int,
-    check_same_shape,
     check_tensors,
 )
 from elbokit.torch._gaussian_kl import BATCH_REDUCTIONS
@@ -25,10 +25,9 @@ __all__ = [
     "CategoricalLikelihood",
     "GaussianLikelihood",
     "Likelihood",
+    "check_decoded",
     "reduced",
 ]
-
-_OUTPUT = "the decoder's output"
 
 
 def reduced(rows: Tensor, reduction: str) -> Tensor:
@@ -36,6 +35,29 @@ def reduced(rows: Tensor, reduction: str) -> Tensor:
     if reduction == "none":
         return rows
     return rows.sum() if reduction == "sum" else rows.sum() / len(rows)
+
+
+def check_decoded(decoded: object, x: Tensor, axis: tuple[int, ...] = ()) -> None:
+    """Raise an error unless a decoder returned numbers of the shape of `x`.
+
+    `axis` is the length of a dimension before the features, if there is one.
+    """
+    check_is_tensor("x", x)
+    if not isinstance(decoded, Tensor):
+        raise TypeError(f"`decoder` returned {type(decoded).__name__}, expected a tensor")
+    shape = x.shape[:1] + axis + x.shape[1:]
+    if decoded.shape != shape:
+        raise ValueError(
+            f"`decoder` returned shape {tuple(decoded.shape)}, expected {tuple(shape)} for `x` of "
+            f"shape {tuple(x.shape)}"
+        )
+    double = torch.float64
+    if x.is_floating_point() and (decoded.dtype == double) != (x.dtype == double):
+        raise TypeError(f"`decoder` returned dtype {decoded.dtype}, expected {x.dtype} as `x`")
+    if not decoded.is_floating_point():
+        raise TypeError(
+            f"`decoder` returned dtype {decoded.dtype}, expected a floating-point dtype"
+        )
 
 
 def _finite(name: str, value: object) -> float:
@@ -112,7 +134,7 @@ class BernoulliLikelihood(Likelihood):
 
     def loss(self, decoded: Tensor, x: Tensor, reduction: str = "none") -> Tensor:
         """Return the cross-entropy, for each sample or reduced."""
-        check_same_shape("x", x, _OUTPUT, decoded)
+        check_decoded(decoded, x)
         check_tensors(logits=decoded, target=x)
         return bernoulli_loss(decoded, x, reduction=BATCH_REDUCTIONS[reduction])
 
@@ -176,7 +198,7 @@ class GaussianLikelihood(Likelihood):
     def loss(self, decoded: Tensor, x: Tensor, reduction: str = "none") -> Tensor:
         """Return the negative log-density, for each sample or reduced."""
         mean, logvar = self.split(decoded)
-        check_same_shape("x", x, _OUTPUT, mean)
+        check_decoded(mean, x)
         check_tensors(mean=mean, target=x)
         return gaussian_loss(mean, x, logvar, reduction=reduction)
 
@@ -234,7 +256,16 @@ class CategoricalLikelihood(Likelihood):
         """Return indicators of the classes, (n_samples, n_classes, ...)."""
         if x.is_floating_point() or x.is_complex():
             raise TypeError(f"`x` has dtype {x.dtype}, expected an integer dtype, for classes")
-        return F.one_hot(x.long(), self.n_classes).movedim(-1, 1).to(dtype)
+        try:
+            indicators = F.one_hot(x.long(), self.n_classes)
+        except RuntimeError as error:  # not asked before, for that would wait for a GPU
+            bad = x[(x < 0) | (x >= self.n_classes)]
+            if len(bad) == 0:
+                raise
+            raise ValueError(
+                f"`x` has the class {bad[0].item()}, expected 0 to {self.n_classes - 1}"
+            ) from error
+        return indicators.movedim(-1, 1).to(dtype)
 
     def log_prob(self, decoded: Tensor, x: Tensor) -> Tensor:
         """Return the log-probability of each sample, (n_samples,)."""
@@ -243,12 +274,7 @@ class CategoricalLikelihood(Likelihood):
     def loss(self, decoded: Tensor, x: Tensor, reduction: str = "none") -> Tensor:
         """Return the cross-entropy, for each sample or reduced."""
         check_layout("x", x)
-        if decoded.shape[1:2] != (self.n_classes,):
-            raise ValueError(
-                f"`decoder` returned shape {tuple(decoded.shape)}, expected (n, {self.n_classes}, "
-                "...) for the classes"
-            )
-        check_same_shape("x", x, _OUTPUT, decoded[:, 0])
+        check_decoded(decoded, x, (self.n_classes,))
         return categorical_loss(decoded, x.long(), reduction=reduction)
 
     def mean(self, decoded: Tensor) -> Tensor:

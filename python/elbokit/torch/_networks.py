@@ -28,7 +28,7 @@ def dense(sizes: Sequence[int], activation: Activation) -> nn.Sequential:
     """Return linear layers between the given sizes, an activation after each but the last."""
     layers: list[nn.Module] = []
     for n_in, n_out in pairwise(sizes):
-        layers += [nn.Linear(n_in, n_out), activation()]
+        layers += [nn.Linear(n_in, n_out), _made(activation)]
     return nn.Sequential(*layers[:-1])
 
 
@@ -65,7 +65,7 @@ def convolutional(
         sizes.append(((height + 1) // 2, (width + 1) // 2))
 
     def followed(layer: nn.Module, n: int) -> list[nn.Module]:
-        return [layer, *([nn.BatchNorm2d(n)] if batch_norm else []), activation()]
+        return [layer, *([nn.BatchNorm2d(n)] if batch_norm else []), _made(activation)]
 
     down: list[nn.Module] = []
     for before, after in pairwise([n_in, *channels]):
@@ -73,7 +73,7 @@ def convolutional(
     n_flat = channels[-1] * sizes[-1][0] * sizes[-1][1]
     down += [nn.Flatten(), nn.Linear(n_flat, n_encoded)]
 
-    up: list[nn.Module] = [nn.Linear(latent_dim, n_flat), activation()]
+    up: list[nn.Module] = [nn.Linear(latent_dim, n_flat), _made(activation)]
     up.append(nn.Unflatten(1, (channels[-1], *sizes[-1])))
     widths = [*channels[::-1], n_out]
     for i, (before, after) in enumerate(pairwise(widths)):
@@ -114,6 +114,14 @@ def check_activation(activation: object) -> None:
             f"`activation` has type {kind}, expected a function that returns a "
             "torch.nn.Module, such as the class torch.nn.ReLU"
         )
+
+
+def _made(activation: Activation) -> nn.Module:
+    layer: object = activation()
+    if not isinstance(layer, nn.Module):
+        kind = type(layer).__name__
+        raise TypeError(f"`activation` returned {kind}, expected a torch.nn.Module")
+    return layer
 
 
 def check_fits_parameters(name: str, tensor: Tensor, network: nn.Module) -> None:

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from elbokit.torch._checks import check_non_negative
-from elbokit.torch._encoder_output import as_posterior, encoder_outputs
+from elbokit.torch._checks import check_generator, check_non_negative
+from elbokit.torch._encoder_output import as_posterior, encoder_outputs, listed
 from elbokit.torch._gaussian_kl import (
     BATCH_REDUCTIONS,
     both_of_prior,
@@ -85,6 +85,7 @@ class Posterior:
         self, mu: Tensor, n: int | None = None, *, generator: torch.Generator | None = None
     ) -> Tensor:
         """Draw standard normal noise of shape ([n,] *mu.shape)."""
+        check_generator(generator)
         shape = mu.shape if n is None else (n, *mu.shape)
         dtype = computed_dtype(mu)
         return torch.randn(shape, generator=generator, dtype=dtype, device=mu.device)
@@ -214,12 +215,12 @@ class FullPosterior(Posterior):
             row, column = torch.tril_indices(k, k, -1, device=flat.device)
             scale_tril = torch.diag_embed(log_diagonal.exp())
             return mu, scale_tril.index_put((_all(flat), row, column), below)
-        n = shapes[0][:1]
+        n = shapes[0][:1] if shapes else ()
         if len(parts) == 2 and shapes == [(*n, k), (*n, k, k)]:
             dtype = computed_dtype(parts[0])
             return parts[0].to(dtype), parts[1].to(dtype)
         raise ValueError(
-            f"`encoder` returned {', '.join(map(str, shapes))}, expected one tensor of shape "
+            f"`encoder` returned {listed(shapes)}, expected one tensor of shape "
             f"(n_samples, {self.n_outputs(k)}) or two of shapes (n_samples, {k}) and "
             f"(n_samples, {k}, {k})"
         )
