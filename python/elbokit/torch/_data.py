@@ -62,7 +62,7 @@ def _as_tensor(name: str, X: Any) -> Tensor:
         array = np.asarray(X)
     except (TypeError, ValueError, RuntimeError) as error:  # the last of tensors with a gradient
         raise ValueError(
-            f"`{name}` has type {type(X).__name__} and is no array ({error}), expected shape "
+            f"`{name}` has type {type(X).__name__} and is no array, expected shape "
             "(n_samples, ...); data with labels go into a TensorDataset"
         ) from error
     if array.dtype.kind not in "fiub":
