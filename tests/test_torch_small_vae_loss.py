@@ -69,6 +69,17 @@ def test_same_bits(
         by_both(operands(*shape, dtype=dtype), pick, **options)
 
 
+@pytest.mark.parametrize("pick", [PICKS["loss"], PICKS["scaled"]], ids=["loss", "scaled"])
+def test_large_gradients_have_memory_of_the_pool(pick: Callable[..., Tensor]) -> None:
+    given = operands(400, (784,), (64,))
+    by_both(given, pick)
+    before = _core.pooled_bytes()
+    kept = grads(vae_loss(*given), given, pick)
+    assert _core.pooled_bytes() < before
+    del kept
+    assert _core.pooled_bytes() == before
+
+
 def test_without_gradients() -> None:
     given = operands()
     with torch.no_grad():
@@ -123,7 +134,7 @@ def test_a_changed_operand_is_an_error() -> None:
         "only some tracked": lambda x, t, m, v: (x.detach(), t, m, v),
         "tracked targets": lambda x, t, m, v: (x, t.requires_grad_(), m, v),
         "another class": lambda x, t, m, v: (x, t.as_subclass(nn.Buffer), m, v),
-        "large": lambda x, t, m, v: (x.repeat(1, 10**4), t.repeat(1, 10**4), m, v),
+        "large": lambda x, t, m, v: (x.repeat(1, 250_000), t.repeat(1, 250_000), m, v),
     }.items(),
     ids=lambda item: item[0],
 )

@@ -18,6 +18,8 @@ namespace py = pybind11;
 struct TorchNames {
   py::object tensor, parameter, strided, float32, float64, empty_like;
   py::object number32, number64;  // of shape (), to make others like them
+  py::object gradient;            // of elbokit.torch, for so many elements and more:
+  std::int64_t pooled;
   py::str is_cpu{"is_cpu"}, layout{"layout"}, dtype{"dtype"}, shape{"shape"}, data_ptr{"data_ptr"},
       is_contiguous{"is_contiguous"}, is_neg{"is_neg"}, requires_grad{"requires_grad"};
 
@@ -38,6 +40,9 @@ struct TorchNames {
     const auto number = [&](const py::object& of) {
       return torch.attr("empty")(py::tuple(0), py::arg("dtype") = of, py::arg("device") = "cpu");
     };
+    const auto operands = py::module_::import("elbokit.torch._cpu._operands");
+    gradient = operands.attr("gradient");
+    pooled = operands.attr("POOLED").cast<std::int64_t>();
     number32 = number(float32);
     number64 = number(float64);
   }
@@ -110,6 +115,12 @@ inline py::object empty_like(const py::handle& tensor) {
       PyObject_Vectorcall(TorchNames::get().empty_like.ptr(), arguments, 1, nullptr);
   if (!made) throw py::error_already_set();
   return py::reinterpret_steal<py::object>(made);
+}
+
+// The same for a gradient: large ones have memory of the pool.
+inline py::object gradient_like(const py::handle& tensor, std::int64_t size) {
+  const TorchNames& torch = TorchNames::get();
+  return size < torch.pooled ? empty_like(tensor) : torch.gradient(tensor);
 }
 
 // A new one of shape ().

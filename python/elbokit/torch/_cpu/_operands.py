@@ -12,10 +12,10 @@ from torch import Tensor
 from elbokit import _core
 from elbokit.torch._reduction import saved_dtype
 
-__all__ = ["dense", "empty", "filled", "gradient", "zeros"]
+__all__ = ["POOLED", "dense", "empty", "filled", "gradient", "zeros"]
 
 _LARGEST_FLOAT = torch.finfo(torch.float32).max
-_POOLED = 1 << 18  # elements from which memory comes from the pool
+POOLED = 1 << 18  # elements from which memory comes from the pool
 
 
 # Beside CPU operands, whatever torch's default device is.
@@ -50,7 +50,7 @@ def _pooled(shape: Sequence[int], strides: Sequence[int], dtype: torch.dtype) ->
 
 def dense(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
     """Return contiguous memory for a result."""
-    if math.prod(shape) < _POOLED:
+    if math.prod(shape) < POOLED:
         return empty(shape, dtype=dtype)
     return _pooled(shape, _contiguous(shape), dtype)
 
@@ -61,7 +61,7 @@ def gradient(like: Tensor, order: Sequence[int] | None = None) -> Tensor:
     That of float16 is float32 until the upstream gradient is known: a mean's is too small for it.
     """
     dtype = saved_dtype(like)
-    if like.numel() < _POOLED:
+    if like.numel() < POOLED:
         if order is None and not like.is_contiguous():
             return like.new_empty(like.shape, dtype=dtype)
         return torch.empty_like(like, dtype=dtype)
