@@ -89,7 +89,7 @@ class GaussianRows {
       const ClampedNoise<Vec<T>> own = noise_of(read(logvar + i, count));
       store(inverse_ + i, own.noise.inverse);
       store(offset_ + i, own.noise.offset);
-      store(clamp_ + i, own.slope);
+      store(passes_ + i, own.passes);
       store(column_sums_ + i, Vec<T>{});
     });
   }
@@ -109,7 +109,7 @@ class GaussianRows {
       ClampedNoise<Vec<T>> own = of_row;
       if constexpr (kNoise == Noise::kOfElements) own = noise_of(read(logvar + i, count));
       if constexpr (kNoise == Noise::kOfColumns)
-        own = {{load(inverse_ + i), load(offset_ + i)}, load(clamp_ + i)};
+        own = {{load(inverse_ + i), load(offset_ + i)}, load(passes_ + i)};
       auto result =
           gaussian_term<Vec<T>>(read(mean + i, count) - read(target + i, count), own.noise);
       Vec<T> slope = own.through(result.grad_logvar * factor);
@@ -148,7 +148,7 @@ class GaussianRows {
   Vec<T> low_, high_;
   alignas(kVectorBytes) T slopes_[kSpan];
   // Of the columns of a span: 1 / sigma, log sigma + 1/2 log(2 pi), the clamp's slope.
-  alignas(kVectorBytes) T inverse_[kSpan], offset_[kSpan], clamp_[kSpan];
+  alignas(kVectorBytes) T inverse_[kSpan], offset_[kSpan], passes_[kSpan];
   alignas(kVectorBytes) T column_sums_[kSpan];
 };
 

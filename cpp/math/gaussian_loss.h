@@ -20,10 +20,12 @@ ELBOKIT_INLINE GaussianNoise<V> gaussian_noise(V logvar) {
 template <class V>
 struct ClampedNoise {
   GaussianNoise<V> noise;
-  V slope;  // of the clamp: 0 or 1
+  V passes;  // bits: all of them where gradients pass the clamp, none where its slope is 0
 
-  // A gradient times the slope. A select: an infinite one may not come through.
-  ELBOKIT_INLINE V through(V grad) const { return select(slope != V{}, grad, V{}); }
+  // A product with 0 would let infinite gradients through, as NaN.
+  ELBOKIT_INLINE V through(V grad) const {
+    return bit_cast<V>(bit_cast<Bits<V>>(grad) & bit_cast<Bits<V>>(passes));
+  }
 };
 
 // Of a log-variance that is clamped to [low, high]; written so that NaN passes.
@@ -32,7 +34,8 @@ ELBOKIT_INLINE ClampedNoise<V> clamped_noise(V logvar, V low, V high) {
   const auto below = (logvar < low);
   const auto above = (logvar > high);
   const V clamped = select(below, low, select(above, high, logvar));
-  return {gaussian_noise<V>(clamped), select(below, V{}, select(above, V{}, constant<V>(1)))};
+  const V all = bit_cast<V>(~Bits<V>{});
+  return {gaussian_noise<V>(clamped), select(below, V{}, select(above, V{}, all))};
 }
 
 template <class V>

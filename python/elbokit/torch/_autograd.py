@@ -176,7 +176,8 @@ def scaled_on_gpu(
     multiplied by 1: only the GPU need see the numbers.
     """
     if (
-        _backends.on_cpu(grad)
+        torch.compiler.is_compiling()
+        or _backends.on_cpu(grad)
         or grad.dim() > 0
         or grad.dtype not in (torch.float32, torch.float64)
         or not direct(grad, *saved)
