@@ -499,12 +499,3 @@ def test_a_fit_that_fails_leaves_the_estimator_as_it_was() -> None:
     with pytest.raises(SingularCovarianceError, match="component 0"):
         gm.fit(constant)
     assert all(vars(gm)[name] is value for name, value in before.items())
-
-
-def test_masked_entries_are_missing() -> None:
-    X = np.ma.masked_greater(np.random.default_rng(0).normal(size=(60, 2)), 1.0)
-    options = {"n_components": 2, "missing": "integrate", "random_state": 0}
-    masked = GaussianMixture(**options).fit(X)
-    plain = GaussianMixture(**options).fit(X.filled(np.nan))
-    assert_array_equal(masked.means_, plain.means_)
-    assert_array_equal(masked.score_samples(X), plain.score_samples(X.filled(np.nan)))

@@ -313,3 +313,35 @@ def test_tensors_are_read_in_place():
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < X.nbytes / 2
+
+
+MASKED = np.ma.masked_greater(np.random.default_rng(0).normal(size=(60, 2)), 1.0)
+
+
+def test_masked_entries_are_missing():
+    options = {"n_components": 2, "missing": "integrate", "random_state": 0}
+    masked = GaussianMixture(**options).fit(MASKED)
+    gaps = MASKED.filled(np.nan)
+    assert_array_equal(masked.means_, GaussianMixture(**options).fit(gaps).means_)
+    for method in ("score_samples", "impute"):
+        answer = getattr(masked, method)
+        assert_array_equal(np.asarray(answer(MASKED)), answer(gaps))
+
+
+@pytest.mark.parametrize(
+    "use",
+    {
+        "fit": lambda gm: gm.fit(MASKED),
+        "chunks": lambda gm: gm.fit([MASKED[:30], MASKED[30:]]),
+        "partial_fit": lambda gm: gm.partial_fit(MASKED),
+        "predict": lambda gm: gm.fit(MASKED.data).predict(MASKED),
+    }.values(),
+)
+def test_masked_entries_are_no_values(use):
+    with pytest.raises(ValueError, match="X is an array with masked entries, expected all of"):
+        use(GaussianMixture(2, random_state=0))
+
+
+def test_a_mask_of_nothing_is_none():
+    gm = GaussianMixture(2, random_state=0).fit(np.ma.masked_array(MASKED.data))
+    assert_array_equal(gm.means_, GaussianMixture(2, random_state=0).fit(MASKED.data).means_)

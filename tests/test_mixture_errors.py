@@ -86,7 +86,7 @@ CASES = [
     ),
     ({}, NAN, None, ValueError, "Input X contains NaN"),
     ({}, INF, None, ValueError, "Input X contains infinity, first in row 4, column 0, expected"),
-    ({}, np.ma.masked_greater(X, 0), None, ValueError, "`X` is an array with masked entries"),
+    ({}, np.ma.masked_greater(X, 0), None, ValueError, "X is an array with masked entries"),
     ({}, X[:, 0], None, ValueError, "Expected 2D array, got 1D array"),
     ({}, X[None], None, ValueError, "dim 3"),
     ({}, X[:0], None, ValueError, "0 sample(s)"),

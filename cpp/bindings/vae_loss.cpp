@@ -68,7 +68,7 @@ std::int64_t vae_loss(const py::object& logits, const py::object& target, const 
   });
 }
 
-// Elements from which on Python's time no longer matters: it is 60 us of 4 ms there.
+// Elements from which on Python's time no longer matters: it is 60 us of some 4 ms there.
 constexpr std::int64_t kSmall = std::int64_t{1} << 23;
 
 // Rows of a contiguous tensor.

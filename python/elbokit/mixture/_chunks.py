@@ -11,6 +11,8 @@ from sklearn.base import BaseEstimator
 from sklearn.utils import check_array
 from sklearn.utils.validation import validate_data
 
+from elbokit.mixture._validation import without_mask
+
 __all__ = ["Chunk", "ChunkReader", "are_chunks", "into_blocks", "refuse_chunks"]
 
 Rows = npt.NDArray[Any]
@@ -134,6 +136,7 @@ class ChunkReader:
         options: dict[str, Any] = {"order": "C", "ensure_all_finite": False}
         options["ensure_min_samples"] = 0
         try:
+            chunk = without_mask(chunk, "error", "Chunks are of complete rows only.")
             if n_features is None:
                 dtypes = [np.float64, np.float32]
                 reset, self._checked = not self._checked, True

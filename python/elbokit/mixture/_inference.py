@@ -17,12 +17,13 @@ from elbokit._gpu_arrays import on_gpu
 from elbokit.mixture._density import labels_of, log_prob_of, posterior_of, require_nearest
 from elbokit.mixture._library import array_of
 from elbokit.mixture._missing import estep_incomplete
-from elbokit.mixture._missing_fit import has_missing, validate_rows
+from elbokit.mixture._missing_fit import has_missing
 from elbokit.mixture._parameters import GmmParameters, covariance_shape, upper_triangular
 from elbokit.mixture._validation import (
     check_sample_weight,
     checked_weight,
     has_plain_layout,
+    validate_rows,
 )
 
 if TYPE_CHECKING:
@@ -329,7 +330,7 @@ class FittedGaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
             data: Floats = np.asarray(X)
             if data.shape[1] == getattr(self, "n_features_in_", None):
                 return data
-        return validate_rows(self, X, reset=False)
+        return validate_rows(self, X, self.missing, reset=False)
 
     def _has_missing(self, data: Floats) -> bool:
         """Tell whether rows have entries that are to be integrated out."""

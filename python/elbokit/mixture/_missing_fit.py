@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-from sklearn.utils.validation import validate_data
 
 from elbokit._types import FitStatus
 from elbokit.mixture._driven_fit import driven_restarts
@@ -18,17 +17,12 @@ from elbokit.mixture._parameters import GmmParameters, precisions_cholesky_from_
 from elbokit.mixture._penalty import as_penalty
 from elbokit.mixture._problems import Problems
 from elbokit.mixture._restarts import Restart
-from elbokit.mixture._validation import (
-    GivenParameters,
-    column_name,
-    refuse_infinite,
-    refuse_missing,
-)
+from elbokit.mixture._validation import GivenParameters, column_name
 
 if TYPE_CHECKING:
     from elbokit.mixture.gaussian_mixture import GaussianMixture
 
-__all__ = ["has_missing", "incomplete_restarts", "validate_rows"]
+__all__ = ["has_missing", "incomplete_restarts"]
 
 Array = npt.NDArray[np.float64]
 Rows = npt.NDArray[Any]
@@ -38,54 +32,6 @@ def has_missing(X: Rows) -> bool:
     """Tell whether an entry is NaN; where none is this costs no more than a sum."""
     with np.errstate(over="ignore", invalid="ignore"):
         return not np.isfinite(X.sum()) and bool(np.isnan(X).any())
-
-
-def validate_rows(estimator: Any, X: Any, **options: Any) -> Rows:
-    """Return scikit-learn's reading of the data, with NaN as the estimator's `missing` allows.
-
-    Parameters
-    ----------
-    estimator : GaussianMixture
-        Its `missing` says whether NaN is an error.
-    X : array-like of shape (n_samples, n_features)
-        Data.
-    **options
-        For scikit-learn's ``validate_data``.
-
-    Returns
-    -------
-    X : ndarray of shape (n_samples, n_features), float32 or float64
-
-    Raises
-    ------
-    ValueError
-        If there is an infinity, or a NaN that is not allowed: row and column are named. Or a mask.
-    """
-    X = validate_data(
-        estimator,
-        _without_mask(X, estimator.missing),
-        dtype=[np.float64, np.float32],
-        order="C",
-        ensure_all_finite=False,
-        **options,
-    )
-    data, names = np.asarray(X), getattr(estimator, "feature_names_in_", None)
-    refuse_infinite(data, names)
-    if estimator.missing == "error":
-        refuse_missing(data, names)
-    return data
-
-
-def _without_mask(X: Any, missing: str) -> Any:
-    """Return a masked array's entries with NaN for those that are masked."""
-    if not isinstance(X, np.ma.MaskedArray):
-        return X
-    if missing == "error" and np.ma.is_masked(X):
-        raise ValueError(
-            '`X` is an array with masked entries, expected all of them; missing="integrate" '
-            "integrates them out"
-        )
-    return np.ma.filled(X.astype(np.result_type(X.dtype, np.float32)), np.nan)
 
 
 def incomplete_restarts(

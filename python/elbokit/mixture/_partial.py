@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 import numpy.typing as npt
 from sklearn.base import clone
-from sklearn.utils.validation import _get_feature_names, check_array, check_is_fitted, validate_data
+from sklearn.utils.validation import _get_feature_names, check_array, check_is_fitted
 
 from elbokit._arrays import as_numpy, returns_like
 from elbokit.mixture._conditional import (
@@ -21,6 +21,7 @@ from elbokit.mixture._conditional import (
 from elbokit.mixture._em import EmRun
 from elbokit.mixture._missing_fit import has_missing
 from elbokit.mixture._parameters import GmmParameters
+from elbokit.mixture._validation import validate_rows
 
 if TYPE_CHECKING:
     from elbokit.mixture.gaussian_mixture import GaussianMixture
@@ -63,16 +64,9 @@ class PartialMixin:
         have too little variance. Draw from :meth:`conditional` for a typical one.
         """
         self_ = self._fitted()
-        data = validate_data(
-            self,
-            as_numpy(X, "X"),
-            dtype=[np.float64, np.float32],
-            order="C",
-            ensure_all_finite="allow-nan",
-            reset=False,
-        )
+        data = validate_rows(self, as_numpy(X, "X"), "integrate", reset=False)
         parameters = self_._density_parameters()
-        filled = impute(np.asarray(data), *parameters, self_.covariance_type)
+        filled = impute(data, *parameters, self_.covariance_type)
         return returns_like(X)(filled)
 
     def marginal(self, features: Any) -> GaussianMixture:

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 import numpy as np
 import numpy.typing as npt
 from sklearn.utils import check_random_state
-from sklearn.utils.validation import validate_data
 
 from elbokit._arrays import as_float_array, as_numpy
 from elbokit._types import GmmStatistics
@@ -23,7 +22,7 @@ from elbokit.mixture._penalty import Penalty
 from elbokit.mixture._problems import Problems
 from elbokit.mixture._statistics import StatisticsSum
 from elbokit.mixture._update import empty_below, m_step
-from elbokit.mixture._validation import refuse_missing
+from elbokit.mixture._validation import validate_rows
 
 if TYPE_CHECKING:
     from elbokit.mixture.gaussian_mixture import GaussianMixture
@@ -172,16 +171,8 @@ def _step(estimator: GaussianMixture, X: Any, sample_weight: Any) -> None:
     fitted = hasattr(estimator, "converged_")
     _refuse_penalties(estimator)
     library = library_name(X)
-    data = validate_data(
-        estimator,
-        as_numpy(X, "X"),
-        dtype=[np.float64, np.float32],
-        order="C",
-        ensure_all_finite="allow-nan",  # refused by row and column
-        reset=not fitted,
-    )
-    names = getattr(estimator, "feature_names_in_", None)
-    refuse_missing(data, names, "partial_fit takes complete rows only.")
+    complete = "partial_fit takes complete rows only."
+    data = validate_rows(estimator, as_numpy(X, "X"), "error", complete, reset=not fitted)
     weight, copy = weight_and_copy(sample_weight, len(data))
     if weight is not None and not weight.all():
         data, weight = data[weight > 0.0], weight[weight > 0.0]

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from sklearn.utils import check_array
 from sklearn.utils._param_validation import Interval
+from sklearn.utils.validation import validate_data
 
 from elbokit._arrays import as_numpy
 from elbokit.mixture._parameters import covariance_shape, first_indefinite
@@ -24,6 +25,8 @@ __all__ = [
     "refuse_infinite",
     "refuse_missing",
     "scaled_weight",
+    "validate_rows",
+    "without_mask",
 ]
 
 Array = npt.NDArray[np.float64]
@@ -254,6 +257,57 @@ _INTEGRATE = (
     "GaussianMixture takes NaN for missing values, and integrates them out, with "
     "missing='integrate'."
 )
+
+
+def validate_rows(
+    estimator: Any, X: Any, missing: str, advice: str = _INTEGRATE, **options: Any
+) -> npt.NDArray[Any]:
+    """Return scikit-learn's reading of the data, with NaN where `missing` allows it.
+
+    Parameters
+    ----------
+    estimator : GaussianMixture
+        Its names of features, and their number, are compared or set.
+    X : array-like of shape (n_samples, n_features)
+        Masked entries are missing.
+    missing : {'error', 'integrate'}
+        Whether entries may be missing.
+    advice : str
+        What to do about them, for the error.
+    **options
+        For scikit-learn's ``validate_data``.
+
+    Returns
+    -------
+    X : ndarray of shape (n_samples, n_features), float32 or float64
+
+    Raises
+    ------
+    ValueError
+        If there is an infinity, or a NaN that is not allowed: row and column are named. Or a mask.
+    """
+    X = validate_data(
+        estimator,
+        without_mask(X, missing, advice),
+        dtype=[np.float64, np.float32],
+        order="C",
+        ensure_all_finite=False,
+        **options,
+    )
+    data, names = np.asarray(X), getattr(estimator, "feature_names_in_", None)
+    refuse_infinite(data, names)
+    if missing == "error":
+        refuse_missing(data, names, advice)
+    return data
+
+
+def without_mask(X: Any, missing: str, advice: str = _INTEGRATE) -> Any:
+    """Return a masked array's entries with NaN for those that are masked; else X."""
+    if not isinstance(X, np.ma.MaskedArray):
+        return X
+    if missing == "error" and np.ma.is_masked(X):
+        raise ValueError(f"X is an array with masked entries, expected all of them. {advice}")
+    return np.ma.filled(X.astype(np.result_type(X.dtype, np.float32)), np.nan)
 
 
 def refuse_missing(X: npt.NDArray[Any], names: Any = None, advice: str = _INTEGRATE) -> None:

@@ -32,7 +32,7 @@ from elbokit.mixture._history import fit_history
 from elbokit.mixture._inference import FittedGaussianMixture
 from elbokit.mixture._interrupts import keep_best, unchanged_on_failure
 from elbokit.mixture._library import library_name
-from elbokit.mixture._missing_fit import has_missing, incomplete_restarts, validate_rows
+from elbokit.mixture._missing_fit import has_missing, incomplete_restarts
 from elbokit.mixture._parameters import precisions_from_cholesky, require_representable
 from elbokit.mixture._partial import PartialMixin
 from elbokit.mixture._penalty import weight_unit
@@ -41,7 +41,7 @@ from elbokit.mixture._problems import Problems
 from elbokit.mixture._restarts import Restart, summary
 from elbokit.mixture._sklearn import from_sklearn, to_sklearn
 from elbokit.mixture._stepwise import StepwiseEM
-from elbokit.mixture._validation import IntegerInterval, is_plain
+from elbokit.mixture._validation import IntegerInterval, is_plain, validate_rows
 
 __all__ = ["GaussianMixture"]
 
@@ -420,7 +420,7 @@ class GaussianMixture(StepwiseEM, PartialMixin, FittedGaussianMixture):
                 del self.feature_names_in_
             self.n_features_in_ = X.shape[1]
             return np.asarray(X)
-        return validate_rows(self, X, ensure_min_samples=2)
+        return validate_rows(self, X, self.missing, ensure_min_samples=2)
 
     def _store(
         self, run: EmRun, dtype: npt.DTypeLike, restarts: Sequence[Restart] | None = None
