@@ -11,6 +11,10 @@ namespace elbokit::ELBOKIT_LEVEL {
 template <class T>
 class BernoulliSum {
  public:
+  // One by one: `= {}` makes GCC clear memory, and read it back.
+  ELBOKIT_INLINE BernoulliSum() {
+    for (auto& sum : linear_) sum = Vec<T>{};
+  }
   // `v` as of for_each_ahead.
   ELBOKIT_INLINE void add(int v, Vec<T> linear, Vec<T> power) {
     linear_[v % kChains] += linear;
@@ -26,7 +30,7 @@ class BernoulliSum {
   static constexpr int kChains = 2;
   static_assert(kSpan / kLanes<T> / kChains + kAhead <= LogProduct<Vec<T>>::kMost, "overflows");
 
-  Vec<T> linear_[kChains] = {};
+  Vec<T> linear_[kChains];
   LogProduct<Vec<T>> product_[kChains];
 };
 

@@ -80,22 +80,33 @@ struct DiagFamily {
                                          std::ptrdiff_t ld, const LogitRows<T> out,
                                          Largest<T>& largest, const char* ahead) {
     Walk walk{x, ld, model.factor + k / tile * model.factor_stride, ahead};
+    const auto finish = [&](int c, int v, auto& distance) ELBOKIT_INLINE_LAMBDA {
+      largest.row[v] = max(largest.row[v], distance.store_logit(model.log_const[k + c], out,
+                                                                (k + c) * out.ld + v * kLanes<T>));
+    };
+    Vec<T> sum[Width][kRowVectors];
+    if constexpr (!Compensated) {
+      sum_squares<Width, Ahead>(walk, model.n_features, sum);
+      for (int c = 0; c < Width; ++c)
+        for (int v = 0; v < kRowVectors; ++v) {
+          Distance<T, false> distance;
+          distance.add(sum[c][v]);
+          finish(c, v, distance);
+        }
+      return;
+    }
+    constexpr std::int64_t run = 32;
     Distance<T, Compensated> distance[Width][kRowVectors];
-    const std::int64_t run = Compensated ? 32 : model.n_features;
     for (std::int64_t j = 0; j < model.n_features; j += run) {
       const std::int64_t left = model.n_features - j;
-      Vec<T> sum[Width][kRowVectors];
       // GCC would keep these in registers, and the sums of three components in memory.
-      if constexpr (Compensated && Width == 3) put_by(distance);
+      if constexpr (Width == 3) put_by(distance);
       sum_squares<Width, Ahead>(walk, left < run ? left : run, sum);
       for (int c = 0; c < Width; ++c)
         for (int v = 0; v < kRowVectors; ++v) distance[c][v].add(sum[c][v]);
     }
     for (int c = 0; c < Width; ++c)
-      for (int v = 0; v < kRowVectors; ++v)
-        largest.row[v] =
-            max(largest.row[v], distance[c][v].store_logit(model.log_const[k + c], out,
-                                                           (k + c) * out.ld + v * kLanes<T>));
+      for (int v = 0; v < kRowVectors; ++v) finish(c, v, distance[c][v]);
   }
 
   // The sums of the squares of the next `count` features, at least one.

@@ -185,7 +185,8 @@ class Rows {
 
   void write_latent_grads(std::int64_t row, double factor) {
     for_each_span(args_.latent, [&](std::int64_t col, int n) {
-      double d_mu[kSpan] = {}, d_logvar[kSpan] = {}, d_z[kSpan];
+      double d_mu[kSpan], d_logvar[kSpan], d_z[kSpan];
+      for (int i = 0; i < n; ++i) d_mu[i] = d_logvar[i] = 0;
       const auto add = [](double* to, Vec<double> v, int count)
                            ELBOKIT_INLINE_LAMBDA { write<double>(to, read(to, count) + v, count); };
       for_each_ratio(row, col, n,
