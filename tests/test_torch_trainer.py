@@ -24,12 +24,12 @@ X = 0.8 * KINDS[torch.arange(37) % 2] + 0.2 * targets(37, 6, dtype=torch.float32
 X_VAL = 0.8 * KINDS[torch.arange(11) % 2] + 0.2 * targets(11, 6, seed=1, dtype=torch.float32)
 
 
-def new_vae(dropout: bool = False) -> VAE:
+def new_vae(dropout: bool = False, **options: Any) -> VAE:
     torch.manual_seed(0)
     if dropout:  # needs a random state of its own
         encoder = torch.nn.Sequential(torch.nn.Dropout(0.3), torch.nn.Linear(6, 4))
         return VAE(encoder=encoder, decoder=torch.nn.Linear(2, 6))
-    return VAE(6, 2, (5,))
+    return VAE(6, 2, (5,), **options)
 
 
 def new_trainer(vae: VAE | None = None, **options: Any) -> VAETrainer:
@@ -404,10 +404,15 @@ def test_bad_validation_data() -> None:
         new_trainer().fit(X, NAN)
 
 
-def test_divergence_is_an_error() -> None:
-    trainer = new_trainer(lr=1e30)
+@pytest.mark.parametrize(
+    ("posterior", "what"),
+    # The full one's factor, not positive any more, would be an error of its argument.
+    [("diagonal", r"the bound of `X_train` is .*"), ("full", "what the networks return is not .*")],
+)
+def test_divergence_is_an_error(posterior: str, what: str) -> None:
+    trainer = new_trainer(new_vae(posterior=posterior), lr=1e30)
     before = weights(trainer)
-    with pytest.raises(FloatingPointError, match=r"the bound of `X_train` is .* in epoch 0"):
+    with pytest.raises(FloatingPointError, match=f"{what} in epoch 0"):
         trainer.fit(X)
     assert all(torch.equal(before[name], x) for name, x in weights(trainer).items())
 

@@ -10,7 +10,15 @@ import pytest
 import torch
 from torch import nn
 
-from elbokit.torch import VAE, VAEOutput, gaussian_kl, logsumexp, vae_loss
+from elbokit.torch import (
+    VAE,
+    GaussianLikelihood,
+    GaussianMixturePrior,
+    VAEOutput,
+    gaussian_kl,
+    logsumexp,
+    vae_loss,
+)
 from torch_cases import draw, targets
 
 
@@ -238,3 +246,27 @@ def test_log_likelihood_approaches_the_truth() -> None:
     second = logsumexp(2 * each + log_weight, 1)
     deviation = torch.sqrt((torch.exp(second - 2 * log_p) - 1) / n_samples)
     assert ((estimate - log_p).abs() < 5 * deviation).all()
+
+
+def test_parts_may_be_replaced() -> None:
+    vae = VAE(12, latent_dim=3)
+    vae.prior, vae.likelihood = GaussianMixturePrior(4, 3), GaussianLikelihood("fixed", 0.5)
+    assert all(any(p is q for q in vae.parameters()) for p in vae.prior.parameters())
+    torch.manual_seed(0)
+    assert torch.isfinite(vae.loss(torch.rand(5, 12)).loss)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "error", "match"),
+    [
+        ("prior", GaussianMixturePrior(4, 2), ValueError, "has latent_dim 2, expected 3 as"),
+        ("posterior", 3, TypeError, "has type int, expected a name or elbokit.torch.Posterior"),
+        ("likelihood", "poisson", ValueError, "is 'poisson', expected one of bernoulli"),
+    ],
+)
+def test_bad_replacements(name: str, value: Any, error: type[Exception], match: str) -> None:
+    vae = VAE(12, latent_dim=3)
+    before = getattr(vae, name)
+    with pytest.raises(error, match=f"`{name}` {match}"):
+        setattr(vae, name, value)
+    assert getattr(vae, name) is before

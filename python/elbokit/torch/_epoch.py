@@ -113,7 +113,17 @@ class Epoch:
         if x.dtype == torch.float64:
             # Fabric narrows what the model returns; the parts are still in double precision.
             output = VAEOutput(*(each.double() for each in output))
-        return vae.terms(x, output, beta=beta, free_bits=self.options.free_bits)
+        try:
+            return vae.terms(x, output, beta=beta, free_bits=self.options.free_bits)
+        except ValueError as error:
+            if all(bool(each.isfinite().all()) for each in output):
+                raise
+            raise self._diverged("what the networks return is not finite") from error
+
+    def _diverged(self, what: str) -> FloatingPointError:
+        return FloatingPointError(
+            f"{what} in epoch {self.epoch}: training has diverged; a smaller lr may help"
+        )
 
     def _metrics(self, prefix: str, sums: Tensor) -> dict[str, float]:
         """Average over all processes; the only place where the host waits for the device."""
@@ -124,10 +134,7 @@ class Epoch:
             raise ValueError(f"`{name}` gives no batches, expected at least one")
         bound = -(reconstruction + kl) / n
         if not math.isfinite(bound):
-            raise FloatingPointError(
-                f"the bound of `{name}` is {bound} in epoch {self.epoch}: training has "
-                "diverged; a smaller lr may help"
-            )
+            raise self._diverged(f"the bound of `{name}` is {bound}")
         means, squares = reduced[3:].cpu().chunk(2)
         statistics = VAEStatistics()
         statistics.update(

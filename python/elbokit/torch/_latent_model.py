@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from elbokit.torch._checks import check_is_tensor, check_layout, check_tensors
 from elbokit.torch._likelihoods import BernoulliLikelihood, Likelihood, check_decoded, reduced
 from elbokit.torch._networks import check_fits_parameters, narrowed
+from elbokit.torch._parts import make_likelihood, make_posterior, make_prior
 from elbokit.torch._posteriors import DiagonalPosterior, Posterior
 from elbokit.torch._priors import Prior
 from elbokit.torch._vae_loss import VAELossOutput, check_options, vae_loss
@@ -69,9 +70,18 @@ class LatentModel(nn.Module):
         event_shape: tuple[int, ...] | None = None,
     ) -> None:
         super().__init__()
+        self.latent_dim, self._event_shape = latent_dim, event_shape
         self.encoder, self.decoder = encoder, decoder
         self.likelihood, self.posterior, self.prior = likelihood, posterior, prior
-        self.latent_dim, self._event_shape = latent_dim, event_shape
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "likelihood":
+            value = make_likelihood(value)
+        elif name == "posterior":
+            value = make_posterior(value)
+        elif name == "prior":
+            value = make_prior(value, self.latent_dim)
+        super().__setattr__(name, value)
 
     def _like(self) -> Tensor:
         """Return a tensor of the dtype and on the device of the parameters."""

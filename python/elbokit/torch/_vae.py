@@ -63,7 +63,7 @@ class VAE(GenerativeModel):
     encoder, decoder : Module
         The networks.
     likelihood, posterior, prior : Likelihood, Posterior, Prior
-        The parts; each may be replaced.
+        The parts; each may be replaced, which is checked as here.
 
     Raises
     ------
