@@ -68,8 +68,8 @@ std::int64_t vae_loss(const py::object& logits, const py::object& target, const 
   });
 }
 
-// Elements from which on Python's time no longer matters: it is 60 us of some 4 ms there.
-constexpr std::int64_t kSmall = std::int64_t{1} << 23;
+// Of more elements Python's time no longer matters: it is 60 us of some 4 ms there.
+constexpr std::int64_t kMost = std::int64_t{1} << 23;
 
 // Rows of a contiguous tensor.
 template <class T>
@@ -77,17 +77,17 @@ Matrix<T> rows_of(void* data, std::int64_t cols) {
   return {static_cast<T*>(data), cols, 1};
 }
 
-// A small loss from beginning to end: what it is given, what it makes, what it computes. Returns
-// (total, reconstruction, kl, grads), with grads (logits, mu, logvar) or None; or None alone, for
-// operands that ask for more than this.
-py::object small_vae_loss(const py::handle& logits, const py::handle& target, const py::handle& mu,
+// A loss of plain operands from beginning to end: what it is given, what it makes, what it
+// computes. Returns (total, reconstruction, kl, grads), with grads (logits, mu, logvar) or None; or
+// None alone, for operands that ask for more than this.
+py::object plain_vae_loss(const py::handle& logits, const py::handle& target, const py::handle& mu,
                           const py::handle& logvar, double beta, double free_bits, bool mean,
                           bool grad_enabled) {
   const auto a = plain_tensor(logits);
-  if (!a || a->size >= kSmall) return py::none();
+  if (!a || a->size >= kMost) return py::none();
   const auto t = plain_tensor(target), m = plain_tensor(mu), v = plain_tensor(logvar);
   if (!t || !m || !v || !same_shape(*a, *t) || !same_shape(*m, *v) || a->element != m->element ||
-      a->rows != m->rows || m->size >= kSmall)
+      a->rows != m->rows || m->size >= kMost)
     return py::none();
   bool grads = false;
   if (grad_enabled) {
@@ -143,7 +143,7 @@ void register_vae_loss(py::module_& m) {
         "mu"_a, "logvar"_a, "prior_mu"_a, "prior_logvar"_a, "beta"_a, "free_bits"_a, "scale"_a,
         "by_row"_a, "total_out"_a, "reconstruction_out"_a, "kl_out"_a, "grad_logits"_a, "grad_mu"_a,
         "grad_logvar"_a, "dimensions"_a);
-  m.def("small_vae_loss", &small_vae_loss, "logits"_a, "target"_a, "mu"_a, "logvar"_a, "beta"_a,
+  m.def("plain_vae_loss", &plain_vae_loss, "logits"_a, "target"_a, "mu"_a, "logvar"_a, "beta"_a,
         "free_bits"_a, "mean"_a, "grad_enabled"_a);
 }
 

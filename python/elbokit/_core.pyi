@@ -149,7 +149,7 @@ def vae_loss(
     grad_logvar: _Operand | None,
     dimensions: _Operand | None,
 ) -> int: ...
-def small_vae_loss(
+def plain_vae_loss(
     logits: Tensor,
     target: Tensor,
     mu: Tensor,

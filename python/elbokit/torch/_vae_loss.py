@@ -21,7 +21,7 @@ from elbokit.torch._checks import (
 from elbokit.torch._gaussian_kl import BATCH_REDUCTIONS, MEAN_HINT, both_of_prior, clamped
 from elbokit.torch._statistics import VAEStatistics
 from elbokit.torch._transforms import apply_of
-from elbokit.torch._vae_terms import VAETerms, direct_vae_terms, small_vae_terms
+from elbokit.torch._vae_terms import VAETerms, direct_vae_terms, plain_vae_terms
 
 __all__ = ["VAELoss", "VAELossOutput", "vae_loss"]
 
@@ -210,7 +210,7 @@ def vae_loss(
         and undisturbed()
     ):
         # Nothing is left to check but the operands, which the core does.
-        terms = small_vae_terms(logits, target, mu, logvar, beta, free_bits, reduction)
+        terms = plain_vae_terms(logits, target, mu, logvar, beta, free_bits, reduction)
         if terms is not None:
             return VAELossOutput(*terms)
     beta, free_bits = check_options(beta, free_bits, reduction, capacity, target_scale)

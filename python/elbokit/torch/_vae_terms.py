@@ -21,7 +21,7 @@ from elbokit.torch._backends import implementation
 from elbokit.torch._bernoulli import bernoulli_backward
 from elbokit.torch._gaussian_kl import kl_grads
 
-__all__ = ["VAETerms", "direct_vae_terms", "small_vae_terms"]
+__all__ = ["VAETerms", "direct_vae_terms", "plain_vae_terms"]
 
 
 class VAETerms(torch.autograd.Function):
@@ -157,7 +157,7 @@ def _forward(ctx: Any, *inputs: Any) -> tuple[Tensor | None, ...]:
 direct_vae_terms = direct_apply("VAETerms", _forward, VAETerms.backward)
 
 
-def small_vae_terms(
+def plain_vae_terms(
     logits: Tensor,
     target: Tensor,
     mu: Tensor,
@@ -166,12 +166,12 @@ def small_vae_terms(
     free_bits: float,
     reduction: str,
 ) -> Sequence[Tensor] | None:
-    """Return total, reconstruction and KL of operands that are small and plain, else None.
+    """Return total, reconstruction and KL of plain operands, else None.
 
     The core looks at the operands and makes the outputs too: in Python that takes as long as a
     small loss. Nothing may trace or intercept them (`elbokit.torch._autograd.undisturbed`).
     """
-    found = _core.small_vae_loss(
+    found = _core.plain_vae_loss(
         logits, target, mu, logvar, beta, free_bits, reduction == "batchmean", is_grad_enabled()
     )
     if found is None or found[3] is None:
@@ -182,7 +182,7 @@ def small_vae_terms(
     return terms
 
 
-def _small_forward(
+def _plain_forward(
     ctx: Any,
     logits: Tensor,
     target: Tensor,
@@ -197,7 +197,7 @@ def _small_forward(
     return found[:3]
 
 
-def _small_backward(
+def _plain_backward(
     ctx: Any, grad: Tensor | None, grad_reconstruction: Tensor | None, grad_kl: Tensor | None
 ) -> tuple[Tensor | None, ...]:
     logits, target, mu, logvar, d_logits, d_mu, d_logvar = ctx.saved_tensors
@@ -217,4 +217,4 @@ def _small_backward(
     return d_logits, None, d_mu, d_logvar, None, None
 
 
-_track = direct_apply("VAETerms", _small_forward, _small_backward)
+_track = direct_apply("VAETerms", _plain_forward, _plain_backward)

@@ -1,4 +1,4 @@
-"""The short way of a small VAE loss, through the core alone: the same numbers, or the long way."""
+"""The short way of a plain VAE loss, through the core alone: the same numbers, or the long way."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ def grads(output: VAELossOutput, given: Operands, pick: Callable[..., Tensor]) -
 
 def by_both(given: Operands, pick: Callable[..., Tensor] | None = None, **options: object) -> None:
     """Compare the two ways bit for bit, and make sure that the short one was taken."""
-    with mock.patch.object(_vae_loss, "small_vae_terms", wraps=_vae_loss.small_vae_terms) as way:
+    with mock.patch.object(_vae_loss, "plain_vae_terms", wraps=_vae_loss.plain_vae_terms) as way:
         short = vae_loss(*given, **options)
     assert way.called
-    assert _core.small_vae_loss(*given, 1.0, 0.0, True, torch.is_grad_enabled()) is not None
-    with mock.patch.object(_vae_loss, "small_vae_terms", return_value=None):
+    assert _core.plain_vae_loss(*given, 1.0, 0.0, True, torch.is_grad_enabled()) is not None
+    with mock.patch.object(_vae_loss, "plain_vae_terms", return_value=None):
         long = vae_loss(*given, **options)
     for a, b in zip(short, long, strict=True):
         assert a.dtype == b.dtype
@@ -140,7 +140,7 @@ def test_a_changed_operand_is_an_error() -> None:
 )
 def test_anything_else_goes_the_long_way(change: tuple[str, Callable[..., Operands]]) -> None:
     given = change[1](*operands())
-    assert _core.small_vae_loss(*given, 1.0, 0.0, True, True) is None
+    assert _core.plain_vae_loss(*given, 1.0, 0.0, True, True) is None
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         assert torch.isfinite(vae_loss(*given).loss)
