@@ -87,20 +87,34 @@ struct FullFamily {
   template <int V, int Width, class F>
   static ELBOKIT_INLINE void whiten_tile(const T* center, const T* bias, const T* factor,
                                          std::int64_t i, const T* x, std::ptrdiff_t ld, F&& take) {
-    Vec<T> y[Width][V];
+    // Where there are few sums, those of several coordinates are apart: one addition need not await
+    // the last.
+    constexpr int sets = Width * V > 4 ? 1 : Width * V > 2 ? 2 : 4;
+    static_assert(tile % sets == 0, "whole runs of coordinates before a tile");
+    Vec<T> sum[sets][Width][V];
     for (int c = 0; c < Width; ++c)
-      for (int v = 0; v < V; ++v) y[c][v] = broadcast<T>(-bias[i + c]);
+      for (int v = 0; v < V; ++v) sum[0][c][v] = broadcast<T>(-bias[i + c]);
+    for (int set = 1; set < sets; ++set)
+      for (int c = 0; c < Width; ++c)
+        for (int v = 0; v < V; ++v) sum[set][c][v] = Vec<T>{};
+    auto& y = sum[0];
     // Coordinate j in the tile's columns from `first` on.
-    const auto add = [&](std::int64_t j, auto first) ELBOKIT_INLINE_LAMBDA {
+    const auto add = [&](std::int64_t j, auto first, auto& to) ELBOKIT_INLINE_LAMBDA {
       for (int v = 0; v < V; ++v) {
         Vec<T> difference = load(x + j * ld + v * kLanes<T>) - center[j];
         pin(difference);
-        for (int c = first; c < Width; ++c) y[c][v] += difference * factor[c];
+        for (int c = first; c < Width; ++c) to[c][v] += difference * factor[c];
       }
       factor += tile;
     };
-    for (std::int64_t j = 0; j < i; ++j) add(j, std::integral_constant<int, 0>{});
-    unrolled<Width>([&](auto c) ELBOKIT_INLINE_LAMBDA { add(i + c, c); });
+    for (std::int64_t j = 0; j < i; j += sets)
+      unrolled<sets>([&](auto set) ELBOKIT_INLINE_LAMBDA {
+        add(j + set, std::integral_constant<int, 0>{}, sum[set]);
+      });
+    for (int set = 1; set < sets; ++set)
+      for (int c = 0; c < Width; ++c)
+        for (int v = 0; v < V; ++v) y[c][v] += sum[set][c][v];
+    unrolled<Width>([&](auto c) ELBOKIT_INLINE_LAMBDA { add(i + c, c, y); });
     take(i, y);
   }
 
