@@ -160,6 +160,16 @@ def test_names_and_masks() -> None:
     assert several.means.shape == (250, 3, 2)
     with pytest.raises(ValueError, match=r"columns \['b', 'd'\], expected \['d', 'b'\]"):
         named.conditional(frame[["b", "d"]], given=["d", "b"])
+    row = frame.iloc[3]
+    one = named.conditional(row[["d", "b"]], given=["d", "b"])
+    assert_array_equal(one.means_, gm.conditional(X[3, [3, 1]], given=[3, 1]).means_)
+    assert_array_equal(
+        named.conditional(row.iloc[[3, 1]].set_axis([0, 1]), given=[3, 1]).means_, one.means_
+    )
+    with pytest.raises(ValueError, match=r"columns \['b', 'd'\], expected \['d', 'b'\]"):
+        named.conditional(row[["b", "d"]], given=["d", "b"])
+    with pytest.raises(TypeError, match="X_given has type dict, expected an array"):
+        named.conditional({"d": 1.0, "b": 2.0}, given=["d", "b"])
     with pytest.raises(ValueError, match="features has 'x', expected some of a, b, c, d"):
         named.marginal(["a", "x"])
     with pytest.raises(ValueError, match=r"'a'.*without feature names"):

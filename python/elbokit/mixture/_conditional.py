@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+from sklearn.utils import check_random_state
 
 from elbokit.mixture._density import require_nearest
 from elbokit.mixture._estep import estep
-from elbokit.mixture._missing import estep_incomplete, group_by_pattern, observed_means
 from elbokit.mixture._parameters import GmmParameters
-from elbokit.mixture._split import split
+from elbokit.mixture._split import deviations, drawn_components, split
 
 __all__ = [
     "ConditionalMixtures",
     "chosen_features",
     "condition",
-    "impute",
     "marginalise",
 ]
 
@@ -43,6 +41,8 @@ class ConditionalMixtures(NamedTuple):
         (n_components, n_rest) for 'diag', (n_components,) for 'spherical'.
     features : ndarray of shape (n_rest,)
         The features that they are mixtures of, by index.
+    covariance_type : {'full', 'tied', 'diag', 'spherical'}
+        Shape of the covariances.
     """
 
     weights: Rows
@@ -50,6 +50,32 @@ class ConditionalMixtures(NamedTuple):
     covariances: Rows
     precisions_cholesky: Rows
     features: Integers
+    covariance_type: str
+
+    def sample(self, random_state: Any = None) -> tuple[Rows, Integers]:
+        """Draw one sample from each mixture.
+
+        Parameters
+        ----------
+        random_state : int, RandomState or None, default=None
+            Source of the draws. The same int draws the same: give a RandomState, or None, where
+            draws shall differ from call to call.
+
+        Returns
+        -------
+        X : ndarray of shape (n_samples, n_rest)
+            In the dtype of the means.
+        y : ndarray of shape (n_samples,)
+            Component of each.
+        """
+        rng = check_random_state(random_state)
+        y = drawn_components(self.weights, rng.random_sample(len(self.weights)))
+        means = self.means[np.arange(len(y)), y]
+        noise = rng.standard_normal(means.shape)
+        away = deviations(
+            noise[None], y[None], self.precisions_cholesky[None], self.covariance_type
+        )
+        return (means + away[0]).astype(means.dtype), y
 
 
 def chosen_features(
@@ -197,59 +223,6 @@ def condition(
             centers[:, k] += (X - mean) @ slope.T
     covariances = parts.covariances[0]
     shared = covariances[0] if covariance_type == "tied" else covariances
-    return ConditionalMixtures(responsibilities, centers, shared, parts.hidden[0], rest)
-
-
-def impute(X: Rows, weights: Array, means: Array, factors: Array, covariance_type: str) -> Rows:
-    """Replace missing entries by their expectation given the observed ones of their row.
-
-    Parameters
-    ----------
-    X : ndarray of shape (n_samples, n_features)
-        NaN is missing.
-    weights, means, factors : ndarray
-        The parameters of the density.
-    covariance_type : {'full', 'tied', 'diag', 'spherical'}
-        Shape of the factors.
-
-    Returns
-    -------
-    X : ndarray of shape (n_samples, n_features)
-        A copy with ``sum_k p(k | x_o) E[x_m | x_o, k]`` for the missing entries.
-
-    Raises
-    ------
-    ValueError
-        If a row is so far out that no component has a density there.
-    """
-    filled = X.copy()
-    rows = np.flatnonzero(np.isnan(X).any(axis=1))
-    if not len(rows):
-        return filled
-    data = X[rows]
-    log_prob, shares = estep_incomplete(data, weights, means, factors, covariance_type)
-    require_nearest(log_prob, shares, rows)
-    for at, columns, values in _expectations(data, shares, means, factors, covariance_type):
-        filled[rows[at], columns] = values
-    return filled
-
-
-def _expectations(
-    X: Rows, shares: Rows, means: Array, factors: Array, covariance_type: str
-) -> Iterator[tuple[Integers, Integers, Array]]:
-    """Yield rows, columns and conditional means, of shapes (n, 1), (n, n_missing) and the same."""
-    for group in group_by_pattern(X, len(means), covariance_type):
-        o = group.n_observed
-        parts = split(factors, covariance_type, group.order, o)
-        hidden = means[:, group.order[:, o:]]  # (n_components, n_patterns, n_missing)
-        seen = observed_means(means, group)
-        share = shares[group.rows]  # of a row that fills up: any
-        expected = np.einsum("pnk,kpm->pnm", share, hidden)
-        if parts.regression is not None:
-            for k in range(len(means)):
-                slope = parts.regression[:, k if covariance_type == "full" else 0]
-                deviation = share[..., k, None] * (group.X - seen[:, None, k])
-                expected += deviation @ slope.swapaxes(-1, -2)
-        present = group.rows >= 0
-        columns = np.repeat(group.order[:, None, o:], group.rows.shape[1], axis=1)
-        yield group.rows[present][:, None], columns[present], expected[present]
+    return ConditionalMixtures(
+        responsibilities, centers, shared, parts.hidden[0], rest, covariance_type
+    )

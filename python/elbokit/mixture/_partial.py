@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import numpy.typing as npt
 from sklearn.base import clone
+from sklearn.utils import check_random_state
 from sklearn.utils.validation import _get_feature_names, check_array, check_is_fitted
 
 from elbokit._arrays import as_numpy, returns_like
@@ -15,10 +17,10 @@ from elbokit.mixture._conditional import (
     ConditionalMixtures,
     chosen_features,
     condition,
-    impute,
     marginalise,
 )
 from elbokit.mixture._em import EmRun
+from elbokit.mixture._imputation import impute
 from elbokit.mixture._missing_fit import has_missing
 from elbokit.mixture._parameters import GmmParameters
 from elbokit.mixture._validation import validate_rows
@@ -35,24 +37,31 @@ Integers = npt.NDArray[np.int64]
 class PartialMixin:
     """Methods of a fitted :class:`GaussianMixture` that tell its features apart."""
 
-    def impute(self, X: npt.ArrayLike) -> Any:
-        """Replace missing entries by their expectation given the observed ones.
+    def impute(self, X: npt.ArrayLike, *, draw: bool = False, random_state: Any = None) -> Any:
+        """Replace missing entries by their expectation given the observed ones, or by a draw.
 
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features)
             Data; NaN is missing, whatever the parameter `missing` is.
+        draw : bool, default=False
+            Whether to draw the missing entries of each row from ``p(x_m | x_o)``, together.
+        random_state : int, RandomState or None, default=None
+            Source of the draws; None for the estimator's own `random_state`. The same int draws
+            the same: for several imputations give several, or one RandomState.
 
         Returns
         -------
         X : ndarray of shape (n_samples, n_features), float32 or float64
-            A copy in which NaN is ``E[x_m | x_o] = sum_k p(k | x_o) E[x_m | x_o, k]``. Observed
-            entries are as they were. An array of `X`'s library.
+            A copy in which NaN is ``E[x_m | x_o] = sum_k p(k | x_o) E[x_m | x_o, k]``, or a draw.
+            Observed entries are as they were. An array of `X`'s library.
 
         Raises
         ------
         NotFittedError
             If the estimator is not fitted.
+        TypeError
+            If `draw` is no bool.
         ValueError
             If X has an infinity or another number of features, or a row is so far out that no
             component has a density there.
@@ -61,12 +70,17 @@ class PartialMixin:
         -----
         The expectation has the smallest mean squared error. It is not a typical value: where a
         row may belong to one of several components it lies between them, and data filled in
-        have too little variance. Draw from :meth:`conditional` for a typical one.
+        have too little variance. Draws have the mixture's.
         """
         self_ = self._fitted()
+        if not isinstance(draw, (bool, np.bool_)):
+            raise TypeError(f"draw has type {type(draw).__name__}, expected bool")
         data = validate_rows(self, as_numpy(X, "X"), "integrate", reset=False)
+        rng = None
+        if draw:
+            rng = check_random_state(self_.random_state if random_state is None else random_state)
         parameters = self_._density_parameters()
-        filled = impute(data, *parameters, self_.covariance_type)
+        filled = impute(data, *parameters, self_.covariance_type, rng)
         return returns_like(X)(filled)
 
     def marginal(self, features: Any) -> GaussianMixture:
@@ -116,7 +130,8 @@ class PartialMixin:
             from :meth:`marginal` no data were seen. For values in two dimensions, also a single
             row, a named tuple: ``weights`` of shape (n_samples, n_components), ``means`` of shape
             (n_samples, n_components, n_rest), ``covariances`` and ``precisions_cholesky`` that
-            all rows share, and ``features``, the indices of the others.
+            all rows share, ``features``, the indices of the others, and ``covariance_type``. Its
+            method ``sample`` draws once from each.
 
         Raises
         ------
@@ -130,7 +145,7 @@ class PartialMixin:
         chosen = self._chosen(given, "given")
         if len(chosen) == self_.n_features_in_:
             raise ValueError(f"given has all {len(chosen)} features, expected to leave some")
-        names = _get_feature_names(X_given)
+        names = _names_of(X_given)
         fitted_names = getattr(self, "feature_names_in_", None)
         if names is not None and fitted_names is not None:
             expected = fitted_names[chosen].tolist()
@@ -163,9 +178,11 @@ class PartialMixin:
             parameters = GmmParameters(weights[0], means[0], *shared)
             return self._of_features(parameters, mixtures.features)
         dtype = np.asarray(self_.means_).dtype
-        return ConditionalMixtures(
-            *(a.astype(dtype) for a in mixtures[:4]),  # type: ignore[misc]
-            features=mixtures.features,
+        return mixtures._replace(
+            weights=mixtures.weights.astype(dtype),
+            means=mixtures.means.astype(dtype),
+            covariances=mixtures.covariances.astype(dtype),
+            precisions_cholesky=mixtures.precisions_cholesky.astype(dtype),
         )
 
     def __sklearn_tags__(self) -> Any:
@@ -204,6 +221,8 @@ class PartialMixin:
             means_init=None,
             precisions_init=None,
             prior=None,
+            # A clone has a copy of a RandomState, which would repeat the draws of the last one.
+            random_state=self_.random_state,
         )
         run = EmRun(parameters, -math.inf, [], converged=bool(self_.converged_))
         mixture._store(run, np.asarray(self_.means_).dtype)
@@ -212,3 +231,19 @@ class PartialMixin:
         if names is not None:
             mixture.feature_names_in_ = names[features]
         return mixture
+
+
+def _names_of(X_given: Any) -> npt.NDArray[Any] | None:
+    """Return the names of the columns of a table, or of the values of one row of it."""
+    if isinstance(X_given, Mapping):
+        raise TypeError(
+            f"X_given has type {type(X_given).__name__}, expected an array; of a mapping m it is "
+            "list(m.values()), with given=list(m)"
+        )
+    index = getattr(X_given, "index", None)
+    if getattr(X_given, "ndim", None) == 1 and index is not None and not callable(index):
+        given = list(index)  # of a Series; callable in a list, say
+        named = len(given) > 0 and all(isinstance(each, str) for each in given)
+        return np.array(given, dtype=object) if named else None
+    names: npt.NDArray[Any] | None = _get_feature_names(X_given)
+    return names

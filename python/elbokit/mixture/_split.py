@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from elbokit import _core
 
-__all__ = ["Split", "split"]
+__all__ = ["Split", "deviations", "drawn_components", "split"]
 
 Array = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
@@ -78,3 +78,53 @@ def split(factors: Array, covariance_type: str, order: Integers, n_observed: int
     if tied:
         seen, hidden = seen[:, 0], hidden[:, 0]
     return Split(seen, hidden, regression, covariances)
+
+
+def drawn_components(shares: npt.NDArray[Any], uniforms: Array) -> Integers:
+    """Return a component for each row, with the probabilities `shares` (n_rows, n_components)."""
+    sums = np.cumsum(shares, axis=1, dtype=np.float64)
+    drawn: Integers = (sums[:, :-1] <= uniforms[:, None] * sums[:, -1:]).sum(axis=1, dtype=np.int64)
+    return drawn
+
+
+def deviations(
+    noise: Array, components: Integers, factors: npt.NDArray[Any], covariance_type: str
+) -> Array:
+    """Return what Gaussians add to their means.
+
+    Parameters
+    ----------
+    noise : ndarray of shape (n_splits, n_rows, n_hidden)
+        Standard normal.
+    components : ndarray of shape (n_splits, n_rows)
+        Which Gaussian each row is drawn from.
+    factors : ndarray
+        As ``Split.hidden``.
+    covariance_type : {'full', 'tied', 'diag', 'spherical'}
+        Shape of the factors.
+
+    Returns
+    -------
+    deviations : ndarray of the shape of `noise`
+        ``x`` with ``x P = noise``, of precision ``P P^T``.
+    """
+    result: Array = np.zeros_like(noise)
+    if covariance_type == "tied":
+        return _times_inverse(noise, factors)
+    if covariance_type == "full":
+        for k in range(factors.shape[1]):
+            member = components == k
+            if member.any():
+                result[member] = _times_inverse(noise, factors[:, k])[member]
+        return result
+    split_of_row = np.arange(len(noise))[:, None]
+    each = factors[split_of_row, components].astype(np.float64)
+    np.divide(noise, each if covariance_type == "diag" else each[..., None], out=result)
+    return result
+
+
+def _times_inverse(noise: Array, factors: npt.NDArray[Any]) -> Array:
+    transposed = factors.astype(np.float64).swapaxes(-1, -2)
+    solved: Any = np.linalg.solve(transposed, noise.swapaxes(-1, -2))
+    result: Array = solved.swapaxes(-1, -2)
+    return result
