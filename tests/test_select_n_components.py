@@ -183,6 +183,15 @@ def test_integer_weights_are_copies(rng):
     assert_allclose(twice.bic, -4 * row.log_likelihood + penalty, rtol=1e-9)
 
 
+def test_weights_that_are_ratios_are_told_of(rng):
+    X = np.concatenate([rng.standard_normal((40, 2)), rng.standard_normal((30, 2)) + 60])
+    weight = rng.random(len(X))
+    with pytest.warns(UserWarning, match="sample_weight sums to 1, which the criteria take for"):
+        select_n_components(X, [1, 2], sample_weight=weight / weight.sum(), random_state=0)
+    scaled = weight * (len(X) / weight.sum())
+    assert select_n_components(X, [1, 2], sample_weight=scaled).best_n_components == 2
+
+
 def test_failed_fits_do_not_stop_the_rest():
     X = np.array([[0.0, 1.0], [0.1, 1.3], [0.2, 0.7], [5.0, 3.0], [5.2, 3.3], [5.3, 2.5]])
     selection = select_n_components(X, [7, 2, 4, 1, 9], reg_covar=0.0, random_state=0)

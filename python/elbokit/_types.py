@@ -48,15 +48,23 @@ class GmmStatistics(NamedTuple):
 
 
 class FitStatus(IntEnum):
-    """How the run of one mixture ended; all but ``OK`` are failures."""
+    """How the run of one mixture ended; all but ``OK`` are failures.
 
-    #: Converged, or as many iterations as were asked for.
+    Attributes
+    ----------
+    OK
+        Converged, or as many iterations as were asked for.
+    SINGULAR_COVARIANCE
+        The covariance of a component is not positive definite.
+    NO_COMPONENT
+        The density of every sample under every component is zero.
+    OVERFLOW
+        Sums over the samples overflow float64.
+    """
+
     OK = 0
-    #: The covariance of a component is not positive definite.
     SINGULAR_COVARIANCE = 1
-    #: The density of every sample under every component is zero.
     NO_COMPONENT = 2
-    #: Sums over the samples overflow float64.
     OVERFLOW = 3
 
 

@@ -14,6 +14,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import InvalidParameterError
 
+from elbokit._arrays import as_numpy
 from elbokit._progress import optional_bar
 from elbokit.mixture._criteria import information_criteria
 from elbokit.mixture._selection import Candidate, ComponentSelection, SelectionTable
@@ -87,6 +88,8 @@ def select_n_components(
     -----
     ConvergenceWarning
         If the best fit did not converge; of the others ``table`` tells.
+    UserWarning
+        If `sample_weight` sums to less than 2, as weights that are ratios may.
 
     Notes
     -----
@@ -144,6 +147,7 @@ def select_n_components(
     if best is None or best_row is None:
         assert first_error is not None  # there is a candidate
         raise first_error
+    _warn_of_ratios(sample_weight)  # that the fits have accepted
     if not best_row.converged and best.max_iter > 0:
         warnings.warn(
             f"the best fit ({best_row.n_components} components, covariance_type="
@@ -162,6 +166,20 @@ def _fit_quietly(estimator: GaussianMixture, X: Any, sample_weight: Any) -> None
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
         estimator.fit(X, sample_weight=sample_weight)
+
+
+def _warn_of_ratios(sample_weight: Any) -> None:
+    """Warn where weights cannot be numbers of copies, which the criteria take them for."""
+    total = (
+        2.0 if sample_weight is None else float(np.sum(as_numpy(sample_weight, "sample_weight")))
+    )
+    if total < 2.0:
+        warnings.warn(
+            f"sample_weight sums to {total:g}, which the criteria take for the number of samples; "
+            "scale weights that are ratios so that they sum to it",
+            UserWarning,
+            stacklevel=3,
+        )
 
 
 def _judged(

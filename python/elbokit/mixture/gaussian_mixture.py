@@ -25,6 +25,7 @@ from elbokit._gpu_arrays import on_gpu
 from elbokit.mixture._array_fit import ArrayFit
 from elbokit.mixture._chunked_fit import fit_chunks
 from elbokit.mixture._chunks import are_chunks, refuse_chunks
+from elbokit.mixture._conversion import ConversionMixin
 from elbokit.mixture._copies import weight_and_copy
 from elbokit.mixture._em import EmRun
 from elbokit.mixture._estimator_starts import given_to
@@ -39,7 +40,6 @@ from elbokit.mixture._penalty import weight_unit
 from elbokit.mixture._prior import MixturePrior
 from elbokit.mixture._problems import Problems
 from elbokit.mixture._restarts import Restart, summary
-from elbokit.mixture._sklearn import from_sklearn, to_sklearn
 from elbokit.mixture._stepwise import StepwiseEM
 from elbokit.mixture._validation import IntegerInterval, is_plain, validate_rows
 
@@ -52,7 +52,7 @@ def _defaults(constructor: Callable[..., None]) -> dict[str, Any]:
     return {p.name: p.default for p in inspect.signature(constructor).parameters.values()}
 
 
-class GaussianMixture(StepwiseEM, PartialMixin, FittedGaussianMixture):
+class GaussianMixture(StepwiseEM, PartialMixin, ConversionMixin, FittedGaussianMixture):
     """Mixture of Gaussians, fitted by expectation-maximisation.
 
     Parameters, attributes, methods and random draws are those of
@@ -320,47 +320,6 @@ class GaussianMixture(StepwiseEM, PartialMixin, FittedGaussianMixture):
         """
         refuse_chunks(X, "fit_predict")
         return self.fit(X, y, sample_weight).predict(X)
-
-    @classmethod
-    def from_sklearn(cls, gm: Any) -> GaussianMixture:
-        """Return the same mixture as an estimator of this class.
-
-        Parameters
-        ----------
-        gm : sklearn.mixture.GaussianMixture
-            Fitted or not.
-
-        Returns
-        -------
-        estimator : GaussianMixture
-            With copies of all parameters and fitted attributes, dtypes kept.
-
-        Raises
-        ------
-        TypeError
-            If `gm` is of another class, a BayesianGaussianMixture for example.
-        """
-        return from_sklearn(cls, gm)
-
-    def to_sklearn(self) -> Any:
-        """Return the same mixture as a scikit-learn estimator.
-
-        Returns
-        -------
-        gm : sklearn.mixture.GaussianMixture
-            With copies of all parameters and fitted attributes, dtypes kept.
-
-        Raises
-        ------
-        ValueError
-            If a parameter that scikit-learn has not is set to something else than its default.
-
-        Notes
-        -----
-        After a fit of float32 data the estimator also keeps its parameters in float64, beside the
-        public ones; the result has those that are public.
-        """
-        return to_sklearn(self)
 
     def _validate_params(self) -> None:
         """Check what is not the default as scikit-learn does. All of it shows in a tiny fit."""
