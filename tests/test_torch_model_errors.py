@@ -184,3 +184,51 @@ def test_a_file_in_place_of_the_folder_is_seen_before_training(tmp_path: Path, b
     assert all(torch.equal(a, b) for a, b in zip(before, vae.parameters(), strict=True))
     assert fit(X, checkpoint_dir=tmp_path / "new" / "folder").epoch == 1
     assert (tmp_path / "new" / "folder" / "last.ckpt").is_file()
+
+
+class _Densities:
+    """Gives densities of a wrong shape: one too many dimensions, none summed, or one number."""
+
+    wrong: str
+
+    def log_prob(self, *given: torch.Tensor) -> torch.Tensor:
+        each = -given[-1].square()
+        if self.wrong == "column":
+            return each.sum(1, keepdim=True)
+        return each if self.wrong == "each" else each.sum()
+
+
+class WrongPrior(_Densities, api.Prior):  # type: ignore[misc]
+    def __init__(self, wrong: str) -> None:
+        super().__init__()
+        self.wrong = wrong
+
+
+class WrongLikelihood(_Densities, api.Likelihood):  # type: ignore[misc]
+    def __init__(self, wrong: str) -> None:
+        super().__init__()
+        self.wrong = wrong
+
+
+@pytest.mark.parametrize("wrong", ["column", "each", "sum"])
+@pytest.mark.parametrize("reduction", ["none", "sum", "batchmean"])
+def test_densities_of_a_wrong_shape(wrong: str, reduction: str) -> None:
+    # As many latent dimensions and features as samples: nothing else would notice.
+    x = torch.rand(4, 4)
+    networks = {"encoder": nn.Linear(4, 8), "decoder": nn.Linear(4, 4), "latent_dim": 4}
+    shape = {"column": r"\(4, 1\)", "each": r"\(4, 4\)", "sum": r"\(\)"}[wrong]
+    for name, part in (("prior", WrongPrior(wrong)), ("likelihood", WrongLikelihood(wrong))):
+        vae = VAE(**networks, **{name: part})
+        for call in (lambda vae=vae: vae.loss(x, reduction=reduction), lambda vae=vae: vae.elbo(x)):
+            with pytest.raises(
+                ValueError, match=rf"`{name}\.log_prob` gave shape {shape}, expected \(4,\)"
+            ):
+                call()
+
+
+def test_binary_data_in_bytes_are_told_of() -> None:
+    binary = torch.tensor([[0, 1, 0, 1, 1, 0]] * 4, dtype=torch.uint8)
+    with pytest.warns(UserWarning, match="`X_train` is of dtype uint8 and holds 0 and 1 alone"):
+        fit(binary)
+    fit(binary * 255)
+    fit(binary.bool())

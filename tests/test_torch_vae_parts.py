@@ -386,7 +386,7 @@ ERRORS: dict[str, tuple[Any, type[Exception], str]] = {
     "no classes": (
         lambda: VAE(D, n_classes=3),
         ValueError,
-        "`n_classes` is 3, expected None beside this likelihood",
+        "`n_classes` is 3, expected None beside 'bernoulli'",
     ),
     "posterior": (
         lambda: VAE(D, posterior="tied"),

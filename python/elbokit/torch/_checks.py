@@ -16,6 +16,7 @@ from elbokit._cuda_library import cuda_kernels
 __all__ = [
     "autocast_low_precision",
     "check_broadcast",
+    "check_densities",
     "check_event_dims",
     "check_generator",
     "check_int",
@@ -181,6 +182,15 @@ def check_non_negative(name: str, value: object) -> float:
     if not 0 <= number < math.inf:  # also false for NaN; math.isfinite would break a traced graph
         raise ValueError(f"`{name}` is {value}, expected a finite number >= 0")
     return number
+
+
+def check_densities(given: object, name: str, count: int) -> Tensor:
+    """Return what a function of the caller's gave, if it is a number for each of `count` points."""
+    if not isinstance(given, Tensor):
+        raise TypeError(f"`{name}` gave {type(given).__name__}, expected a tensor")
+    if given.shape != (count,):
+        raise ValueError(f"`{name}` gave shape {tuple(given.shape)}, expected ({count},)")
+    return given
 
 
 def check_generator(generator: object) -> None:

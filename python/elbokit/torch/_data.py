@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -54,7 +55,15 @@ def as_data(X: Any, expected: Expected) -> Tensor:
     """Return an array-like or tensor of shape (n_samples, ...) as checked data."""
     if not isinstance(X, Tensor):
         X = _as_tensor(expected.name, X)
-    return checked(X.detach(), expected)
+    data = checked(X.detach(), expected)
+    if data.dtype == torch.uint8 and data.max() == 1:
+        warnings.warn(
+            f"`{expected.name}` is of dtype uint8 and holds 0 and 1 alone, which are read as 0 and "
+            "1/255; give binary data as bool or floating-point",
+            UserWarning,
+            stacklevel=3,
+        )
+    return data
 
 
 def _as_tensor(name: str, X: Any) -> Tensor:

@@ -134,8 +134,9 @@ def gaussian_loss(
     target : Tensor of the shape of `mean`
         Data, after `target_scale`. A floating-point dtype, bool or uint8.
     logvar : Tensor broadcasting to the shape of `mean`, optional
-        Log-variances: of each element, or one number, or one for each feature or sample (noise that
-        is learned). Its gradient is summed in the same pass. Not given, the variance is 1.
+        Log-variances: of each element, one for each feature or sample, or one for all, of shape ()
+        (noise that is learned). Its gradient is summed in the same pass. Not given, the variance
+        is 1.
     weight : Tensor of shape (n_samples,), optional
         Factor of each sample's loss. The average is still over the number of samples.
     mask : Tensor broadcasting to the shape of `mean`, optional

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from elbokit.torch._checks import (
+    check_densities,
     check_generator,
     check_is_tensor,
     check_positive_int,
@@ -212,4 +213,5 @@ class GenerativeModel(LatentModel):
 
     def _log_prob(self, x: Tensor, z: Tensor) -> Tensor:
         """Log p(x|z) of each row."""
-        return self.likelihood.log_prob(self._decoded(z), x)
+        log_prob = self.likelihood.log_prob(self._decoded(z), x)
+        return check_densities(log_prob, "likelihood.log_prob", len(x))

@@ -163,11 +163,11 @@ def gmm_log_prob(
     --------
     >>> import torch
     >>> from elbokit.torch import gmm_log_prob
-    >>> x = torch.tensor([[0.0], [1.0]], requires_grad=True)
+    >>> x = torch.tensor([[0.0], [2.0]], requires_grad=True)
     >>> one = torch.ones(1)
     >>> log_prob = gmm_log_prob(x, one, one[:, None], one, "spherical")
     >>> torch.autograd.grad(log_prob.sum(), x)[0].tolist()
-    [[1.0], [0.0]]
+    [[1.0], [-1.0]]
     """
     operands = x, weights, means, precisions_cholesky
     dtype = check_tensors(

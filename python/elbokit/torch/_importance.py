@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from elbokit.torch._checks import (
+    check_densities,
     check_event_dims,
     check_generator,
     check_is_tensor,
@@ -17,6 +18,7 @@ from elbokit.torch._checks import (
     check_tensors,
 )
 from elbokit.torch._logsumexp import logsumexp
+from elbokit.torch._noise import standard_normal
 from elbokit.torch._reduction import widened
 
 __all__ = ["importance_log_likelihood"]
@@ -33,9 +35,7 @@ def _gaussian_sampler(
     mu, logvar = widened(mu), widened(logvar)
 
     def sample(_: Tensor, size: int) -> tuple[Tensor, Tensor]:
-        noise = torch.randn(
-            (size, *mu.shape), generator=generator, dtype=mu.dtype, device=mu.device
-        )
+        noise = standard_normal((size, *mu.shape), mu, mu.dtype, generator)
         z = mu + torch.exp(0.5 * logvar) * noise
         log_q = noise.square() + logvar
         # With N(0, I) for a prior the normalising constants cancel.
@@ -47,15 +47,6 @@ def _gaussian_sampler(
 
 def _standard_log_prior(z: Tensor) -> Tensor:
     return -0.5 * (widened(z).square() + _LOG_2_PI).flatten(1).sum(1)
-
-
-def _densities(given: object, name: str, count: int) -> Tensor:
-    """Return what the caller's function gave, if it is a number for each of `count` pairs."""
-    if not isinstance(given, Tensor):
-        raise TypeError(f"`{name}` gave {type(given).__name__}, expected a tensor")
-    if given.shape != (count,):
-        raise ValueError(f"`{name}` gave shape {tuple(given.shape)}, expected ({count},)")
-    return given
 
 
 def _drawn(given: object) -> tuple[Tensor, Tensor]:
@@ -102,10 +93,10 @@ def _estimate(
         flat = z.flatten(0, 1)
         # Narrowed for it alone: that is a decoder of its own, and both densities are of the same z.
         taken = flat if dtype is None else flat.to(dtype)
-        likelihood = _densities(log_prob(_pairs(x, size), taken), "log_prob", len(flat))
+        likelihood = check_densities(log_prob(_pairs(x, size), taken), "log_prob", len(flat))
         log_weight = likelihood.view(size, -1) - log_q
         if log_prior is not None:
-            prior = _densities(log_prior(flat), "log_prior", len(flat))
+            prior = check_densities(log_prior(flat), "log_prior", len(flat))
             log_weight = log_weight + prior.view(size, -1)
         part = logsumexp(log_weight, 0)
         total = part if total is None else torch.logaddexp(total, part)

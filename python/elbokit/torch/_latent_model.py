@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from elbokit.torch._checks import check_is_tensor, check_layout, check_tensors
+from elbokit.torch._checks import check_densities, check_is_tensor, check_layout, check_tensors
 from elbokit.torch._likelihoods import BernoulliLikelihood, Likelihood, check_decoded, reduced
 from elbokit.torch._networks import check_fits_parameters, narrowed
 from elbokit.torch._parts import make_likelihood, make_posterior, make_prior
@@ -304,6 +304,7 @@ class LatentModel(nn.Module):
                 f"`free_bits` is {free_bits}, expected 0: the KL to this prior is no sum over "
                 "dimensions"
             )
-        kl = self.posterior.log_prob(z, mu, scale) - self.prior.log_prob(z)
+        log_prior = check_densities(self.prior.log_prob(z), "prior.log_prob", len(z))
+        kl = self.posterior.log_prob(z, mu, scale) - log_prior
         kl = reduced(kl, reduction)
         return kl, kl

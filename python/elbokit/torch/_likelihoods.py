@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from elbokit.torch._bernoulli import bernoulli_loss
 from elbokit.torch._categorical import categorical_loss
 from elbokit.torch._checks import (
+    check_densities,
     check_is_tensor,
     check_layout,
     check_positive_int,
@@ -19,6 +20,7 @@ from elbokit.torch._checks import (
 )
 from elbokit.torch._gaussian_kl import BATCH_REDUCTIONS
 from elbokit.torch._gaussian_loss import gaussian_loss
+from elbokit.torch._noise import standard_normal
 
 __all__ = [
     "BernoulliLikelihood",
@@ -112,7 +114,8 @@ class Likelihood(nn.Module):
 
     def loss(self, decoded: Tensor, x: Tensor, reduction: str = "none") -> Tensor:
         """Return -log p(x|z), for each sample or reduced ("sum", "batchmean")."""
-        return reduced(-self.log_prob(decoded, x), reduction)
+        log_prob = check_densities(self.log_prob(decoded, x), "likelihood.log_prob", len(x))
+        return reduced(-log_prob, reduction)
 
     def mean(self, decoded: Tensor) -> Tensor:
         """Return the means (for classes the probabilities) that the decoder's output stands for."""
@@ -209,7 +212,7 @@ class GaussianLikelihood(Likelihood):
     def sample(self, decoded: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
         """Draw from the Gaussians."""
         mean, logvar = self.split(decoded)
-        noise = torch.randn(mean.shape, generator=generator, dtype=mean.dtype, device=mean.device)
+        noise = standard_normal(tuple(mean.shape), mean, mean.dtype, generator)
         return mean + torch.exp(0.5 * logvar) * noise
 
 

@@ -22,7 +22,7 @@ def make_likelihood(value: str | Likelihood, n_classes: int | None = None) -> Li
     """Return the likelihood of a name, or the object itself."""
     by_name = isinstance(value, str) and value == "categorical"
     if by_name != (n_classes is not None):
-        expected = "a number beside 'categorical'" if by_name else "None beside this likelihood"
+        expected = "a number beside 'categorical'" if by_name else f"None beside {_named(value)}"
         raise ValueError(f"`n_classes` is {n_classes}, expected {expected}")
     makers = {
         "bernoulli": BernoulliLikelihood,
@@ -52,6 +52,10 @@ def make_prior(value: str | Prior, latent_dim: int) -> Prior:
     if found != latent_dim:
         raise ValueError(f"`prior` has latent_dim {found}, expected {latent_dim} as the model")
     return made
+
+
+def _named(value: Any) -> str:
+    return repr(value) if isinstance(value, str) else type(value).__name__
 
 
 def _part(name: str, value: Any, base: type, makers: dict[str, Any]) -> Any:

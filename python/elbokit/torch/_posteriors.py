@@ -18,6 +18,7 @@ from elbokit.torch._gaussian_kl import (
     gaussian_kl_terms,
 )
 from elbokit.torch._gaussian_kl_full import gaussian_kl_full
+from elbokit.torch._noise import standard_normal
 from elbokit.torch._reduction import computed_dtype, widened
 
 __all__ = ["DiagonalPosterior", "FullPosterior", "Posterior"]
@@ -87,8 +88,7 @@ class Posterior:
         """Draw standard normal noise of shape ([n,] *mu.shape)."""
         check_generator(generator)
         shape = mu.shape if n is None else (n, *mu.shape)
-        dtype = computed_dtype(mu)
-        return torch.randn(shape, generator=generator, dtype=dtype, device=mu.device)
+        return standard_normal(tuple(shape), mu, computed_dtype(mu), generator)
 
     def rsample(
         self,

@@ -12,6 +12,7 @@ from elbokit.torch._checks import check_positive_int
 from elbokit.torch._data import as_data, expected_by
 from elbokit.torch._gmm import gmm_log_prob
 from elbokit.torch._networks import kept_modes
+from elbokit.torch._noise import standard_normal
 from elbokit.torch._reduction import widened
 
 if TYPE_CHECKING:
@@ -69,8 +70,7 @@ class StandardPrior(Prior):
     def sample(self, n: int, *, generator: torch.Generator | None = None) -> Tensor:
         """Draw n points, (n, latent_dim)."""
         like = self._like
-        shape = (n, self.latent_dim)
-        return torch.randn(shape, generator=generator, dtype=like.dtype, device=like.device)
+        return standard_normal((n, self.latent_dim), like, like.dtype, generator)
 
     def moments(self) -> tuple[Tensor | None, Tensor | None]:
         """Return None twice: means and log-variances are 0."""
@@ -101,8 +101,7 @@ class LearnedPrior(Prior):
     def sample(self, n: int, *, generator: torch.Generator | None = None) -> Tensor:
         """Draw n points, (n, latent_dim)."""
         mu = self.mu
-        shape = (n, len(mu))
-        noise = torch.randn(shape, generator=generator, dtype=mu.dtype, device=mu.device)
+        noise = standard_normal((n, len(mu)), mu, mu.dtype, generator)
         return mu + torch.exp(0.5 * self.logvar) * noise
 
     def moments(self) -> tuple[Tensor | None, Tensor | None]:
@@ -183,7 +182,7 @@ class GaussianMixturePrior(Prior):
         vae : VAE
             The model whose encoder is used; make the result its prior by ``vae.prior = ...``.
         X : array-like of shape (n_samples, ...) or Tensor
-            Data, as the trainer takes it.
+            Data, an array or a tensor with the values that the trainer takes.
         n_components : int
             Number of components.
         random_state : int, optional
@@ -264,8 +263,7 @@ class GaussianMixturePrior(Prior):
         """Draw n points, (n, latent_dim)."""
         means, factors = widened(self.means), self.precisions_cholesky
         component = torch.multinomial(self.weights, n, replacement=True, generator=generator)
-        shape = (n, self.latent_dim)
-        noise = torch.randn(shape, generator=generator, dtype=means.dtype, device=means.device)
+        noise = standard_normal((n, self.latent_dim), means, means.dtype, generator)
         if self.covariance_type == "diag":
             return means[component] + noise / factors[component]
         # (x - mean) U is standard normal for a precision U Uᵀ.

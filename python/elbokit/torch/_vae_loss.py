@@ -143,7 +143,7 @@ def vae_loss(
         Average over the batch, sum, or one value per sample.
     capacity : float or Tensor of shape (), optional
         KL per sample, in nats, that the loss draws the KL to: it charges ``beta * |kl - capacity|``
-        [4]_ (of the batch's mean or sum as `reduction` says).
+        [4]_; of the sum over n samples, ``beta * |sum - n * capacity|``.
     prior_mu, prior_logvar : Tensor broadcasting to the shape of `mu`, optional
         Means and log-variances of the prior; each is 0 if not given.
     weight : Tensor of shape (n_samples,), optional
@@ -226,7 +226,10 @@ def vae_loss(
         prior_mu, prior_logvar = both_of_prior(mu, prior_mu, prior_logvar)
     weight = None if weight is None else weight.to(dtype)
     short = direct(logits, target, mask, weight, mu, logvar, prior_mu, prior_logvar)
-    by_hand = isinstance(beta, Tensor) or capacity is not None
+    # A number that an autograd function is given is a constant of a traced graph: for each value of
+    # it there would be another graph.
+    traced = torch.compiler.is_compiling()
+    by_hand = capacity is not None or isinstance(beta, Tensor) or (traced and beta != 1)
     grad_enabled = torch.is_grad_enabled()
     output = (direct_vae_terms if short else apply_of(VAETerms))(
         logits,
