@@ -72,6 +72,16 @@ def test_one_of_many() -> None:
     assert_array_equal(one.precisions_cholesky_, fits.precisions_cholesky[2])
 
 
+def test_weights_that_sum_to_one_in_float32() -> None:
+    weights = np.full(7, 1 / 7, np.float32)
+    weights[0] += np.float32(2e-6)
+    made = GaussianMixture.from_parameters(
+        weights, np.arange(7.0)[:, None], np.ones(7), "spherical"
+    )
+    assert made.weights_.sum() == pytest.approx(1.0, abs=1e-15)
+    assert made.sample(9)[0].shape == (9, 1)  # multinomial would refuse larger sums
+
+
 def test_it_keeps_nothing_of_what_it_was_given() -> None:
     means = np.zeros((1, 2))
     made = GaussianMixture.from_parameters([1.0], means, [[1.0, 2.0]], "diag")

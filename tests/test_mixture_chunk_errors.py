@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from elbokit import GaussianMixture
+from elbokit import GaussianMixture, select_n_components
 
 PARTS = np.array_split(np.random.default_rng(0).normal(size=(60, 2)), 3)
 
@@ -98,6 +98,22 @@ def test_a_singular_covariance_names_its_component():
     constant = [np.column_stack([part[:, 0], np.ones(20)]) for part in PARTS]
     with pytest.raises(ValueError, match="not positive definite: component 0"):
         GaussianMixture(1, reg_covar=0.0).fit(constant)
+
+
+@pytest.mark.parametrize(
+    "method", ["predict", "predict_proba", "score", "score_samples", "bic", "aic", "impute"]
+)
+def test_answers_take_one_array(method: str) -> None:
+    rows = np.random.default_rng(0).normal(size=(40, 2))
+    gm = GaussianMixture(2, random_state=0).fit(rows)
+    with pytest.raises(TypeError, match="takes one array, got list with chunks of rows; call it"):
+        getattr(gm, method)([rows[:20], rows[20:]])
+
+
+def test_choosing_takes_one_array() -> None:
+    rows = np.random.default_rng(0).normal(size=(40, 2))
+    with pytest.raises(TypeError, match="select_n_components takes one array, got tuple with"):
+        select_n_components((rows[:20], rows[20:]), [1, 2])
 
 
 @pytest.mark.parametrize("method", ["fit_predict", "partial_fit"])

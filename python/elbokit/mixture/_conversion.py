@@ -44,7 +44,7 @@ class ConversionMixin:
         Parameters
         ----------
         weights : array-like of shape (n_components,)
-            Mixing proportions; they sum to 1.
+            Mixing proportions; they sum to 1, to float32's rounding, and then exactly.
         means : array-like of shape (n_components, n_features)
             Component means.
         covariances : array-like
@@ -148,11 +148,11 @@ def _checked(weights: Any, means: Any, covariances: Any, covariance_type: Any) -
                 f"`{name}` has shape {array.shape}, expected {shape} to go with `means` of shape "
                 f"{m.shape} and covariance_type={covariance_type!r}"
             )
-    # Sums of numbers that were rounded to float32.
-    if w.min() < 0 or abs(w.sum() - 1) > 1e-5:
+    total = w.sum()
+    if w.min() < 0 or abs(total - 1) > 1e-5:  # float32 numbers are so far off
         raise ValueError(
-            f"`weights` has the least value {w.min():g} and the sum {w.sum():g}, expected none "
-            "below 0, and 1"
+            f"`weights` has the least value {w.min():g} and the sum {total:g}, expected none below "
+            "0, and 1"
         )
     if covariance_type in ("full", "tied"):
         scale = np.sqrt(np.abs(np.diagonal(c, axis1=-2, axis2=-1)))
@@ -163,7 +163,7 @@ def _checked(weights: Any, means: Any, covariances: Any, covariance_type: Any) -
     if failed[0] >= 0:
         owner = "" if covariance_type == "tied" else f" of component {failed[0]}"
         raise ValueError(f"`covariances`{owner} is not positive definite")
-    return GmmParameters(w, np.ascontiguousarray(m), np.ascontiguousarray(c), factors[0])
+    return GmmParameters(w / total, np.ascontiguousarray(m), np.ascontiguousarray(c), factors[0])
 
 
 def _floats(name: str, value: Any) -> Array:

@@ -14,6 +14,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from elbokit._arrays import as_numpy, returns_like
 from elbokit._gpu_arrays import on_gpu
+from elbokit.mixture._chunks import refuse_chunks
 from elbokit.mixture._density import labels_of, log_prob_of, posterior_of, require_nearest
 from elbokit.mixture._library import array_of
 from elbokit.mixture._missing import estep_incomplete
@@ -330,6 +331,7 @@ class FittedGaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
             data: Floats = np.asarray(X)
             if data.shape[1] == getattr(self, "n_features_in_", None):
                 return data
+        refuse_chunks(X, "This method")
         return validate_rows(self, X, self.missing, reset=False)
 
     def _has_missing(self, data: Floats) -> bool:

@@ -13,6 +13,7 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import _get_feature_names, check_array, check_is_fitted
 
 from elbokit._arrays import as_numpy, returns_like
+from elbokit.mixture._chunks import refuse_chunks
 from elbokit.mixture._conditional import (
     ConditionalMixtures,
     chosen_features,
@@ -61,7 +62,7 @@ class PartialMixin:
         NotFittedError
             If the estimator is not fitted.
         TypeError
-            If `draw` is no bool.
+            If `draw` is no bool, or X is a list of chunks.
         ValueError
             If X has an infinity or another number of features, or a row is so far out that no
             component has a density there.
@@ -75,6 +76,7 @@ class PartialMixin:
         self_ = self._fitted()
         if not isinstance(draw, (bool, np.bool_)):
             raise TypeError(f"draw has type {type(draw).__name__}, expected bool")
+        refuse_chunks(X, "impute")
         data = validate_rows(self, as_numpy(X, "X"), "integrate", reset=False)
         rng = None
         if draw:

@@ -16,6 +16,7 @@ from sklearn.utils._param_validation import InvalidParameterError
 
 from elbokit._arrays import as_numpy
 from elbokit._progress import optional_bar
+from elbokit.mixture._chunks import refuse_chunks
 from elbokit.mixture._criteria import information_criteria
 from elbokit.mixture._selection import Candidate, ComponentSelection, SelectionTable
 from elbokit.mixture.gaussian_mixture import GaussianMixture
@@ -112,6 +113,7 @@ def select_n_components(
     >>> select_n_components(X, range(1, 6), random_state=0).best_n_components
     3
     """
+    refuse_chunks(X, "select_n_components")
     numbers = _check_numbers(n_components)
     types = _check_types(covariance_type)
     _check_criterion(criterion)
