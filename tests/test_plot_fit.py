@@ -380,6 +380,7 @@ def test_plot_of_a_selection(rng):
         assert_array_equal(line.get_ydata()[:3], [rows[k] for k in (1, 2, 3)])
         assert np.isnan(line.get_ydata()[3])
         assert list(curves[f"{kind}: failed"].get_xdata()) == [20]
+        assert min(curves[f"{kind}: failed"].get_ydata()) > 0.8  # of the axes: infinitely bad
     best = min(selection.table, key=lambda row: row.bic)
     ring = curves[f"best: {best.n_components}, {best.covariance_type}"]
     assert_array_equal(ring.get_xydata(), [[best.n_components, best.bic]])

@@ -30,7 +30,7 @@ def criterion_curves(selection: ComponentSelection, *, ax: Axes | None = None) -
     -------
     ax : matplotlib.axes.Axes
         The axes; ``ax.figure`` is the figure. The best fit has a ring, and a fit that failed a
-        cross at the bottom.
+        cross at the top, where criteria are worst.
     """
     ax = new_figure(6.4, 4.0).subplots() if ax is None else ax
     kinds = list(dict.fromkeys(row.covariance_type for row in selection.table))
@@ -42,11 +42,11 @@ def criterion_curves(selection: ComponentSelection, *, ax: Axes | None = None) -
         ax.plot(at, values, color=style.color, marker="o^sD"[i], ms=4, lw=1.6, label=kind)
         failed = [row.n_components for row in rows if row.error]
         if failed:
-            low = ax.get_xaxis_transform()  # the bottom of the axes, whatever the values
-            level = [0.02 + 0.03 * i] * len(failed)
+            high = ax.get_xaxis_transform()  # the top of the axes, whatever the values
+            level = [0.98 - 0.03 * i] * len(failed)
             label = f"{kind}: failed"
             ax.plot(
-                failed, level, "x", transform=low, color=style.color, clip_on=False, label=label
+                failed, level, "x", transform=high, color=style.color, clip_on=False, label=label
             )
     best = min((row for row in selection.table if not row.error), key=lambda row: row.criterion)
     label = f"best: {best.n_components}, {best.covariance_type}"
