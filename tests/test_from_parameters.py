@@ -102,7 +102,7 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"means": [[0.0, np.nan], [1.0, 1.0]]}, r"`means` has nan at \(0, 1\), expected finite"),
     ({"means": "many"}, "`means` is 'many', expected an array of numbers"),
     ({"covariance_type": "diag"}, r"`covariances` has shape \(2, 2, 2\), expected \(2, 2\)"),
-    ({"covariance_type": "round"}, "`covariance_type` is 'round', expected one of full, tied"),
+    ({"covariance_type": "round"}, "`covariance_type` is 'round', expected one of 'full', 'tied'"),
     ({"covariances": [np.eye(2), -np.eye(2)]}, "`covariances` of component 1 is not positive"),
     ({"covariances": [np.eye(2), [[1.0, 0.5], [0, 1.0]]]}, "`covariances` is not symmetric"),
 ]

@@ -147,7 +147,7 @@ class GaussianRows {
   SpanWriter<T> grad_mean_, grad_logvar_;
   Vec<T> low_, high_;
   alignas(kVectorBytes) T slopes_[kSpan];
-  // Of the columns of a span: 1 / sigma, log sigma + 1/2 log(2 pi), the clamp's slope.
+  // Of the columns of a span: 1 / sigma, log sigma + 1/2 log(2 pi), whether gradients pass.
   alignas(kVectorBytes) T inverse_[kSpan], offset_[kSpan], passes_[kSpan];
   alignas(kVectorBytes) T column_sums_[kSpan];
 };

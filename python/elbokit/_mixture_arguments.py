@@ -14,6 +14,7 @@ from elbokit._types import GmmStatistics
 __all__ = [
     "Mixtures",
     "check_covariance_type",
+    "check_finite",
     "check_mixtures",
     "check_offsets",
     "check_parameter_values",
@@ -154,6 +155,13 @@ def _as_parameter(a: Any, name: str) -> npt.NDArray[np.float64]:
     return as_float_array(a, name).astype(np.float64, copy=False)
 
 
+def check_finite(a: npt.NDArray[np.float64], name: str) -> None:
+    """Raise ValueError that names the first entry of a parameter that is not finite."""
+    if not np.isfinite(a).all():
+        where = tuple(int(i) for i in np.argwhere(~np.isfinite(a))[0])
+        raise ValueError(f"`{name}` has {a[where]} at {where}, expected finite values")
+
+
 def check_parameter_values(
     weights: npt.NDArray[np.float64],
     means: npt.NDArray[np.float64],
@@ -167,9 +175,7 @@ def check_parameter_values(
         ("means", means),
         ("precisions_cholesky", precisions_cholesky),
     ):
-        if not np.isfinite(a).all():
-            where = tuple(int(i) for i in np.argwhere(~np.isfinite(a))[0])
-            raise ValueError(f"`{name}` has {a[where]} at {where}, expected finite values")
+        check_finite(a, name)
         if a.size and np.abs(a).max() > largest:
             raise ValueError(
                 f"`{name}` has the value {np.abs(a).max():g}, which {dtype}, the dtype of `X`, "

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from elbokit._arrays import as_numpy
+from elbokit._mixture_arguments import check_covariance_type, check_finite
 from elbokit.mixture._em import EmRun
 from elbokit.mixture._parameters import (
     GmmParameters,
@@ -23,8 +24,6 @@ if TYPE_CHECKING:
 __all__ = ["ConversionMixin"]
 
 Array = npt.NDArray[np.float64]
-
-_TYPES = ("full", "tied", "diag", "spherical")
 
 
 class ConversionMixin:
@@ -128,10 +127,7 @@ class ConversionMixin:
 
 def _checked(weights: Any, means: Any, covariances: Any, covariance_type: Any) -> GmmParameters:
     """Return the parameters of a mixture with their factors."""
-    if covariance_type not in _TYPES:
-        raise ValueError(
-            f"`covariance_type` is {covariance_type!r}, expected one of {', '.join(_TYPES)}"
-        )
+    check_covariance_type(covariance_type)
     w, m, c = (
         _floats(name, value)
         for name, value in (("weights", weights), ("means", means), ("covariances", covariances))
@@ -172,7 +168,5 @@ def _floats(name: str, value: Any) -> Array:
         array = np.array(as_numpy(value, name), dtype=np.float64)
     except (TypeError, ValueError):
         raise ValueError(f"`{name}` is {value!r}, expected an array of numbers") from None
-    if not np.isfinite(array).all():
-        place = tuple(np.argwhere(~np.isfinite(array))[0].tolist())
-        raise ValueError(f"`{name}` has {array[place]} at {place}, expected finite numbers")
+    check_finite(array, name)
     return array

@@ -108,19 +108,19 @@ def deviations(
     deviations : ndarray of the shape of `noise`
         ``x`` with ``x P = noise``, of precision ``P P^T``.
     """
-    result: Array = np.zeros_like(noise)
     if covariance_type == "tied":
         return _times_inverse(noise, factors)
     if covariance_type == "full":
+        result: Array = np.zeros_like(noise)
         for k in range(factors.shape[1]):
             member = components == k
             if member.any():
                 result[member] = _times_inverse(noise, factors[:, k])[member]
         return result
     split_of_row = np.arange(len(noise))[:, None]
-    each = factors[split_of_row, components].astype(np.float64)
-    np.divide(noise, each if covariance_type == "diag" else each[..., None], out=result)
-    return result
+    each = factors[split_of_row, components]
+    away: Array = noise / (each if covariance_type == "diag" else each[..., None])
+    return away
 
 
 def _times_inverse(noise: Array, factors: npt.NDArray[Any]) -> Array:
