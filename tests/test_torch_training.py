@@ -19,6 +19,7 @@ from elbokit.torch import (
     CategoricalLikelihood,
     GaussianMixturePrior,
     VAETrainer,
+    cosine_decay,
     cyclical,
     linear_warmup,
 )
@@ -61,9 +62,14 @@ def test_schedules() -> None:
     cycle = cyclical(4, ratio=0.5)
     assert [cycle(step) for step in range(9)] == [0, 0.5, 1, 1, 0, 0.5, 1, 1, 0]
     assert cyclical(5, 1.0, 2.0)(4) == pytest.approx(1.6)
+    decay = cosine_decay(4, end=0.2)
+    half = 0.4 * 0.5**0.5  # of (1 - end) / 2, at an eighth of the circle
+    expected = [1, 0.6 + half, 0.6, 0.6 - half, 0.2, 0.2]
+    assert [decay(step) for step in range(6)] == pytest.approx(expected)
     for call, message in (
         (lambda: linear_warmup(0), "`steps` is 0"),
         (lambda: linear_warmup(3, -1.0), "`end` is -1.0"),
+        (lambda: cosine_decay(0), "`steps` is 0"),
         (lambda: cyclical(0, 0.5), "`period` is 0"),
         (lambda: cyclical(3, 0.0), "`ratio` is 0.0, expected a number in"),
         (lambda: cyclical(3, 1.5), "`ratio` is 1.5, expected a number in"),
@@ -92,6 +98,9 @@ def test_schedule_sets_the_weight_of_each_step() -> None:
 VARIANTS: dict[str, tuple[Any, tuple[torch.Tensor, ...], dict[str, Any]]] = {
     "schedule": (dense, (X,), {"beta": linear_warmup(17)}),
     "cycles": (dense, (X,), {"beta": cyclical(7, 0.5)}),
+    "decay": (dense, (X,), {"lr_schedule": cosine_decay(15), "lr": 0.1}),
+    "accumulated": (dense, (X,), {"accumulate": 2, "beta": linear_warmup(7)}),
+    "capacity": (dense, (X,), {"capacity": linear_warmup(20, 2.0), "beta": 5.0}),
     "early stopping": (dense, (X, X_VAL), {"early_stopping": 3}),
     "stops early": (dense, (X, X_VAL), {"early_stopping": 1, "lr": 0.5, "max_epochs": 9}),
     "convolutions": (conv, (IMAGES, IMAGES_VAL), {"clip_grad_norm": 0.5}),
@@ -121,12 +130,16 @@ def test_resumed_run_equals_the_uninterrupted_one(
 
 def test_settings_of_the_checkpoint(tmp_path: Path) -> None:
     first = {"beta": linear_warmup(9), "clip_grad_norm": 2.0, "early_stopping": 3}
+    first |= {"capacity": 2.0, "lr_schedule": cosine_decay(9)}
     trained(dense(), X, X_VAL, checkpoint_dir=tmp_path, max_epochs=1, **first)
     for changed, message in (
         ({"beta": 1.0}, r"`beta` is 1\.0, expected linear_warmup\(9, 1\.0\) as in the checkpoint"),
         ({"beta": linear_warmup(8)}, r"`beta` is linear_warmup\(8, 1\.0\), expected"),
         ({"clip_grad_norm": None}, r"`clip_grad_norm` is 0\.0, expected 2\.0"),
         ({"early_stopping": 2}, "`early_stopping` is 2, expected 3"),
+        ({"capacity": None}, r"`capacity` is none, expected 2\.0"),
+        ({"accumulate": 2}, "`accumulate` is 2, expected 1"),
+        ({"lr_schedule": None}, r"`lr_schedule` is none, expected cosine_decay\(9, 0\.0\)"),
         ({"precision": "bf16-mixed"}, "`precision` is bf16-mixed, expected 32-true"),
     ):
         with pytest.raises(ValueError, match=message):
@@ -306,7 +319,7 @@ if __name__ == "__main__":
     vae = VAE(6, 2, (5,), prior="learned", likelihood="gaussian")
     trainer = VAETrainer(
         vae, max_epochs=2, batch_size=8, devices=2, strategy=strategy, checkpoint_dir=folder,
-        early_stopping=5, progress=False,
+        early_stopping=5, accumulate=2, progress=False,
     )
     trainer.fit(X, X)  # held-out rows: 33 in five batches, 32 in four
     trainer.max_epochs = 3
@@ -340,5 +353,5 @@ def test_two_processes(tmp_path: Path, strategy: str) -> None:
         assert all(torch.equal(last[name], x) for name, x in saved["model"].items())
         best = saved["best"]["model"]
         assert all(torch.equal(state["model"][name], x) for name, x in best.items())
-    # Both processes took part: as many steps as for half of the data.
-    assert saved["step"] == 3 * 5
+    # Both processes took part: half of the data are five batches, which make three steps.
+    assert saved["step"] == 3 * 3

@@ -34,7 +34,7 @@ from elbokit.torch._logsumexp import logsumexp
 from elbokit.torch._multi_sample import importance_bound, multi_sample_loss
 from elbokit.torch._posteriors import DiagonalPosterior, FullPosterior, Posterior
 from elbokit.torch._priors import GaussianMixturePrior, LearnedPrior, Prior, StandardPrior
-from elbokit.torch._schedules import cyclical, linear_warmup
+from elbokit.torch._schedules import cosine_decay, cyclical, linear_warmup
 from elbokit.torch._statistics import VAEStatistics
 from elbokit.torch._trainer import VAETrainer
 from elbokit.torch._vae import VAE, VAEOutput
@@ -75,6 +75,7 @@ __all__ = [
     "LearnedPrior",
     "Prior",
     "StandardPrior",
+    "cosine_decay",
     "cyclical",
     "linear_warmup",
     "load_idx",

@@ -18,6 +18,7 @@ __all__ = [
     "check_broadcast",
     "check_densities",
     "check_event_dims",
+    "check_function",
     "check_generator",
     "check_int",
     "check_is_tensor",
@@ -47,6 +48,12 @@ def check_is_tensor(name: str, value: object) -> None:
     """Raise TypeError unless `value` is a tensor."""
     if not isinstance(value, Tensor):
         raise TypeError(f"`{name}` must be a torch.Tensor, got {type(value).__name__}")
+
+
+def check_function(name: str, value: object, expected: str) -> None:
+    """Raise TypeError unless `value` can be called or is None; `expected` says as what."""
+    if value is not None and not callable(value):
+        raise TypeError(f"`{name}` has type {type(value).__name__}, expected {expected}")
 
 
 def check_layout(name: str, tensor: Tensor) -> None:

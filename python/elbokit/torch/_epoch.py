@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Iterator
+from itertools import islice
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor
 
 from elbokit.torch._batches import Batches, stream_seed
-from elbokit.torch._checks import check_non_negative
 from elbokit.torch._latent_model import VAEOutput
-from elbokit.torch._schedules import Schedule
+from elbokit.torch._schedules import LearningRates, Schedule, value_at
 from elbokit.torch._statistics import VAEStatistics
 from elbokit.torch._vae import VAE
 from elbokit.torch._vae_loss import VAELossOutput
@@ -31,6 +32,8 @@ class Options(Protocol):
     seed: int
     beta: float | Schedule
     free_bits: float
+    capacity: float | Schedule | None
+    accumulate: int
     clip_grad_norm: float | None
 
 
@@ -44,26 +47,35 @@ class Epoch:
     """
 
     def __init__(
-        self, options: Options, fabric: Fabric, model: Any, optimizer: Any, epoch: int, step: int
+        self,
+        options: Options,
+        fabric: Fabric,
+        model: Any,
+        optimizer: Any,
+        learning_rates: LearningRates,
+        epoch: int,
+        step: int,
     ) -> None:
         self.options, self.fabric, self.epoch, self.step = options, fabric, epoch, step
-        self.model, self.optimizer = model, optimizer
+        self.model, self.optimizer, self.learning_rates = model, optimizer, learning_rates
 
     def train(self, batches: Batches, bar: Any) -> dict[str, float]:
-        """Take one step per batch; return the metrics, and the weight of the KL at the end."""
+        """Take the steps; return the metrics, and what the schedules said for the last one."""
         self._seed("loader")
         batches.set_epoch(self.epoch)
         self.model.train()
-        sums, beta = self._no_sums(), math.nan
-        for i, batch in enumerate(batches):
+        sums, scheduled = self._no_sums(), {}
+        for i, group in enumerate(_grouped(batches, self.options.accumulate)):
             if i == 0:  # whatever a loader drew to begin with
                 self._seed("noise")
-            x = self._input(batch)
-            beta = self._beta()
+            weights = self._weights()
+            scheduled = weights | self.learning_rates.set(self.step)
             self.optimizer.zero_grad()
-            output = self.model(x)
-            terms = self._terms(x, output, beta)
-            self.fabric.backward(terms.loss)
+            for batch in group:
+                last = batch is group[-1]
+                with self.fabric.no_backward_sync(self.model, enabled=not last):
+                    sums += self._backward(batch, len(batch) / sum(map(len, group)), weights)
+                bar.update(1)
             if self.options.clip_grad_norm is not None:
                 self.fabric.clip_gradients(
                     self.model,
@@ -73,9 +85,15 @@ class Epoch:
                 )
             self.optimizer.step()
             self.step += 1
-            sums += _summed(terms, output)
-            bar.update(1)
-        return self._metrics("", sums) | {"beta": beta}
+        return self._metrics("", sums) | scheduled
+
+    def _backward(self, batch: Tensor, part: float, weights: dict[str, float]) -> Tensor:
+        """Add a batch's gradients, its part of those of a step; return its sums."""
+        x = self._input(batch)
+        output = self.model(x)
+        terms = self._terms(x, output, **weights)
+        self.fabric.backward(terms.loss if part == 1 else part * terms.loss)
+        return _summed(terms, output)
 
     @torch.no_grad()
     def validate(self, batches: Batches) -> dict[str, float]:
@@ -90,16 +108,20 @@ class Epoch:
             # Not by `model`: processes may have different numbers of batches, and it would wait.
             with self.fabric.autocast():
                 output = self.options.vae(x, generator=generator)
-            sums += _summed(self._terms(x, output, 1.0), output)
+            sums += _summed(self._terms(x, output), output)
         return self._metrics("val_", sums)
 
     def _seed(self, stream: str) -> None:
         rank = self.fabric.global_rank
         torch.manual_seed(stream_seed(self.options.seed, stream, self.epoch, rank))
 
-    def _beta(self) -> float:
-        beta = self.options.beta
-        return check_non_negative("beta", beta(self.step)) if callable(beta) else beta
+    def _weights(self) -> dict[str, float]:
+        """Return how this step weighs the KL."""
+        beta, capacity = self.options.beta, self.options.capacity
+        weights = {"beta": value_at("beta", beta, self.step)}
+        if capacity is not None:
+            weights["capacity"] = value_at("capacity", capacity, self.step)
+        return weights
 
     def _no_sums(self) -> Tensor:
         size = 3 + 2 * self.options.vae.latent_dim
@@ -108,13 +130,13 @@ class Epoch:
     def _input(self, batch: Tensor) -> Tensor:
         return self.options.vae.as_input(self.fabric.to_device(batch))
 
-    def _terms(self, x: Tensor, output: VAEOutput, beta: float) -> VAELossOutput:
+    def _terms(self, x: Tensor, output: VAEOutput, **weights: float) -> VAELossOutput:
         vae = self.options.vae
         if x.dtype == torch.float64:
             # Fabric narrows what the model returns; the parts are still in double precision.
             output = VAEOutput(*(each.double() for each in output))
         try:
-            return vae.terms(x, output, beta=beta, free_bits=self.options.free_bits)
+            return vae.terms(x, output, free_bits=self.options.free_bits, **weights)
         except ValueError as error:
             if all(bool(each.isfinite().all()) for each in output):
                 raise
@@ -142,6 +164,13 @@ class Epoch:
         )
         values = bound, reconstruction / n, kl / n, float(statistics.active_units())
         return {prefix + key: value for key, value in zip(METRICS, values, strict=True)}
+
+
+def _grouped(batches: Iterable[Tensor], n: int) -> Iterator[list[Tensor]]:
+    """Return lists of `n` batches; the last may be shorter."""
+    left = iter(batches)
+    while group := list(islice(left, n)):
+        yield group
 
 
 def _summed(terms: VAELossOutput, output: VAEOutput) -> Tensor:

@@ -13,7 +13,7 @@ from elbokit.torch._networks import check_fits_parameters, narrowed
 from elbokit.torch._parts import make_likelihood, make_posterior, make_prior
 from elbokit.torch._posteriors import DiagonalPosterior, Posterior
 from elbokit.torch._priors import Prior
-from elbokit.torch._vae_loss import VAELossOutput, check_options, vae_loss
+from elbokit.torch._vae_loss import VAELossOutput, check_options, drawn_to, vae_loss
 
 __all__ = ["LatentModel", "VAEOutput"]
 
@@ -196,6 +196,7 @@ class LatentModel(nn.Module):
         *,
         beta: float | Tensor = 1.0,
         free_bits: float = 0.0,
+        capacity: float | Tensor | None = None,
         reduction: str = "batchmean",
         generator: torch.Generator | None = None,
     ) -> VAELossOutput:
@@ -205,7 +206,7 @@ class LatentModel(nn.Module):
         ----------
         x : Tensor of shape (n_samples, ...)
             Data, as for `encode`.
-        beta, free_bits, reduction
+        beta, free_bits, capacity, reduction
             See `vae_loss`. `free_bits` needs a diagonal posterior and a Gaussian prior.
         generator : torch.Generator, optional
             Source of the noise.
@@ -216,7 +217,9 @@ class LatentModel(nn.Module):
             `loss`, `reconstruction` and `kl`.
         """
         output = self(x, generator=generator)
-        return self.terms(x, output, beta=beta, free_bits=free_bits, reduction=reduction)
+        return self.terms(
+            x, output, beta=beta, free_bits=free_bits, capacity=capacity, reduction=reduction
+        )
 
     def terms(
         self,
@@ -225,6 +228,7 @@ class LatentModel(nn.Module):
         *,
         beta: float | Tensor = 1.0,
         free_bits: float = 0.0,
+        capacity: float | Tensor | None = None,
         reduction: str = "batchmean",
     ) -> VAELossOutput:
         """Return the loss of a pass, as `loss` does.
@@ -235,7 +239,7 @@ class LatentModel(nn.Module):
             Data.
         output : VAEOutput
             What the model returned for `x`.
-        beta, free_bits, reduction
+        beta, free_bits, capacity, reduction
             As for `loss`.
 
         Returns
@@ -259,13 +263,15 @@ class LatentModel(nn.Module):
                 scale,
                 beta=beta,
                 free_bits=free_bits,
+                capacity=capacity,
                 reduction=reduction,
                 prior_mu=moments[0],
                 prior_logvar=moments[1],
             )
-        beta, free_bits = check_options(beta, free_bits, reduction)
+        beta, free_bits = check_options(beta, free_bits, reduction, capacity)
         reconstruction = self.likelihood.loss(decoded, x, reduction)
         kl, charged = self.divergence(mu, scale, z, free_bits, reduction)
+        charged = drawn_to(charged, capacity, len(x), reduction)
         return VAELossOutput(reconstruction + beta * charged, reconstruction, kl)
 
     def divergence(

@@ -12,12 +12,18 @@ import torch
 
 from elbokit.torch._batches import Batches, make_batches
 from elbokit.torch._checkpoint import check_folder, load_checkpoint, save_checkpoint
-from elbokit.torch._checks import check_int, check_non_negative, check_path, check_positive_int
+from elbokit.torch._checks import (
+    check_function,
+    check_int,
+    check_non_negative,
+    check_path,
+    check_positive_int,
+)
 from elbokit.torch._data import expected_by
 from elbokit.torch._epoch import METRICS, Epoch
 from elbokit.torch._networks import kept_modes
 from elbokit.torch._progress import make_optimizer, own_rng, progress_bar, requirements
-from elbokit.torch._schedules import Schedule
+from elbokit.torch._schedules import LearningRates, Schedule
 from elbokit.torch._training_state import (
     capture,
     check_settings,
@@ -51,11 +57,18 @@ class VAETrainer:
         Learning rate of Adam.
     optimizer : callable, optional
         Makes another optimizer from the parameters; `lr` is then not used.
+    lr_schedule : callable, optional
+        A function of the number of steps taken that gives the factor of all learning rates, such as
+        `linear_warmup` and `cosine_decay` return.
     beta : float or callable, default=1.0
         Weight of the KL, or a function of the number of steps taken that gives it, such as
         `linear_warmup` and `cyclical` return. The history holds the bound itself, without it.
     free_bits : float, default=0.0
         See `vae_loss`; not in the history's bound either.
+    capacity : float or callable, optional
+        See `vae_loss`; a number of nats, or a function of the number of steps taken as for `beta`.
+    accumulate : int, default=1
+        Number of batches whose gradients make one step, as of one batch with all of their samples.
     clip_grad_norm : float, optional
         Greatest norm of the gradient of all parameters; a longer one is scaled down.
     early_stopping : int, optional
@@ -70,6 +83,9 @@ class VAETrainer:
         Folder for ``last.ckpt``, which is replaced after each epoch.
     progress : bool, default=True
         Whether to show a progress bar.
+    callback : callable, optional
+        Called with the trainer after each epoch, in every process; if it returns True, training
+        ends.
 
     Attributes
     ----------
@@ -78,7 +94,9 @@ class VAETrainer:
         the epoch as it ran; with ``X_val`` also ``"val_bound"``, ``"val_reconstruction"`` and
         ``"val_kl"`` after the epoch. ``bound == -(reconstruction + kl)``. ``"active_units"`` (and
         ``"val_active_units"``) is the number of latent dimensions whose posterior mean varies over
-        the data by more than 0.01 [1]_, ``"beta"`` the weight of the epoch's last step.
+        the data by more than 0.01 [1]_, ``"beta"`` the weight of the epoch's last step; so are
+        ``"capacity"`` and ``"lr"`` (of the first group of parameters), if there is a `capacity` or
+        an `lr_schedule`.
     epoch, step : int
         Number of complete epochs, and of steps in them.
     best : dict or None
@@ -117,8 +135,11 @@ class VAETrainer:
         batch_size: int = 128,
         lr: float = 1e-3,
         optimizer: Callable[[Iterable[torch.nn.Parameter]], torch.optim.Optimizer] | None = None,
+        lr_schedule: Schedule | None = None,
         beta: float | Schedule = 1.0,
         free_bits: float = 0.0,
+        capacity: float | Schedule | None = None,
+        accumulate: int = 1,
         clip_grad_norm: float | None = None,
         early_stopping: int | None = None,
         seed: int = 0,
@@ -128,21 +149,27 @@ class VAETrainer:
         precision: Any = None,
         checkpoint_dir: str | os.PathLike[str] | None = None,
         progress: bool = True,
+        callback: Callable[[VAETrainer], object] | None = None,
     ) -> None:
         if not isinstance(vae, VAE):
             raise TypeError(f"`vae` has type {type(vae).__name__}, expected elbokit.torch.VAE")
         self.seed = check_int("seed", seed)
         check_non_negative("seed", self.seed)
-        if optimizer is not None and not callable(optimizer):
-            kind = type(optimizer).__name__
-            raise TypeError(f"`optimizer` has type {kind}, expected a function of the parameters")
+        check_function("optimizer", optimizer, "a function of the parameters")
+        check_function("lr_schedule", lr_schedule, "a function of the number of steps")
+        check_function("callback", callback, "a function of the trainer")
         self.vae = vae
         self.max_epochs = check_positive_int("max_epochs", max_epochs)
         self.batch_size = check_positive_int("batch_size", batch_size)
         self.lr = check_non_negative("lr", lr)
         self.optimizer = optimizer
+        self.lr_schedule = lr_schedule
         self.beta = beta if callable(beta) else check_non_negative("beta", beta)
         self.free_bits = check_non_negative("free_bits", free_bits)
+        self.capacity = capacity
+        if capacity is not None and not callable(capacity):
+            self.capacity = check_non_negative("capacity", capacity)
+        self.accumulate = check_positive_int("accumulate", accumulate)
         self.clip_grad_norm = clip_grad_norm
         if clip_grad_norm is not None:
             self.clip_grad_norm = check_non_negative("clip_grad_norm", clip_grad_norm)
@@ -154,7 +181,7 @@ class VAETrainer:
         self.checkpoint_dir: Path | None = None
         if checkpoint_dir is not None:
             self.checkpoint_dir = check_path("checkpoint_dir", checkpoint_dir)
-        self.progress = progress
+        self.progress, self.callback = progress, callback
         self.history: dict[str, list[float]] = {}
         self.epoch = self.step = 0
         self.best: dict[str, Any] | None = None
@@ -221,6 +248,7 @@ class VAETrainer:
         train = self._batches("X_train", X_train, fabric)
         val = None if X_val is None else self._batches("X_val", X_val, fabric)
         optimizer = make_optimizer(self)
+        learning_rates = LearningRates(optimizer, self.lr_schedule)
         settings = settings_of(self, optimizer, train, val)
         last = capture(self, optimizer, settings, self.epoch, self.step, self.history)
         found = self._find_checkpoint(last) if resume else None
@@ -234,8 +262,10 @@ class VAETrainer:
                 else:
                     self.epoch, self.step, self.history, self.best = 0, 0, {}, None
                 with progress_bar(self, fabric, train) as bar:
-                    while self.epoch < self.max_epochs and not self._has_stopped():
-                        epoch = Epoch(self, fabric, model, wrapped, self.epoch, self.step)
+                    stopped = self._has_stopped()
+                    while self.epoch < self.max_epochs and not stopped:
+                        counts = self.epoch, self.step
+                        epoch = Epoch(self, fabric, model, wrapped, learning_rates, *counts)
                         history = self._run(epoch, train, val, bar)
                         counts = self.epoch + 1, epoch.step
                         state = capture(self, optimizer, settings, *counts, history)
@@ -245,6 +275,9 @@ class VAETrainer:
                             save_checkpoint(self.checkpoint_dir / _FILE, state)
                         last = self._last = state
                         self.adopt(state)
+                        stopped = self._has_stopped()
+                        if self.callback is not None:
+                            stopped = self.callback(self) is True or stopped
                 self._load_best_weights()
             except BaseException:
                 restore(self, last, optimizer)

@@ -29,11 +29,14 @@ def settings_of(
         "batch_size": trainer.batch_size,
         "beta": _named(trainer.beta),
         "free_bits": trainer.free_bits,
+        "capacity": _named(trainer.capacity),
+        "accumulate": trainer.accumulate,
         "clip_grad_norm": trainer.clip_grad_norm or 0.0,
         "early_stopping": trainer.early_stopping or 0,
         "precision": _unified(trainer.precision),
         "optimizer": type(optimizer).__name__,
         "lr": None if lr is None else float(lr),  # it may be a tensor
+        "lr_schedule": _named(trainer.lr_schedule),
         "validation": val is not None,
         "len(X_train)": train.n_samples,
     }
@@ -46,10 +49,10 @@ def _unified(precision: object) -> str:
     return f"{name}-{kinds[name]}" if name in kinds else name
 
 
-def _named(beta: float | Callable[[int], float]) -> float | str | None:
-    if not callable(beta):
-        return beta
-    return repr(beta) if is_schedule(beta) else None
+def _named(value: float | Callable[[int], float] | None) -> float | str | None:
+    if not callable(value):
+        return "none" if value is None else value
+    return repr(value) if is_schedule(value) else None
 
 
 def check_settings(found: dict[str, Any], own: dict[str, Any]) -> None:

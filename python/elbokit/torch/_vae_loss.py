@@ -65,6 +65,13 @@ def check_options(
     return beta, check_non_negative("free_bits", free_bits)
 
 
+def drawn_to(charged: Tensor, capacity: float | Tensor | None, n: int, reduction: str) -> Tensor:
+    """Return how far the KL of `n` samples is from `capacity`; without one, the KL."""
+    if capacity is None:
+        return charged
+    return (charged - (capacity * n if reduction == "sum" else capacity)).abs()
+
+
 def _check_operands(
     logits: Tensor,
     target: Tensor,
@@ -250,10 +257,7 @@ def vae_loss(
     )
     loss, reconstruction, kl = output[:3]
     if by_hand:
-        charged = loss
-        if capacity is not None:
-            held = capacity * logits.shape[0] if reduction == "sum" else capacity
-            charged = (charged - held).abs()
+        charged = drawn_to(loss, capacity, logits.shape[0], reduction)
         loss = reconstruction + beta * charged
     if statistics is not None:
         statistics.update(output[-2], output[-1], logits.shape[0])
