@@ -130,13 +130,16 @@ class Epoch:
     def _input(self, batch: Tensor) -> Tensor:
         return self.options.vae.as_input(self.fabric.to_device(batch))
 
-    def _terms(self, x: Tensor, output: VAEOutput, **weights: float) -> VAELossOutput:
+    def _terms(
+        self, x: Tensor, output: VAEOutput, beta: float = 1.0, capacity: float | None = None
+    ) -> VAELossOutput:
         vae = self.options.vae
         if x.dtype == torch.float64:
             # Fabric narrows what the model returns; the parts are still in double precision.
             output = VAEOutput(*(each.double() for each in output))
         try:
-            return vae.terms(x, output, free_bits=self.options.free_bits, **weights)
+            free_bits = self.options.free_bits
+            return vae.terms(x, output, beta=beta, free_bits=free_bits, capacity=capacity)
         except ValueError as error:
             if all(bool(each.isfinite().all()) for each in output):
                 raise
