@@ -116,6 +116,27 @@ def test_second_derivatives() -> None:
     assert torch.autograd.gradgradcheck(loss, (x, mu, logvar))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("n", [1, 2, 9])
+@pytest.mark.parametrize("latent", [1, 3, 16])
+def test_halves_of_an_encoder(latent: int, n: int, dtype: torch.dtype) -> None:
+    """What `chunk` gives has rows that lie apart."""
+    x, t, mu, logvar = operands(n, (7,), (latent,), dtype)
+    encoded = torch.cat([mu, logvar], 1).detach().requires_grad_()
+    given = x, t, *encoded.chunk(2, 1)
+    by_both(given)
+    with torch.no_grad():
+        by_both(given)
+    tracked = x, encoded
+    found = torch.autograd.grad(vae_loss(*given).loss, tracked)
+    expected = torch.autograd.grad(vae_loss(x, t, mu, logvar).loss, (x, mu, logvar))
+    assert torch.equal(found[0], expected[0])
+    assert torch.equal(found[1], torch.cat(expected[1:], 1))
+    leaves = [half.detach().requires_grad_() for half in encoded.chunk(2, 1)]
+    vae_loss(x, t, *leaves).loss.backward()
+    assert all(leaf.grad is not None and leaf.grad.is_contiguous() for leaf in leaves)
+
+
 def test_a_changed_operand_is_an_error() -> None:
     given = operands()
     output = vae_loss(given[0] * 1, *given[1:]).loss
@@ -130,6 +151,11 @@ def test_a_changed_operand_is_an_error() -> None:
         "low precision": lambda x, t, m, v: (x.bfloat16(), t, m, v),
         "bytes": lambda x, t, m, v: (x, t.byte(), m, v),
         "transposed": lambda x, t, m, v: (x.t().contiguous().t(), t, m, v),
+        "transposed means": lambda x, t, m, v: (x, t, m.t().contiguous().t(), v),
+        "repeated means": lambda x, t, m, v: (x, t, m[:1].expand(5, 3), v),
+        "every other mean": lambda x, t, m, v: (x, t, m.repeat(1, 2)[:, ::2], v),
+        "logits apart": lambda x, t, m, v: (x.repeat(1, 2)[:, :7], t, m, v),
+        "images of means": lambda x, t, m, v: (x, t, m.repeat(1, 2)[:, :3, None], v[:, :, None]),
         "negative bit": lambda x, t, m, v: (torch._neg_view(x), t, m, v),
         "only some tracked": lambda x, t, m, v: (x.detach(), t, m, v),
         "tracked targets": lambda x, t, m, v: (x, t.requires_grad_(), m, v),

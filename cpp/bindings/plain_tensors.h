@@ -21,7 +21,8 @@ struct TorchNames {
   py::object gradient;            // of elbokit.torch, for so many elements and more:
   std::int64_t pooled;
   py::str is_cpu{"is_cpu"}, layout{"layout"}, dtype{"dtype"}, shape{"shape"}, data_ptr{"data_ptr"},
-      is_contiguous{"is_contiguous"}, is_neg{"is_neg"}, requires_grad{"requires_grad"};
+      is_contiguous{"is_contiguous"}, stride{"stride"}, is_neg{"is_neg"},
+      requires_grad{"requires_grad"};
 
   static const TorchNames& get() {
     PYBIND11_CONSTINIT static py::gil_safe_call_once_and_store<TorchNames> names;
@@ -66,22 +67,36 @@ inline void* data_of(const py::handle& tensor) {
   return PyLong_AsVoidPtr(call(tensor, TorchNames::get().data_ptr).ptr());
 }
 
-// A contiguous float32 or float64 tensor in the CPU's memory, with a batch dimension.
+// A float32 or float64 tensor in the CPU's memory, with a batch dimension, each row contiguous.
 struct PlainTensor {
   void* data;
   Element element;
   py::object shape;
   std::int64_t rows, size;
+  std::ptrdiff_t row_stride;
 };
 
-// Nothing for a tensor of any other kind, or something else.
-inline std::optional<PlainTensor> plain_tensor(const py::handle& given) {
+// Whether the rows lie one behind the other, or, where they may, with something in between: as the
+// halves do that `chunk` makes of an encoder's output.
+inline bool has_rows(const py::handle& given, bool apart, PlainTensor& plain) {
+  const std::int64_t cols = plain.rows > 0 ? plain.size / plain.rows : 0;
+  const TorchNames& torch = TorchNames::get();
+  plain.row_stride = cols;
+  if (is_true(call(given, torch.is_contiguous))) return true;
+  if (!apart || PyTuple_GET_SIZE(plain.shape.ptr()) != 2) return false;
+  const py::object strides = call(given, torch.stride);  // a tuple
+  plain.row_stride = PyLong_AsSsize_t(PyTuple_GET_ITEM(strides.ptr(), 0));
+  const auto between = PyLong_AsSsize_t(PyTuple_GET_ITEM(strides.ptr(), 1));
+  return between == 1 && plain.row_stride >= cols;
+}
+
+// Nothing for a tensor of any other kind, or something else. `apart`: rows may lie apart.
+inline std::optional<PlainTensor> plain_tensor(const py::handle& given, bool apart = false) {
   const TorchNames& torch = TorchNames::get();
   const auto* const type = reinterpret_cast<PyObject*>(Py_TYPE(given.ptr()));
   if (type != torch.tensor.ptr() && type != torch.parameter.ptr()) return {};
   if (!is_true(attribute(given, torch.is_cpu)) ||
-      !attribute(given, torch.layout).is(torch.strided) ||
-      !is_true(call(given, torch.is_contiguous)) || is_true(call(given, torch.is_neg)))
+      !attribute(given, torch.layout).is(torch.strided) || is_true(call(given, torch.is_neg)))
     return {};
   PlainTensor plain{};
   const py::object dtype = attribute(given, torch.dtype);
@@ -94,6 +109,7 @@ inline std::optional<PlainTensor> plain_tensor(const py::handle& given) {
   for (py::ssize_t i = 0; i < dimensions; ++i)
     plain.size *= PyLong_AsLongLong(PyTuple_GET_ITEM(plain.shape.ptr(), i));
   plain.rows = PyLong_AsLongLong(PyTuple_GET_ITEM(plain.shape.ptr(), 0));
+  if (!has_rows(given, apart, plain)) return {};
   plain.data = data_of(given);
   if (!plain.data) return {};  // nothing in it, or no memory behind it
   return plain;

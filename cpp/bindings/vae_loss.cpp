@@ -71,10 +71,9 @@ std::int64_t vae_loss(const py::object& logits, const py::object& target, const 
 // Of more elements Python's time no longer matters: it is 60 us of some 4 ms there.
 constexpr std::int64_t kMost = std::int64_t{1} << 23;
 
-// Rows of a contiguous tensor.
 template <class T>
-Matrix<T> rows_of(void* data, std::int64_t cols) {
-  return {static_cast<T*>(data), cols, 1};
+Matrix<T> rows_of(void* data, std::ptrdiff_t row_stride) {
+  return {static_cast<T*>(data), row_stride, 1};
 }
 
 // A loss of plain operands from beginning to end: what it is given, what it makes, what it
@@ -85,7 +84,7 @@ py::object plain_vae_loss(const py::handle& logits, const py::handle& target, co
                           bool grad_enabled) {
   const auto a = plain_tensor(logits);
   if (!a || a->size >= kMost) return py::none();
-  const auto t = plain_tensor(target), m = plain_tensor(mu), v = plain_tensor(logvar);
+  const auto t = plain_tensor(target), m = plain_tensor(mu, true), v = plain_tensor(logvar, true);
   if (!t || !m || !v || !same_shape(*a, *t) || !same_shape(*m, *v) || a->element != m->element ||
       a->rows != m->rows || m->size >= kMost)
     return py::none();
@@ -117,8 +116,8 @@ py::object plain_vae_loss(const py::handle& logits, const py::handle& target, co
     GaussianKlArgs<T> kl{};
     kl.rows = m->rows;
     kl.cols = m->size / m->rows;
-    kl.mu = rows_of<const T>(m->data, kl.cols);
-    kl.logvar = rows_of<const T>(v->data, kl.cols);
+    kl.mu = rows_of<const T>(m->data, m->row_stride);
+    kl.logvar = rows_of<const T>(v->data, v->row_stride);
     kl.free_bits = static_cast<T>(free_bits);
     kl.scale = bernoulli.scale;
     kl.grad_mu = rows_of<T>(written(1), kl.cols);
