@@ -194,12 +194,15 @@ NAN[1, 4, 0] = np.nan
         ({"n_components": 2.0}, TypeError, "`n_components` is 2.0, expected an int"),
         ({"n_components": True}, TypeError, "`n_components`"),
         ({"n_components": 0}, ValueError, "`n_components` is 0, expected at least 1"),
-        ({"n_components": 11}, ValueError, "at most 10, the number of samples of mixture 0"),
+        ({"n_init": 0}, ValueError, "`n_init` is 0, expected at least 1"),
+        ({"n_init": 1.0}, TypeError, "`n_init` is 1.0, expected an int"),
+        ({"n_components": 11}, ValueError, "at most 10, the number of samples of the largest"),
         (
-            {"X": FLAT, "offsets": [0, 20, 21, 30]},
+            {"X": FLAT, "offsets": [0, 9, 20, 30], "n_components": 12},
             ValueError,
-            "at most 1, the number of samples of mixture 1",
+            "`n_components` is 12, expected at most 11, the number of samples of the largest",
         ),
+        ({"X": FLAT, "n_components": 31}, ValueError, "at most 30, the number of samples$"),
         ({"covariance_type": "round"}, ValueError, "`covariance_type` is 'round', expected one of"),
         ({"init_params": "kmean"}, ValueError, "`init_params` is 'kmean', expected one of"),
         ({"init_params": None}, ValueError, "`init_params` is None"),
@@ -221,7 +224,7 @@ NAN[1, 4, 0] = np.nan
         (
             {"sample_weight": np.eye(3, 10)},
             ValueError,
-            "`n_components` is 2, expected at most 1, the number of samples of mixture 0",
+            "`n_components` is 2, expected at most 1, the number of samples of the largest",
         ),
     ],
 )
@@ -229,6 +232,70 @@ def test_errors_name_the_argument(change, error, match):
     arguments = {"X": GOOD, "n_components": 2, "random_state": 0} | change
     with pytest.raises(error, match=match):
         fit_mixtures(**arguments)
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_too_few_samples(weighted, rng):
+    """Such a data set leaves the others alone; a row of weight zero is none."""
+    sizes = [2, 40, 1, 30, 5, 2]
+    X, offsets = groups(rng, sizes, 2)
+    weight = rng.uniform(0.5, 1.0, len(X)) if weighted else None
+    if weight is not None:
+        weight[offsets[4] : offsets[4] + 3] = 0.0
+    lengths = np.diff(offsets) if weight is None else np.add.reduceat(weight > 0, offsets[:-1])
+    enough = lengths >= 3
+    assert enough.sum() == (2 if weighted else 3)
+    fit = fit_mixtures(X, 3, offsets=offsets, sample_weight=weight, random_state=0)
+    assert_array_equal(fit.status[enough], ops.FitStatus.OK)
+    assert_array_equal(fit.status[~enough], ops.FitStatus.TOO_FEW_SAMPLES)
+    kept = np.repeat(enough, np.diff(offsets))
+    alone = fit_mixtures(
+        X[kept],
+        3,
+        offsets=np.cumsum([0, *np.diff(offsets)[enough]]),
+        sample_weight=None if weight is None else weight[kept],
+        random_state=0,
+    )
+    for name, got, want in zip(fit._fields, fit, alone, strict=True):
+        assert_array_equal(got[enough], want, err_msg=name)
+    for name in (*PARAMETERS, "lower_bound"):
+        assert np.isnan(getattr(fit, name)[~enough]).all()
+    assert not fit.converged[~enough].any()
+    assert_array_equal(fit.n_iter[~enough], 0)
+
+
+def test_the_warning_numbers_the_mixtures_as_given():
+    X = np.repeat([[0.0], [1.0], [5.0]], [1, 4, 4], axis=0)
+    with pytest.warns(ConvergenceWarning, match="1 of 1 mixtures, first in mixture 1"):
+        fit_mixtures(X[:5], 2, offsets=[0, 1, 5], random_state=0)
+
+
+@pytest.mark.parametrize("covariance_type", COVARIANCE_TYPES)
+def test_n_init_keeps_the_best_run(covariance_type, rng):
+    X, offsets = groups(rng, [60] * 25, 2)
+    options = {"offsets": offsets, "covariance_type": covariance_type, "init_params": "random"}
+    state = np.random.RandomState(4)
+    runs = [fit_mixtures(X, 3, random_state=state, **options) for _ in range(4)]
+    best = np.argmax([run.lower_bound for run in runs], axis=0)
+    assert len(set(best)) > 2
+    fit = fit_mixtures(X, 3, n_init=4, random_state=np.random.RandomState(4), **options)
+    for i, name in enumerate(fit._fields):
+        assert_array_equal(fit[i], [runs[b][i][m] for m, b in enumerate(best)], err_msg=name)
+
+
+def test_n_init_passes_over_failed_runs():
+    """A run is singular where it leaves three equal rows to themselves."""
+    rng = np.random.default_rng(0)
+    X = np.concatenate([rng.standard_normal((40, 1)), np.full((3, 1), 2.5)])
+    state, options = np.random.RandomState(0), {"offsets": [0, len(X)], "reg_covar": 0.0}
+    runs = [fit_mixtures(X, 3, random_state=state, **options) for _ in range(8)]
+    failed = [run.status[0] == ops.FitStatus.SINGULAR_COVARIANCE for run in runs]
+    assert 0 < sum(failed) < 8
+    fit = fit_mixtures(X, 3, n_init=8, random_state=0, **options)
+    assert fit.status[0] == ops.FitStatus.OK
+    assert fit.lower_bound[0] == max(
+        run.lower_bound[0] for run, bad in zip(runs, failed, strict=True) if not bad
+    )
 
 
 def test_it_is_exported():

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from elbokit.torch import VAE, VAETrainer, cosine_decay
+from elbokit.torch._progress import make_optimizer
 from torch_cases import targets
 
 X = targets(37, 6, dtype=torch.float32)
@@ -80,6 +81,24 @@ def test_every_fit_starts_from_the_given_learning_rate() -> None:
     trainer = trained(new_vae(), lr=0.01, lr_schedule=cosine_decay(15))
     assert trainer.history["lr"][-1] < 0.001
     assert trainer.fit(X).history["lr"][0] > 0.008
+
+
+@pytest.mark.parametrize("precision", [None, "64-true", "bf16-mixed"])
+def test_adam_is_torchs(precision: str | None) -> None:
+    options: dict[str, Any] = {"precision": precision, "max_epochs": 2, "clip_grad_norm": 5.0}
+    found = trained(new_vae(), lr=0.01, **options)
+    adam = lambda parameters: torch.optim.Adam(parameters, lr=0.01)  # noqa: E731
+    plain = trained(new_vae(), optimizer=adam, **options)
+    assert found._last is not None
+    assert found._last["optimizer"]["param_groups"][0]["fused"]
+    torch.testing.assert_close(weights(found.vae), weights(plain.vae), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("precision", ["16-mixed", 16])
+def test_adam_that_leaves_scaled_gradients_alone(precision: Any) -> None:
+    """The fused one unscales them itself, so that Fabric would refuse to clip them."""
+    trainer = VAETrainer(new_vae(), precision=precision)
+    assert not make_optimizer(trainer, torch.device("cuda")).defaults["fused"]
 
 
 @pytest.mark.parametrize("batch_size", [10, 13])

@@ -60,12 +60,15 @@ class FitStatus(IntEnum):
         The density of every sample under every component is zero.
     OVERFLOW
         Sums over the samples overflow float64.
+    TOO_FEW_SAMPLES
+        There are fewer samples than components (of :func:`elbokit.fit_mixtures` alone).
     """
 
     OK = 0
     SINGULAR_COVARIANCE = 1
     NO_COMPONENT = 2
     OVERFLOW = 3
+    TOO_FEW_SAMPLES = 4
 
 
 class GmmFit(NamedTuple):

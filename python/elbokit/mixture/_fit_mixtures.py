@@ -11,7 +11,7 @@ import numpy.typing as npt
 from sklearn.exceptions import ConvergenceWarning
 
 from elbokit._arrays import FloatArray, as_weights, require_finite, returns_like
-from elbokit._gmm_fit import as_gmm_fit, check_fit_options, check_fit_weight
+from elbokit._gmm_fit import FitOutcome, as_gmm_fit, check_fit_options, check_fit_weight
 from elbokit._kmeans import as_random_state
 from elbokit._mixture_arguments import check_offsets, check_rows
 from elbokit._types import FitStatus, GmmFit
@@ -40,6 +40,7 @@ def fit_mixtures(
     tol: float = 1e-3,
     reg_covar: float = 1e-6,
     max_iter: int = 100,
+    n_init: int = 1,
     random_state: Any = None,
 ) -> GmmFit:
     """Fit Gaussian mixtures to many data sets in one call, each from a start of its own.
@@ -69,15 +70,19 @@ def fit_mixtures(
         Added to the variances, to keep the covariances positive definite.
     max_iter : int, default=100
         Largest number of iterations.
+    n_init : int, default=1
+        Number of starts of each mixture; the run with the highest bound is kept.
     random_state : int, RandomState or None, default=None
-        Source of the draws, for one mixture after the other.
+        Source of the draws, for one mixture after the other; of several starts, for all mixtures
+        before the next start.
 
     Returns
     -------
     GmmFit
         As from :func:`elbokit.ops.gmm_fit`: arrays with the leading dimensions of ``X``, or
-        (n_mixtures, ...) with ``offsets``. A failed mixture leaves the others alone: its parameters
-        and bound are NaN, and its ``status`` says why.
+        (n_mixtures, ...) with ``offsets``. A failed mixture, or one with fewer rows than
+        components, leaves the others alone: its parameters and bound are NaN, and its ``status``
+        says why. Of several starts all have to fail.
 
     Raises
     ------
@@ -87,7 +92,7 @@ def fit_mixtures(
     TypeError
         If ``X`` or ``sample_weight`` is not float32 or float64, or an option of another type.
     ValueError
-        If a shape does not fit, a mixture has fewer rows than components, a value is not as
+        If a shape does not fit, every mixture has fewer rows than components, a value is not as
         described (of NaN or infinity the row is named); and, for one mixture, if sums overflow.
 
     Warns
@@ -121,27 +126,63 @@ def fit_mixtures(
         raise ValueError(f"`X` has shape {rows.shape}, expected at least one data set")
     cut = None if offsets is None else _check_offsets(offsets, rows)
     problems = _weighted(rows, cut, sample_weight)
-    _check_components(n_components, problems)
+    _check_count("n_components", n_components)
+    _check_count("n_init", n_init)
+    enough = problems.n_samples >= n_components
+    if not enough.any():
+        raise ValueError(
+            f"`n_components` is {n_components}, expected at most {problems.n_samples.max()}, the "
+            "number of samples" + (" of the largest data set" if len(enough) > 1 else "")
+        )
     if init_params in ("random", "random_from_data"):
         require_finite(rows, "X")  # k-means finds out by itself
-    starts = starting_parameters(
-        problems,
-        GivenParameters(None, None, None),
-        int(n_components),
-        init_params,
-        covariance_type,
-        reg_covar,
-        as_random_state(random_state),
-    )
-    if (starts.status == FitStatus.OVERFLOW).any():
-        require_finite(rows, "X")
-    _warn_of_few_clusters(starts.n_clusters, int(n_components))
-    fit = run_all(
-        problems, starts, covariance_type, tol=tol, reg_covar=reg_covar, max_iter=max_iter
-    )
+    rng = as_random_state(random_state)
+    fitted = problems if enough.all() else problems.those(enough)
+    best: FitOutcome | None = None
+    for _ in range(n_init):
+        starts = starting_parameters(
+            fitted,
+            GivenParameters(None, None, None),
+            int(n_components),
+            init_params,
+            covariance_type,
+            reg_covar,
+            rng,
+        )
+        if (starts.status == FitStatus.OVERFLOW).any():
+            require_finite(rows, "X")
+        if best is None:
+            _warn_of_few_clusters(starts.n_clusters, int(n_components), np.flatnonzero(enough))
+        fit = run_all(
+            fitted, starts, covariance_type, tol=tol, reg_covar=reg_covar, max_iter=max_iter
+        )
+        best = fit if best is None else _better(best, fit)
+    assert best is not None
+    if not enough.all():
+        best = _spread(best, enough)
     single = not batch and cut is None
     leading = batch if cut is None else (len(cut) - 1,)
-    return as_gmm_fit(fit, leading, single, covariance_type, "X", returns_like(X))
+    return as_gmm_fit(best, leading, single, covariance_type, "X", returns_like(X))
+
+
+def _better(best: FitOutcome, other: FitOutcome) -> FitOutcome:
+    """Return for each mixture the run that has not failed and has the higher bound."""
+    higher = (best.status != FitStatus.OK) | (other.lower_bound > best.lower_bound)
+    higher &= other.status == FitStatus.OK
+    for kept, array in zip(best[:9], other[:9], strict=True):
+        kept[higher] = array[higher]
+    return best
+
+
+def _spread(fit: FitOutcome, enough: npt.NDArray[np.bool_]) -> FitOutcome:
+    """Return the outcome of all mixtures; those that are not in `fit` have too few samples."""
+    arrays: dict[str, Any] = {}
+    for name, array in zip(fit._fields[:9], fit[:9], strict=True):
+        arrays[name] = np.zeros((len(enough), *array.shape[1:]), array.dtype)
+        arrays[name][enough] = array
+    spread = fit._replace(**arrays)
+    spread.status[~enough] = FitStatus.TOO_FEW_SAMPLES
+    return spread
 
 
 def _check_choices(**given: Any) -> None:
@@ -197,28 +238,23 @@ def _mark_equal(
     copy[once] = 1.0
 
 
-def _check_components(n_components: Any, problems: Problems) -> None:
-    if not isinstance(n_components, Integral) or isinstance(n_components, bool):
-        raise TypeError(f"`n_components` is {n_components!r}, expected an int")
-    if n_components < 1:
-        raise ValueError(f"`n_components` is {n_components}, expected at least 1")
-    sizes = problems.n_samples
-    if len(sizes) and sizes.min() < n_components:
-        which = "" if len(sizes) == 1 else f" of mixture {int(np.argmin(sizes))}"
-        raise ValueError(
-            f"`n_components` is {n_components}, expected at most {sizes.min()}, the number of "
-            f"samples{which}"
-        )
+def _check_count(name: str, value: Any) -> None:
+    if not isinstance(value, Integral) or isinstance(value, bool):
+        raise TypeError(f"`{name}` is {value!r}, expected an int")
+    if value < 1:
+        raise ValueError(f"`{name}` is {value}, expected at least 1")
 
 
-def _warn_of_few_clusters(n_clusters: npt.NDArray[np.int64], n_components: int) -> None:
-    """Warn once for all mixtures."""
+def _warn_of_few_clusters(
+    n_clusters: npt.NDArray[np.int64], n_components: int, place: npt.NDArray[np.int64]
+) -> None:
+    """Warn once for all mixtures; `place` has their numbers."""
     few = np.flatnonzero(n_clusters < n_components)
     if len(few):
         warnings.warn(
             f"Number of distinct clusters ({n_clusters[few[0]]}) found smaller than n_clusters "
             f"({n_components}) in {len(few)} of {len(n_clusters)} mixtures, first in mixture "
-            f"{few[0]}. Possibly due to duplicate points in X.",
+            f"{place[few[0]]}. Possibly due to duplicate points in X.",
             ConvergenceWarning,
             stacklevel=3,
         )

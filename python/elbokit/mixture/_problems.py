@@ -96,6 +96,16 @@ class Problems(NamedTuple):
         assert X is not None
         return Problems(X, weight, None, copy)
 
+    def those(self, which: npt.NDArray[np.bool_]) -> Problems:
+        """Return copies of some of the problems, cut by offsets; which of them, they are told."""
+        assert self.offsets is not None
+        sizes = np.diff(self.offsets)
+        rows = np.repeat(which, sizes)
+        X, weight = (None if a is None else a[:, rows] for a in (self.X, self.weight))
+        assert X is not None
+        offsets = np.concatenate([[0], np.cumsum(sizes[which])])
+        return Problems(X, weight, offsets, None if self.copy is None else self.copy[which])
+
     def rows_of(self, problem: int) -> tuple[int, slice]:
         """Return where the rows of one problem lie in `X` and `weight`."""
         if self.offsets is None:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from elbokit.torch._checks import check_densities, check_is_tensor, check_layout, check_tensors
 from elbokit.torch._likelihoods import BernoulliLikelihood, Likelihood, check_decoded, reduced
-from elbokit.torch._networks import check_fits_parameters, narrowed
+from elbokit.torch._networks import check_fits_parameters, first_weight, narrowed
 from elbokit.torch._parts import make_likelihood, make_posterior, make_prior
 from elbokit.torch._posteriors import DiagonalPosterior, Posterior
 from elbokit.torch._priors import Prior
@@ -85,8 +85,8 @@ class LatentModel(nn.Module):
 
     def _like(self) -> Tensor:
         """Return a tensor of the dtype and on the device of the parameters."""
-        floating = (p for p in self.parameters() if p.is_floating_point())
-        return next(floating, torch.empty(0))
+        weight = first_weight(self)
+        return torch.empty(0) if weight is None else weight
 
     def as_input(self, x: Tensor) -> Tensor:
         """Return data as `encode` takes it.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from itertools import chain, pairwise
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -124,9 +124,20 @@ def _made(activation: Activation) -> nn.Module:
     return layer
 
 
+def first_weight(network: nn.Module, *, buffers: bool = False) -> Tensor | None:
+    """Return the first floating-point parameter, or where there is none and if so asked, buffer."""
+    # Not of `parameters()`, which keeps account of what it has seen: a small layer is faster.
+    for module in network.modules():
+        for parameter in module._parameters.values():
+            if parameter is not None and parameter.is_floating_point():
+                return parameter
+    floating = (buffer for buffer in network.buffers() if buffer.is_floating_point())
+    return next(floating, None) if buffers else None
+
+
 def check_fits_parameters(name: str, tensor: Tensor, network: nn.Module) -> None:
     """Raise TypeError unless `tensor` has the dtype of the parameters of a built network."""
-    parameter = next(network.parameters(), None)  # a quantised network has none
+    parameter = first_weight(network)  # a quantised network has none
     if (
         parameter is not None
         and tensor.dtype != parameter.dtype
@@ -139,10 +150,11 @@ def check_fits_parameters(name: str, tensor: Tensor, network: nn.Module) -> None
 
 def narrowed(tensor: Tensor, network: nn.Module) -> Tensor:
     """Return a float32 `tensor` as a network in float16 or bfloat16 takes it (outside autocast)."""
-    weights = chain(network.parameters(), network.buffers())
-    like = next((weight for weight in weights if weight.is_floating_point()), tensor)
+    if tensor.dtype != torch.float32:
+        return tensor
+    like = first_weight(network, buffers=True)
     if (
-        tensor.dtype != torch.float32
+        like is None
         or like.dtype not in (torch.float16, torch.bfloat16)
         or torch.is_autocast_enabled(tensor.device.type)
     ):

@@ -247,7 +247,7 @@ class VAETrainer:
         fabric.barrier()  # the first process may still be writing what another one is to resume
         train = self._batches("X_train", X_train, fabric)
         val = None if X_val is None else self._batches("X_val", X_val, fabric)
-        optimizer = make_optimizer(self)
+        optimizer = make_optimizer(self, fabric.device)
         learning_rates = LearningRates(optimizer, self.lr_schedule)
         settings = settings_of(self, optimizer, train, val)
         last = capture(self, optimizer, settings, self.epoch, self.step, self.history)
