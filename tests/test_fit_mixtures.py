@@ -191,6 +191,11 @@ NAN[1, 4, 0] = np.nan
             ValueError,
             "`X` has NaN or infinity in row 14,",
         ),
+        (
+            {"X": NAN.reshape(30, 2), "offsets": [0, 14, 15, 30]},
+            ValueError,
+            "`X` has NaN or infinity in row 14,",
+        ),
         ({"n_components": 2.0}, TypeError, "`n_components` is 2.0, expected an int"),
         ({"n_components": True}, TypeError, "`n_components`"),
         ({"n_components": 0}, ValueError, "`n_components` is 0, expected at least 1"),

@@ -134,7 +134,7 @@ def fit_mixtures(
             f"`n_components` is {n_components}, expected at most {problems.n_samples.max()}, the "
             "number of samples" + (" of the largest data set" if len(enough) > 1 else "")
         )
-    if init_params in ("random", "random_from_data"):
+    if init_params in ("random", "random_from_data") or not enough.all():
         require_finite(rows, "X")  # k-means finds out by itself
     rng = as_random_state(random_state)
     fitted = problems if enough.all() else problems.those(enough)

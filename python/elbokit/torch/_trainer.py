@@ -84,8 +84,8 @@ class VAETrainer:
     progress : bool, default=True
         Whether to show a progress bar.
     callback : callable, optional
-        Called with the trainer after each epoch, in every process; if it returns True, training
-        ends.
+        Called with the trainer after each epoch, in every process; training ends if it returns
+        something true.
 
     Attributes
     ----------
@@ -277,7 +277,7 @@ class VAETrainer:
                         self.adopt(state)
                         stopped = self._has_stopped()
                         if self.callback is not None:
-                            stopped = self.callback(self) is True or stopped
+                            stopped = bool(self.callback(self)) or stopped
                 self._load_best_weights()
             except BaseException:
                 restore(self, last, optimizer)
