@@ -42,8 +42,11 @@ def operand(tensor: Tensor | None, shape: Sequence[int], rows: int) -> Described
         return None
     if tensor.is_neg():  # a view whose numbers are the negative of what lies in memory
         tensor = tensor.resolve_neg()
-    if tensor.is_contiguous() and tensor.shape == shape:
-        return output(tensor, rows)
+    if tensor.shape == shape:
+        if tensor.is_contiguous():
+            return output(tensor, rows)
+        if len(shape) == 2 and rows == shape[0] and tensor.stride(1) == 1:  # as `chunk` makes them
+            return _describe(tensor)
     view = tensor.detach().expand(shape)
     if rows > 1 and view.stride(0) == 0:
         view = view[:1].reshape(1, -1).expand(rows, -1)
