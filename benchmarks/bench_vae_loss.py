@@ -37,7 +37,8 @@ def main() -> None:
         torch.manual_seed(0)
         torch.compiler.reset()
         inputs = [torch.randn(batch, pixels), torch.rand(batch, pixels)]
-        inputs += [torch.randn(batch, latent), torch.randn(batch, latent)]
+        # As a VAE has them: halves of one encoder output, whose rows lie apart.
+        inputs += [half.detach() for half in torch.randn(batch, 2 * latent).chunk(2, 1)]
         leaves = [inputs[i].requires_grad_() for i in (0, 2, 3)]
 
         def step(loss, inputs=inputs, leaves=leaves):

@@ -76,18 +76,18 @@ struct PlainTensor {
   std::ptrdiff_t row_stride;
 };
 
-// Whether the rows lie one behind the other, or, where they may, with something in between: as the
-// halves do that `chunk` makes of an encoder's output.
-inline bool has_rows(const py::handle& given, bool apart, PlainTensor& plain) {
+// Elements from row to row, which have to lie one behind the other, or if `apart` may have
+// something in between: as the halves have that `chunk` makes of an encoder's output. Else nothing.
+inline std::optional<std::ptrdiff_t> row_stride_of(const py::handle& given,
+                                                   const PlainTensor& plain, bool apart) {
   const std::int64_t cols = plain.rows > 0 ? plain.size / plain.rows : 0;
   const TorchNames& torch = TorchNames::get();
-  plain.row_stride = cols;
-  if (is_true(call(given, torch.is_contiguous))) return true;
-  if (!apart || PyTuple_GET_SIZE(plain.shape.ptr()) != 2) return false;
+  if (is_true(call(given, torch.is_contiguous))) return cols;
+  if (!apart || PyTuple_GET_SIZE(plain.shape.ptr()) != 2) return {};
   const py::object strides = call(given, torch.stride);  // a tuple
-  plain.row_stride = PyLong_AsSsize_t(PyTuple_GET_ITEM(strides.ptr(), 0));
-  const auto between = PyLong_AsSsize_t(PyTuple_GET_ITEM(strides.ptr(), 1));
-  return between == 1 && plain.row_stride >= cols;
+  const auto stride = [&](int i) { return PyLong_AsSsize_t(PyTuple_GET_ITEM(strides.ptr(), i)); };
+  if (stride(1) != 1 || stride(0) < cols) return {};
+  return stride(0);
 }
 
 // Nothing for a tensor of any other kind, or something else. `apart`: rows may lie apart.
@@ -109,7 +109,9 @@ inline std::optional<PlainTensor> plain_tensor(const py::handle& given, bool apa
   for (py::ssize_t i = 0; i < dimensions; ++i)
     plain.size *= PyLong_AsLongLong(PyTuple_GET_ITEM(plain.shape.ptr(), i));
   plain.rows = PyLong_AsLongLong(PyTuple_GET_ITEM(plain.shape.ptr(), 0));
-  if (!has_rows(given, apart, plain)) return {};
+  const auto row_stride = row_stride_of(given, plain, apart);
+  if (!row_stride) return {};
+  plain.row_stride = *row_stride;
   plain.data = data_of(given);
   if (!plain.data) return {};  // nothing in it, or no memory behind it
   return plain;

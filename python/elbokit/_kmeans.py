@@ -12,7 +12,12 @@ import numpy.typing as npt
 from elbokit import _core
 from elbokit._arrays import FloatArray, require_finite, returns_like
 from elbokit._gpu_arrays import on_gpu
-from elbokit._mixture_arguments import check_offsets, check_rows, check_sample_weight
+from elbokit._mixture_arguments import (
+    check_count,
+    check_offsets,
+    check_rows,
+    check_sample_weight,
+)
 from elbokit._types import KMeansResult
 
 __all__ = [
@@ -235,11 +240,8 @@ def _check_offsets(offsets: Any, rows: _Rows) -> npt.NDArray[np.int64]:
 
 def check_options(n_clusters: Any, max_iter: Any, tol: Any, n_samples: int) -> None:
     """Raise TypeError or ValueError for what :func:`kmeans` cannot take."""
-    for name, value, least in (("n_clusters", n_clusters, 1), ("max_iter", max_iter, 1)):
-        if not isinstance(value, Integral) or isinstance(value, bool):
-            raise TypeError(f"`{name}` is {value!r}, expected an int")
-        if value < least:
-            raise ValueError(f"`{name}` is {value}, expected at least {least}")
+    check_count("n_clusters", n_clusters)
+    check_count("max_iter", max_iter)
     if n_clusters > n_samples:
         raise ValueError(
             f"`n_clusters` is {n_clusters}, expected at most {n_samples}, the number of samples"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from numbers import Integral
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -13,6 +14,7 @@ from elbokit._types import GmmStatistics
 
 __all__ = [
     "Mixtures",
+    "check_count",
     "check_covariance_type",
     "check_finite",
     "check_mixtures",
@@ -243,6 +245,14 @@ def require_finite_rows(mixtures: Mixtures) -> None:
     require_finite(
         mixtures.X if ragged else mixtures.X.reshape(*mixtures.batch, *mixtures.X.shape[1:]), "X"
     )
+
+
+def check_count(name: str, value: Any) -> None:
+    """Raise TypeError unless `value` is an int, ValueError unless it is above zero."""
+    if not isinstance(value, Integral) or isinstance(value, bool):
+        raise TypeError(f"`{name}` is {value!r}, expected an int")
+    if value < 1:
+        raise ValueError(f"`{name}` is {value}, expected at least 1")
 
 
 def check_offsets(offsets: Any, n_rows: int) -> npt.NDArray[np.int64]:

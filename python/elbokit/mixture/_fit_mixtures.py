@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -13,7 +12,7 @@ from sklearn.exceptions import ConvergenceWarning
 from elbokit._arrays import FloatArray, as_weights, require_finite, returns_like
 from elbokit._gmm_fit import FitOutcome, as_gmm_fit, check_fit_options, check_fit_weight
 from elbokit._kmeans import as_random_state
-from elbokit._mixture_arguments import check_offsets, check_rows
+from elbokit._mixture_arguments import check_count, check_offsets, check_rows
 from elbokit._types import FitStatus, GmmFit
 from elbokit.mixture._copies import weight_of_copy
 from elbokit.mixture._em import run_all
@@ -126,8 +125,8 @@ def fit_mixtures(
         raise ValueError(f"`X` has shape {rows.shape}, expected at least one data set")
     cut = None if offsets is None else _check_offsets(offsets, rows)
     problems = _weighted(rows, cut, sample_weight)
-    _check_count("n_components", n_components)
-    _check_count("n_init", n_init)
+    check_count("n_components", n_components)
+    check_count("n_init", n_init)
     enough = problems.n_samples >= n_components
     if not enough.any():
         raise ValueError(
@@ -236,13 +235,6 @@ def _mark_equal(
     once = (least == most) & ((copy == 0.0) | (most == copy))
     weight[once if offsets is None else (0, np.repeat(once, np.diff(offsets)))] = 1.0
     copy[once] = 1.0
-
-
-def _check_count(name: str, value: Any) -> None:
-    if not isinstance(value, Integral) or isinstance(value, bool):
-        raise TypeError(f"`{name}` is {value!r}, expected an int")
-    if value < 1:
-        raise ValueError(f"`{name}` is {value}, expected at least 1")
 
 
 def _warn_of_few_clusters(

@@ -71,10 +71,10 @@ class Epoch:
             weights = self._weights()
             scheduled = weights | self.learning_rates.set(self.step)
             self.optimizer.zero_grad()
-            for batch in group:
-                last = batch is group[-1]
-                with self.fabric.no_backward_sync(self.model, enabled=not last):
-                    sums += self._backward(batch, len(batch) / sum(map(len, group)), weights)
+            size = sum(map(len, group))
+            for number, batch in enumerate(group, 1):
+                with self.fabric.no_backward_sync(self.model, enabled=number < len(group)):
+                    sums += self._backward(batch, len(batch) / size, weights)
                 bar.update(1)
             if self.options.clip_grad_norm is not None:
                 self.fabric.clip_gradients(

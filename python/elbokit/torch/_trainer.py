@@ -68,7 +68,8 @@ class VAETrainer:
     capacity : float or callable, optional
         See `vae_loss`; a number of nats, or a function of the number of steps taken as for `beta`.
     accumulate : int, default=1
-        Number of batches whose gradients make one step, as of one batch with all of their samples.
+        Number of batches whose gradients make one step, as of one batch with all of their samples
+        (batch norm still sees each alone).
     clip_grad_norm : float, optional
         Greatest norm of the gradient of all parameters; a longer one is scaled down.
     early_stopping : int, optional
@@ -248,7 +249,7 @@ class VAETrainer:
         train = self._batches("X_train", X_train, fabric)
         val = None if X_val is None else self._batches("X_val", X_val, fabric)
         optimizer = make_optimizer(self, fabric.device)
-        learning_rates = LearningRates(optimizer, self.lr_schedule)
+        rates = LearningRates(optimizer, self.lr_schedule)
         settings = settings_of(self, optimizer, train, val)
         last = capture(self, optimizer, settings, self.epoch, self.step, self.history)
         found = self._find_checkpoint(last) if resume else None
@@ -262,10 +263,9 @@ class VAETrainer:
                 else:
                     self.epoch, self.step, self.history, self.best = 0, 0, {}, None
                 with progress_bar(self, fabric, train) as bar:
-                    stopped = self._has_stopped()
-                    while self.epoch < self.max_epochs and not stopped:
-                        counts = self.epoch, self.step
-                        epoch = Epoch(self, fabric, model, wrapped, learning_rates, *counts)
+                    ended = False
+                    while self.epoch < self.max_epochs and not (ended or self._has_stopped()):
+                        epoch = Epoch(self, fabric, model, wrapped, rates, self.epoch, self.step)
                         history = self._run(epoch, train, val, bar)
                         counts = self.epoch + 1, epoch.step
                         state = capture(self, optimizer, settings, *counts, history)
@@ -275,9 +275,7 @@ class VAETrainer:
                             save_checkpoint(self.checkpoint_dir / _FILE, state)
                         last = self._last = state
                         self.adopt(state)
-                        stopped = self._has_stopped()
-                        if self.callback is not None:
-                            stopped = bool(self.callback(self)) or stopped
+                        ended = self.callback is not None and bool(self.callback(self))
                 self._load_best_weights()
             except BaseException:
                 restore(self, last, optimizer)
