@@ -5,6 +5,7 @@ CPP_FILES = $(shell find cpp cuda -name '*.h' -o -name '*.cpp' -o -name '*.cu')
 # One architecture is compiled in a fifth of the time; a wheel has them all (cmake/cuda.cmake).
 CUDA_ARCHITECTURES ?= 90-real
 CHECKED = python tests benchmarks examples tools
+FORMATTED = $(CPP_FILES) $(wildcard benchmarks/*.cpp)
 
 .PHONY: help demo test test-torch-versions test-v4 bench bench-all bench-kernels cuda-report gpu-check lint format clean
 help:                     ## this list
@@ -45,13 +46,13 @@ build/disassembler: constraints.txt
 lint: .venv/installed     ## style and types
 	$(BIN)/ruff check $(CHECKED)
 	$(BIN)/ruff format --check $(CHECKED)
-	$(BIN)/clang-format --dry-run --Werror $(CPP_FILES)
+	$(BIN)/clang-format --dry-run --Werror $(FORMATTED)
 	$(BIN)/mypy
 
 format: .venv/installed   ## put the code into the style that lint checks
 	$(BIN)/ruff check --fix $(CHECKED)
 	$(BIN)/ruff format $(CHECKED)
-	$(BIN)/clang-format -i $(CPP_FILES)
+	$(BIN)/clang-format -i $(FORMATTED)
 
 clean:                    ## everything that the other targets made
 	rm -rf .venv build out

@@ -131,15 +131,16 @@ def best_is_avx2() -> bool:
 
 
 def sections(everything: bool) -> list[tuple[Section, list[Client], list[Shape]]]:
+    level = elbokit._core.cpu_level()
     factor = AVX2_GOALS if best_is_avx2() else 1.0
     found = [
-        (Section("float32", factor), peers(), [*TABLE, *ODD]),
-        (Section("float64", factor), beside_onedal(), DOUBLE),
+        (Section("float32", level, factor), peers(), [*TABLE, *ODD]),
+        (Section("float64", level, factor), beside_onedal(), DOUBLE),
     ]
     if "v3" in elbokit._core.cpu_levels() and not best_is_avx2():
-        found.append((Section("float32 at the AVX2 level", AVX2_GOALS), at_avx2(), TABLE))
+        found.append((Section("float32 at the AVX2 level", "v3", AVX2_GOALS), at_avx2(), TABLE))
     if everything:
-        found.append((Section("float32, more shapes"), peers(), MORE))
+        found.append((Section("float32, more shapes", level), peers(), MORE))
     return found
 
 
@@ -147,12 +148,13 @@ class Limits:
     """Rates of the machine. It is shared: the best of the whole run is nearest to the limit."""
 
     def __init__(self) -> None:
-        self.flops: dict[str, float] = {}
+        self.flops: dict[str, dict[str, float]] = {}  # by CPU level and dtype
         self.bandwidth = 0.0
 
-    def look(self, dtype: str) -> None:
-        seen = limits.flops_per_second(dtype, rounds=3)
-        self.flops[dtype] = max(self.flops.get(dtype, 0.0), seen)
+    def look(self, level: str) -> None:
+        best = self.flops.setdefault(level, {})
+        for dtype, seen in limits.flops_per_second(level).items():
+            best[dtype] = max(best.get(dtype, 0.0), seen)
         self.bandwidth = max(self.bandwidth, limits.bytes_per_second(rounds=3))
 
 
@@ -171,7 +173,7 @@ def fill(
                 found = measure(shape, data, clients, Path(folder), left_out.get(data, ()))
                 section.measured.append(found)
                 print(gmm_report.line(found), file=sys.stderr, flush=True)
-                machine.look(shape.dtype)
+                machine.look(section.level)
         section.versions = [peer.versions or f"{peer.name}: {peer.absent}" for peer in clients]
     finally:
         for peer in clients:

@@ -63,6 +63,7 @@ class Measured:
 @dataclass
 class Section:
     title: str
+    level: str  # the CPU level that ours runs at
     goal_factor: float = 1.0
     measured: list[Measured] = field(default_factory=list)
     versions: list[str] = field(default_factory=list)
@@ -132,20 +133,24 @@ def errors(section: Section) -> str:
 
 def write(
     sections: list[Section],
-    rates: dict[str, float],
+    rates: dict[str, dict[str, float]],
     bandwidth: float,
     rounds: tuple[int, int],
 ) -> None:
     parts, versions = [], {}
     picture = harness.result("gmm", "png")
     for section in sections:
-        parts += [f"## {section.title}", times(section, rates, bandwidth)]
+        parts += [f"## {section.title}", times(section, rates[section.level], bandwidth)]
         parts += [
             "Errors: the largest of a parameter, that of the log-likelihood:",
             errors(section),
         ]
         versions |= dict.fromkeys(section.versions)
-    rate = ", ".join(f"{name} {r / 1e9:.0f} GFLOP/s" for name, r in rates.items() if r > 0)
+    rate = ", ".join(
+        f"{name} at {level} {r / 1e9:.0f} GFLOP/s"
+        for level, of_level in rates.items()
+        for name, r in of_level.items()
+    )
     text = (
         "Milliseconds per EM iteration: a long run less a short one, over the difference of their "
         "iterations, from the same data and the same start, the fit as each library offers it. "
@@ -159,7 +164,7 @@ def write(
         "standard deviations, covariances, and the mean log-likelihood of a row evaluated in "
         f"float64. {MARK}: off by more than {gmm_answers.TOLERANCE:g}. "
         f"elbokit has to be within {gmm_answers.OURS:g}.\n\n"
-        "Limit: the arithmetic that cannot be left out at the rate of torch's matrix product "
+        "Limit: the arithmetic that cannot be left out at the rate of multiply-adds in registers "
         f"({rate}) or the data read once at the rate of torch's sum ({bandwidth / 1e9:.0f} GB/s), "
         "whichever takes longer; the best of this run. Skipping on separated data can beat it. "
         "pomegranate and gmmx do the same work on any data; without `--all` they are not run on "

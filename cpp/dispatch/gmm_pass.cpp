@@ -14,12 +14,16 @@ namespace {
 using dispatch::for_each_task;
 
 // Chunks are held down in number where their sums are large.
-constexpr std::int64_t kMaxChunks = 16;
+constexpr std::int64_t kMaxChunks = 64;
 constexpr std::int64_t kSumsBytes = 64 * 1024 * 1024;
 
 // Smaller chunks than this would cost more to merge than they share out.
 constexpr std::int64_t kChunkRows = 128;
 constexpr double kChunkCost = 25e3;  // ns
+
+// So many chunks a few threads share evenly. More threads get more of them, where each is long and
+// takes far longer than to clear and merge its sums, some ns for each.
+constexpr double kEvenChunks = 16, kLongChunkCost = 500e3, kLongChunkCostPerSum = 100;  // ns
 
 // A chunk is read in parts of so many bytes, which a core's cache holds, but of whole blocks, and
 // of so many that what a block leaves to the next ones is rarely lost.
@@ -39,7 +43,11 @@ std::int64_t chunk_count(const SumsLayout& layout, const GmmParameters& p, std::
                          std::size_t item_size) {
   const std::int64_t bytes = layout.size() * static_cast<std::int64_t>(sizeof(double));
   const std::int64_t room = std::clamp<std::int64_t>(kSumsBytes / bytes, 2, kMaxChunks);
-  const double useful = std::min(estimated_cost(p, n, item_size) / kChunkCost,
+  const double cost = estimated_cost(p, n, item_size);
+  const double even = std::min(cost / kChunkCost, kEvenChunks);
+  const double long_chunk =
+      std::max(kLongChunkCost, kLongChunkCostPerSum * static_cast<double>(layout.size()));
+  const double useful = std::min(std::max(even, cost / long_chunk),
                                  static_cast<double>(n) / static_cast<double>(kChunkRows));
   return power_of_two_below(std::min(useful, static_cast<double>(room)));
 }
