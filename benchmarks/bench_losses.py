@@ -24,6 +24,7 @@ from elbokit.torch import (
 
 Loss = Callable[..., Tensor]
 LOG_2PI = math.log(2 * math.pi)
+SMALL_ROUNDS = 300
 
 
 class Case(NamedTuple):
@@ -88,9 +89,9 @@ def plain_gmm(x: Tensor, weights: Tensor, means: Tensor, factors: Tensor) -> Ten
     return logits.logsumexp(dim=1).sum()
 
 
-def categorical(name: str, *shape: int) -> Case:
+def categorical(name: str, *shape: int, rounds: int = 15) -> Case:
     target = torch.randint(shape[1], (shape[0], *shape[2:]))
-    return Case(name, categorical_loss, plain_categorical, (tracked(*shape), target))
+    return Case(name, categorical_loss, plain_categorical, (tracked(*shape), target), rounds)
 
 
 def gmm(n: int, d: int, k: int, kind: str) -> Case:
@@ -106,23 +107,23 @@ def gmm(n: int, d: int, k: int, kind: str) -> Case:
 def cases() -> list[Callable[[], Case]]:
     """Return the cases, each made when its turn comes."""
 
-    def bernoulli() -> Case:
+    def bernoulli(n: int, d: int, rounds: int = 15) -> Case:
         def summed(f: Loss) -> Loss:
-            return lambda *given: f(*given, reduction="sum") / 16_384
+            return lambda *given: f(*given, reduction="sum") / n
 
         ours, plain = binary_cross_entropy_with_logits, F.binary_cross_entropy_with_logits
-        operands = tracked(16_384, 784), torch.rand(16_384, 784)
-        return Case(
-            "binary_cross_entropy_with_logits, 16,384 × 784", summed(ours), summed(plain), operands
-        )
+        name = f"binary_cross_entropy_with_logits, {n:,} × {d}"
+        return Case(name, summed(ours), summed(plain), (tracked(n, d), torch.rand(n, d)), rounds)
 
-    def gaussian(name: str, *shape: int) -> Case:
-        operands = tracked(16_384, 784), normal(16_384, 784), tracked(*shape)
-        return Case(f"gaussian_loss, 16,384 × 784, {name}", gaussian_loss, plain_gaussian, operands)
+    def gaussian(n: int, noise: str, *shape: int, rounds: int = 15) -> Case:
+        operands = tracked(n, 784), normal(n, 784), tracked(*shape)
+        name = f"gaussian_loss, {n:,} × 784, {noise}"
+        return Case(name, gaussian_loss, plain_gaussian, operands, rounds)
 
-    def kl() -> Case:
-        operands = tracked(65_536, 64), tracked(65_536, 64)
-        return Case("gaussian_kl, 65,536 × 64", gaussian_kl, plain_kl, operands)
+    def kl(n: int, d: int, rounds: int = 15) -> Case:
+        # As a VAE has them: halves of one encoder output, whose rows lie apart.
+        operands = [half.detach().requires_grad_() for half in normal(n, 2 * d).chunk(2, 1)]
+        return Case(f"gaussian_kl, {n:,} × {d}", gaussian_kl, plain_kl, operands, rounds)
 
     def kl_full() -> Case:
         factor = (0.1 * normal(8_192, 32, 32) + torch.eye(32)).requires_grad_()
@@ -149,15 +150,21 @@ def cases() -> list[Callable[[], Case]]:
         )
 
     return [
-        bernoulli,
-        lambda: gaussian("one noise"),
-        lambda: gaussian("noise per feature", 784),
-        lambda: gaussian("noise per element", 16_384, 784),
+        lambda: bernoulli(32, 64, SMALL_ROUNDS),
+        lambda: bernoulli(128, 784, SMALL_ROUNDS),
+        lambda: gaussian(128, "one noise", rounds=SMALL_ROUNDS),
+        lambda: gaussian(128, "noise per element", 128, 784, rounds=SMALL_ROUNDS),
+        lambda: categorical("categorical_loss, 10 classes, 128 rows", 128, 10, rounds=SMALL_ROUNDS),
+        lambda: kl(128, 20, SMALL_ROUNDS),
+        lambda: bernoulli(16_384, 784),
+        lambda: gaussian(16_384, "one noise"),
+        lambda: gaussian(16_384, "noise per feature", 784),
+        lambda: gaussian(16_384, "noise per element", 16_384, 784),
         lambda: categorical("categorical_loss, 10 classes, 65,536 rows", 65_536, 10),
         lambda: categorical("categorical_loss, 10 classes, 512 × 784", 512, 10, 784),
         lambda: categorical("categorical_loss, 256 classes, 64 × 784", 64, 256, 784),
         lambda: categorical("categorical_loss, 32,000 classes, 512 rows", 512, 32_000),
-        kl,
+        lambda: kl(65_536, 64),
         kl_full,
         lambda: iwae(8, 1_024),
         lambda: iwae(50, 256),

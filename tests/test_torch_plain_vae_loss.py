@@ -37,7 +37,7 @@ def by_both(given: Operands, pick: Callable[..., Tensor] | None = None, **option
     with mock.patch.object(_vae_loss, "plain_vae_terms", wraps=_vae_loss.plain_vae_terms) as way:
         short = vae_loss(*given, **options)
     assert way.called
-    assert _core.plain_vae_loss(*given, 1.0, 0.0, True, torch.is_grad_enabled()) is not None
+    assert _core.plain_vae_loss(*given, 1.0, 0.0, "batchmean", torch.is_grad_enabled()) is not None
     with mock.patch.object(_vae_loss, "plain_vae_terms", return_value=None):
         long = vae_loss(*given, **options)
     for a, b in zip(short, long, strict=True):
@@ -166,7 +166,7 @@ def test_a_changed_operand_is_an_error() -> None:
 )
 def test_anything_else_goes_the_long_way(change: tuple[str, Callable[..., Operands]]) -> None:
     given = change[1](*operands())
-    assert _core.plain_vae_loss(*given, 1.0, 0.0, True, True) is None
+    assert _core.plain_vae_loss(*given, 1.0, 0.0, "batchmean", True) is None
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         assert torch.isfinite(vae_loss(*given).loss)

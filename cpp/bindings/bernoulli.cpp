@@ -2,6 +2,7 @@
 
 #include "bindings/bindings.h"
 #include "bindings/loss_args.h"
+#include "bindings/plain_losses.h"
 
 namespace elbokit::bindings {
 
@@ -30,6 +31,28 @@ py::tuple bernoulli_loss(const py::object& logits, const py::object& target,
   return py::make_tuple(totals.loss, totals.out_of_range);
 }
 
+// Returns (loss, grads), with grads (logits,) or None.
+py::object plain_bernoulli_loss(const py::handle& logits, const py::handle& target,
+                                const py::handle& reduction, bool grad_enabled) {
+  const auto a = plain_tensor(logits);
+  if (!a || a->size >= kMostPlain) return py::none();
+  const auto t = plain_tensor(target);
+  const auto scale = plain_scale(reduction, *a);
+  if (!t || !scale || !same_kind(*a, *t) || (grad_enabled && requires_grad(target)))
+    return py::none();
+  const bool grads = grad_enabled && requires_grad(logits);
+  const py::object loss = empty_number(a->element);
+  const PlainGradient d_logits(grads, logits, *a);
+  with_plain_type(*a, [&](auto value) {
+    using T = decltype(value);
+    const auto args = plain_bernoulli_args<T>(*a, *t, *scale, d_logits);
+    T* const out = static_cast<T*>(data_of(loss));
+    const py::gil_scoped_release release;
+    *out = static_cast<T>(cpu::bernoulli_loss(args).loss * *scale);
+  });
+  return py::make_tuple(loss, gradients_or_none(grads, d_logits));
+}
+
 }  // namespace
 
 void register_bernoulli(py::module_& m) {
@@ -37,6 +60,8 @@ void register_bernoulli(py::module_& m) {
   m.def("bernoulli_loss", &bernoulli_loss, "logits"_a, "target"_a, "weight"_a, "pos_weight"_a,
         "mask"_a, "row_weight"_a, "target_scale"_a, "scale"_a, "elementwise_out"_a, "row_out"_a,
         "grad_out"_a, "count"_a = false);
+  m.def("plain_bernoulli_loss", &plain_bernoulli_loss, "logits"_a, "target"_a, "reduction"_a,
+        "grad_enabled"_a);
 }
 
 }  // namespace elbokit::bindings

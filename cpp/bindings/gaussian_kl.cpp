@@ -2,6 +2,7 @@
 
 #include "bindings/bindings.h"
 #include "bindings/loss_args.h"
+#include "bindings/plain_losses.h"
 
 namespace elbokit::bindings {
 
@@ -51,6 +52,27 @@ void gaussian_kl_backward(const py::object& mu, const py::object& logvar,
   });
 }
 
+// Returns (charged KL, grads), with grads (mu, logvar) or None.
+py::object plain_gaussian_kl(const py::handle& mu, const py::handle& logvar, double free_bits,
+                             const py::handle& reduction, bool grad_enabled) {
+  const auto m = plain_tensor(mu, true);
+  if (!m || m->size >= kMostPlain) return py::none();
+  const auto v = plain_tensor(logvar, true);
+  const auto scale = plain_scale(reduction, *m);
+  if (!v || !scale || !same_kind(*m, *v)) return py::none();
+  const bool grads = grad_enabled && (requires_grad(mu) || requires_grad(logvar));
+  const py::object loss = empty_number(m->element);
+  const PlainGradient d_mu(grads, mu, *m), d_logvar(grads, logvar, *v);
+  with_plain_type(*m, [&](auto value) {
+    using T = decltype(value);
+    const auto args = plain_kl_args<T>(*m, *v, free_bits, *scale, d_mu, d_logvar);
+    T* const out = static_cast<T*>(data_of(loss));
+    const py::gil_scoped_release release;
+    *out = static_cast<T>(cpu::gaussian_kl(args).charged * *scale);
+  });
+  return py::make_tuple(loss, gradients_or_none(grads, d_mu, d_logvar));
+}
+
 }  // namespace
 
 void register_gaussian_kl(py::module_& m) {
@@ -61,6 +83,8 @@ void register_gaussian_kl(py::module_& m) {
   m.def("gaussian_kl_backward", &gaussian_kl_backward, "mu"_a, "logvar"_a, "prior_mu"_a,
         "prior_logvar"_a, "free_bits"_a, "factor"_a, "charged_factor"_a, "grad_mu"_a,
         "grad_logvar"_a, "grad_prior_mu"_a, "grad_prior_logvar"_a);
+  m.def("plain_gaussian_kl", &plain_gaussian_kl, "mu"_a, "logvar"_a, "free_bits"_a, "reduction"_a,
+        "grad_enabled"_a);
 }
 
 }  // namespace elbokit::bindings

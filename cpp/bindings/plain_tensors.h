@@ -16,7 +16,7 @@ namespace py = pybind11;
 
 // What is asked for by name; found at the first use, when torch has long been imported.
 struct TorchNames {
-  py::object tensor, parameter, strided, float32, float64, empty_like;
+  py::object tensor, parameter, strided, float32, float64, int64, empty_like;
   py::object number32, number64;  // of shape (), to make others like them
   py::object gradient;            // of elbokit.torch, for so many elements and more:
   std::int64_t pooled;
@@ -37,6 +37,7 @@ struct TorchNames {
     strided = torch.attr("strided");
     float32 = torch.attr("float32");
     float64 = torch.attr("float64");
+    int64 = torch.attr("int64");
     empty_like = torch.attr("empty_like");
     const auto number = [&](const py::object& of) {
       return torch.attr("empty")(py::tuple(0), py::arg("dtype") = of, py::arg("device") = "cpu");
@@ -67,31 +68,43 @@ inline void* data_of(const py::handle& tensor) {
   return PyLong_AsVoidPtr(call(tensor, TorchNames::get().data_ptr).ptr());
 }
 
-// A float32 or float64 tensor in the CPU's memory, with a batch dimension, each row contiguous.
+// A tensor in the CPU's memory, each row contiguous; a number is a row.
 struct PlainTensor {
   void* data;
-  Element element;
+  py::object dtype;
+  Element element;  // of float32 and float64
   py::object shape;
   std::int64_t rows, size;
   std::ptrdiff_t row_stride;
+
+  std::int64_t dimensions() const { return PyTuple_GET_SIZE(shape.ptr()); }
+  std::int64_t length(std::int64_t dimension) const {
+    return PyLong_AsLongLong(PyTuple_GET_ITEM(shape.ptr(), dimension));
+  }
+  std::int64_t cols() const { return size / rows; }
+  template <class T>
+  Matrix<const T> matrix() const {
+    return {static_cast<const T*>(data), row_stride, 1};
+  }
+  Operand operand() const { return {data, element, row_stride, 1}; }
 };
 
 // Elements from row to row, which have to lie one behind the other, or if `apart` may have
 // something in between: as the halves have that `chunk` makes of an encoder's output. Else nothing.
 inline std::optional<std::ptrdiff_t> row_stride_of(const py::handle& given,
                                                    const PlainTensor& plain, bool apart) {
-  const std::int64_t cols = plain.rows > 0 ? plain.size / plain.rows : 0;
+  const std::int64_t cols = plain.rows > 0 ? plain.cols() : 0;
   const TorchNames& torch = TorchNames::get();
   if (is_true(call(given, torch.is_contiguous))) return cols;
-  if (!apart || PyTuple_GET_SIZE(plain.shape.ptr()) != 2) return {};
+  if (!apart || plain.dimensions() != 2) return {};
   const py::object strides = call(given, torch.stride);  // a tuple
   const auto stride = [&](int i) { return PyLong_AsSsize_t(PyTuple_GET_ITEM(strides.ptr(), i)); };
   if (stride(1) != 1 || stride(0) < cols) return {};
   return stride(0);
 }
 
-// Nothing for a tensor of any other kind, or something else. `apart`: rows may lie apart.
-inline std::optional<PlainTensor> plain_tensor(const py::handle& given, bool apart = false) {
+// Nothing for something else, or a tensor of any other kind. `apart`: rows may lie apart.
+inline std::optional<PlainTensor> plain_of_any_dtype(const py::handle& given, bool apart) {
   const TorchNames& torch = TorchNames::get();
   const auto* const type = reinterpret_cast<PyObject*>(Py_TYPE(given.ptr()));
   if (type != torch.tensor.ptr() && type != torch.parameter.ptr()) return {};
@@ -99,16 +112,12 @@ inline std::optional<PlainTensor> plain_tensor(const py::handle& given, bool apa
       !attribute(given, torch.layout).is(torch.strided) || is_true(call(given, torch.is_neg)))
     return {};
   PlainTensor plain{};
-  const py::object dtype = attribute(given, torch.dtype);
-  if (!dtype.is(torch.float32) && !dtype.is(torch.float64)) return {};
-  plain.element = dtype.is(torch.float32) ? Element::kFloat32 : Element::kFloat64;
+  plain.dtype = attribute(given, torch.dtype);
+  plain.element = plain.dtype.is(torch.float64) ? Element::kFloat64 : Element::kFloat32;
   plain.shape = attribute(given, torch.shape);  // a tuple
-  const py::ssize_t dimensions = PyTuple_GET_SIZE(plain.shape.ptr());
-  if (dimensions == 0) return {};
   plain.size = 1;
-  for (py::ssize_t i = 0; i < dimensions; ++i)
-    plain.size *= PyLong_AsLongLong(PyTuple_GET_ITEM(plain.shape.ptr(), i));
-  plain.rows = PyLong_AsLongLong(PyTuple_GET_ITEM(plain.shape.ptr(), 0));
+  for (std::int64_t i = 0; i < plain.dimensions(); ++i) plain.size *= plain.length(i);
+  plain.rows = plain.dimensions() > 0 ? plain.length(0) : 1;
   const auto row_stride = row_stride_of(given, plain, apart);
   if (!row_stride) return {};
   plain.row_stride = *row_stride;
@@ -117,8 +126,20 @@ inline std::optional<PlainTensor> plain_tensor(const py::handle& given, bool apa
   return plain;
 }
 
-inline bool same_shape(const PlainTensor& a, const PlainTensor& b) {
-  return a.element == b.element && a.size == b.size &&
+inline bool is_floating(const PlainTensor& plain) {
+  const TorchNames& torch = TorchNames::get();
+  return plain.dtype.is(torch.float32) || plain.dtype.is(torch.float64);
+}
+
+// The same for float32 and float64 alone, with a batch dimension.
+inline std::optional<PlainTensor> plain_tensor(const py::handle& given, bool apart = false) {
+  auto plain = plain_of_any_dtype(given, apart);
+  if (!plain || plain->dimensions() == 0 || !is_floating(*plain)) return {};
+  return plain;
+}
+
+inline bool same_kind(const PlainTensor& a, const PlainTensor& b) {
+  return a.dtype.is(b.dtype) && a.size == b.size &&
          PyObject_RichCompareBool(a.shape.ptr(), b.shape.ptr(), Py_EQ) == 1;
 }
 

@@ -2,7 +2,7 @@
 
 #include "bindings/bindings.h"
 #include "bindings/loss_args.h"
-#include "bindings/plain_tensors.h"
+#include "bindings/plain_losses.h"
 
 namespace elbokit::bindings {
 
@@ -68,25 +68,16 @@ std::int64_t vae_loss(const py::object& logits, const py::object& target, const 
   });
 }
 
-// Of more elements Python's time no longer matters: it is 60 us of some 4 ms there.
-constexpr std::int64_t kMost = std::int64_t{1} << 23;
-
-template <class T>
-Matrix<T> rows_of(void* data, std::ptrdiff_t row_stride) {
-  return {static_cast<T*>(data), row_stride, 1};
-}
-
-// A loss of plain operands from beginning to end: what it is given, what it makes, what it
-// computes. Returns (total, reconstruction, kl, grads), with grads (logits, mu, logvar) or None; or
-// None alone, for operands that ask for more than this.
+// Returns (total, reconstruction, kl, grads), with grads (logits, mu, logvar) or None.
 py::object plain_vae_loss(const py::handle& logits, const py::handle& target, const py::handle& mu,
-                          const py::handle& logvar, double beta, double free_bits, bool mean,
-                          bool grad_enabled) {
+                          const py::handle& logvar, double beta, double free_bits,
+                          const py::handle& reduction, bool grad_enabled) {
   const auto a = plain_tensor(logits);
-  if (!a || a->size >= kMost) return py::none();
+  if (!a || a->size >= kMostPlain) return py::none();
   const auto t = plain_tensor(target), m = plain_tensor(mu, true), v = plain_tensor(logvar, true);
-  if (!t || !m || !v || !same_shape(*a, *t) || !same_shape(*m, *v) || a->element != m->element ||
-      a->rows != m->rows || m->size >= kMost)
+  const auto scale = plain_scale(reduction, *a);
+  if (!t || !m || !v || !scale || !same_kind(*a, *t) || !same_kind(*m, *v) ||
+      !a->dtype.is(m->dtype) || a->rows != m->rows || m->size >= kMostPlain)
     return py::none();
   bool grads = false;
   if (grad_enabled) {
@@ -94,44 +85,21 @@ py::object plain_vae_loss(const py::handle& logits, const py::handle& target, co
     const bool latent = requires_grad(mu) || requires_grad(logvar);
     if (grads != latent || requires_grad(target)) return py::none();
   }
-  py::object terms[3], grad[3];
+  py::object terms[3];
   for (auto& term : terms) term = empty_number(a->element);
-  if (grads) {
-    grad[0] = gradient_like(logits, a->size);
-    grad[1] = gradient_like(mu, m->size);
-    grad[2] = gradient_like(logvar, m->size);
-  }
-  const auto compute = [&](auto value) {
+  const PlainGradient d_logits(grads, logits, *a), d_mu(grads, mu, *m), d_logvar(grads, logvar, *v);
+  with_plain_type(*a, [&](auto value) {
     using T = decltype(value);
-    const double scale = mean ? 1.0 / static_cast<double>(a->rows) : 1.0;
-    const auto written = [&](int i) { return grads ? data_of(grad[i]) : nullptr; };
-    BernoulliArgs<T> bernoulli{};
-    bernoulli.rows = a->rows;
-    bernoulli.cols = a->size / a->rows;
-    bernoulli.logits = {a->data, a->element, bernoulli.cols, 1};
-    bernoulli.target = {t->data, t->element, bernoulli.cols, 1};
-    bernoulli.target_scale = 1;
-    bernoulli.scale = static_cast<T>(scale);
-    bernoulli.grad = {written(0), a->element, bernoulli.cols};
-    GaussianKlArgs<T> kl{};
-    kl.rows = m->rows;
-    kl.cols = m->size / m->rows;
-    kl.mu = rows_of<const T>(m->data, m->row_stride);
-    kl.logvar = rows_of<const T>(v->data, v->row_stride);
-    kl.free_bits = static_cast<T>(free_bits);
-    kl.scale = bernoulli.scale;
-    kl.grad_mu = rows_of<T>(written(1), kl.cols);
-    kl.grad_logvar = rows_of<T>(written(2), kl.cols);
+    const auto bernoulli = plain_bernoulli_args<T>(*a, *t, *scale, d_logits);
+    const auto kl = plain_kl_args<T>(*m, *v, free_bits, *scale, d_mu, d_logvar);
     T* out[3];
     for (int i = 0; i < 3; ++i) out[i] = static_cast<T*>(data_of(terms[i]));
     const py::gil_scoped_release release;
     const VaeLossTotals totals = cpu::vae_loss(bernoulli, kl);
-    write_terms(totals, beta, scale, 1, false, out[0], out[1], out[2]);
-  };
-  a->element == Element::kFloat32 ? compute(float{}) : compute(double{});
-  return py::make_tuple(
-      terms[0], terms[1], terms[2],
-      grads ? py::object(py::make_tuple(grad[0], grad[1], grad[2])) : py::object(py::none()));
+    write_terms(totals, beta, *scale, 1, false, out[0], out[1], out[2]);
+  });
+  return py::make_tuple(terms[0], terms[1], terms[2],
+                        gradients_or_none(grads, d_logits, d_mu, d_logvar));
 }
 
 }  // namespace
@@ -143,7 +111,7 @@ void register_vae_loss(py::module_& m) {
         "by_row"_a, "total_out"_a, "reconstruction_out"_a, "kl_out"_a, "grad_logits"_a, "grad_mu"_a,
         "grad_logvar"_a, "dimensions"_a);
   m.def("plain_vae_loss", &plain_vae_loss, "logits"_a, "target"_a, "mu"_a, "logvar"_a, "beta"_a,
-        "free_bits"_a, "mean"_a, "grad_enabled"_a);
+        "free_bits"_a, "reduction"_a, "grad_enabled"_a);
 }
 
 }  // namespace elbokit::bindings

@@ -8,6 +8,7 @@ from torch import Tensor
 _Array = npt.NDArray[np.floating[Any]]
 _Operand = npt.NDArray[Any] | tuple[Any, ...]
 _Float64 = npt.NDArray[np.float64]
+_PlainLoss = tuple[Tensor, tuple[Tensor | None, ...] | None] | None
 _Prior = tuple[_Float64, float, _Float64, float, _Float64, float]
 
 version: str
@@ -47,6 +48,9 @@ def bernoulli_loss(
     grad_out: _Operand | None,
     count: bool = False,
 ) -> tuple[float, int]: ...
+def plain_bernoulli_loss(
+    logits: Tensor, target: Tensor, reduction: str, grad_enabled: bool
+) -> _PlainLoss: ...
 def categorical_loss(
     logits: _Operand,
     target: npt.NDArray[np.int64],
@@ -58,6 +62,9 @@ def categorical_loss(
     sample_out: _Operand | None,
     grad_out: _Operand | None,
 ) -> tuple[float, int]: ...
+def plain_categorical_loss(
+    logits: Tensor, target: Tensor, reduction: str, grad_enabled: bool
+) -> _PlainLoss: ...
 def gaussian_kl(
     mu: _Operand,
     logvar: _Operand,
@@ -72,6 +79,9 @@ def gaussian_kl(
     grad_logvar: _Operand | None,
     dimensions: _Operand | None,
 ) -> tuple[float, float]: ...
+def plain_gaussian_kl(
+    mu: Tensor, logvar: Tensor, free_bits: float, reduction: str, grad_enabled: bool
+) -> _PlainLoss: ...
 def gaussian_kl_backward(
     mu: _Operand,
     logvar: _Operand,
@@ -127,6 +137,15 @@ def gaussian_loss(
     row_grad_logvar: _Operand | None,
     col_grad_logvar: _Operand | None,
 ) -> tuple[float, float]: ...
+def plain_gaussian_loss(
+    mean: Tensor,
+    target: Tensor,
+    logvar: Tensor | None,
+    low: float,
+    high: float,
+    reduction: str,
+    grad_enabled: bool,
+) -> _PlainLoss: ...
 def vae_loss(
     logits: _Operand,
     target: _Operand,
@@ -156,7 +175,7 @@ def plain_vae_loss(
     logvar: Tensor,
     beta: float,
     free_bits: float,
-    mean: bool,
+    reduction: str,
     grad_enabled: bool,
 ) -> tuple[Tensor, Tensor, Tensor, tuple[Tensor, Tensor, Tensor] | None] | None: ...
 def precision_cholesky(covariances: _Float64, factors: _Float64) -> int: ...

@@ -8,8 +8,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from elbokit import _core
 from elbokit.torch import _ops  # noqa: F401  (registers the operators)
-from elbokit.torch._autograd import direct, direct_apply, scaled, to_differentiate, with_signature
+from elbokit.torch._autograd import (
+    direct,
+    direct_apply,
+    scaled,
+    to_differentiate,
+    undisturbed,
+    with_signature,
+)
 from elbokit.torch._backends import implementation
 from elbokit.torch._checks import (
     autocast_low_precision,
@@ -19,10 +27,16 @@ from elbokit.torch._checks import (
     check_tensors,
 )
 from elbokit.torch._formulas import bernoulli_grads
+from elbokit.torch._plain import plain_track
 from elbokit.torch._reduction import spread
 from elbokit.torch._transforms import apply_of
 
-__all__ = ["bernoulli_backward", "bernoulli_loss", "binary_cross_entropy_with_logits"]
+__all__ = [
+    "bernoulli_backward",
+    "bernoulli_loss",
+    "binary_cross_entropy_with_logits",
+    "plain_bernoulli_loss",
+]
 
 
 _Grads = tuple[Tensor | None, ...]
@@ -107,6 +121,27 @@ def _forward(ctx: Any, *inputs: Any) -> Any:
 _direct_bernoulli_loss = direct_apply("_BernoulliLoss", _forward, _BernoulliLoss.backward)
 
 
+def _plain_backward(
+    grad: Tensor,
+    operands: Sequence[Tensor | None],
+    saved: Sequence[Tensor | None],
+    options: tuple[str],
+    needs: Sequence[bool],
+) -> Sequence[Tensor | None]:
+    operands, needs = (*operands, None, None, None, None), (*needs, *(False,) * 4)
+    return bernoulli_backward(grad, operands, 1.0, saved[0], options[0], needs)[:2]
+
+
+_track = plain_track("_BernoulliLoss", _plain_backward)
+
+
+def plain_bernoulli_loss(input: Tensor, target: Tensor, reduction: str) -> Tensor | None:
+    """Return the loss of plain operands, else None."""
+    found = _core.plain_bernoulli_loss(input, target, reduction, torch.is_grad_enabled())
+    loss: Tensor | None = _track(found, (reduction,), input, target)
+    return loss
+
+
 def bernoulli_loss(
     input: Tensor,
     target: Tensor,
@@ -180,6 +215,10 @@ def binary_cross_entropy_with_logits(
     .. [1] D. P. Kingma and M. Welling, "Auto-Encoding Variational Bayes", 2014, appendix C.1,
        arXiv:1312.6114.
     """
+    if weight is None and pos_weight is None and reduction in ("mean", "sum") and undisturbed():
+        plain = plain_bernoulli_loss(input, target, reduction)
+        if plain is not None:
+            return plain
     check_tensors(input=input, target=target, weight=weight, pos_weight=pos_weight)
     check_same_shape("target", target, "input", input)
     check_broadcast("weight", weight, "input", input)

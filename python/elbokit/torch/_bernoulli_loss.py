@@ -5,7 +5,9 @@ from __future__ import annotations
 from torch import Tensor
 
 from elbokit.torch import _bernoulli
+from elbokit.torch._autograd import undisturbed
 from elbokit.torch._decoders import check_decoder_reduction, check_elementwise
+from elbokit.torch._plain import PLAIN_REDUCTIONS, is_one
 
 __all__ = ["bernoulli_loss"]
 
@@ -66,6 +68,16 @@ def bernoulli_loss(
     .. [1] D. P. Kingma and M. Welling, "Auto-Encoding Variational Bayes", 2014, appendix C.1,
        arXiv:1312.6114.
     """
+    if (
+        weight is None
+        and mask is None
+        and reduction in PLAIN_REDUCTIONS
+        and undisturbed()
+        and is_one(target_scale)
+    ):
+        plain = _bernoulli.plain_bernoulli_loss(logits, target, reduction)
+        if plain is not None:
+            return plain
     dtype = check_elementwise(
         "logits", logits, target, weight=weight, mask=mask, target_scale=target_scale
     )

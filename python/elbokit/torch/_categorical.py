@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from elbokit import _core
 from elbokit.torch import _ops  # noqa: F401  (registers the operators)
-from elbokit.torch._autograd import direct, eager_twin, scaled, to_differentiate, with_signature
+from elbokit.torch._autograd import (
+    direct,
+    eager_twin,
+    scaled,
+    to_differentiate,
+    undisturbed,
+    with_signature,
+)
 from elbokit.torch._checks import (
     check_broadcast,
     check_is_tensor,
@@ -18,6 +27,7 @@ from elbokit.torch._checks import (
 )
 from elbokit.torch._decoders import check_decoder_reduction
 from elbokit.torch._formulas import categorical_grads
+from elbokit.torch._plain import PLAIN_REDUCTIONS, plain_track
 from elbokit.torch._reduction import spread
 from elbokit.torch._transforms import apply_of
 
@@ -55,22 +65,48 @@ class _CategoricalLoss(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor | None, _: None) -> tuple[Tensor | None, ...]:
         *operands, saved = ctx.saved_tensors
-        needs = list(ctx.needs_input_grad[:4])
-        d_logits = d_weight = None
-        if grad is not None:
-            if needs[0] and saved is not None and not to_differentiate():
-                needs[0] = False
-                by_row = ctx.reduction == "rows"
-                each = spread(grad, saved.shape, ctx.reduction) if by_row else grad
-                d_logits = scaled(saved, each)
-            if needs[0] or needs[3]:
-                by_formula = categorical_grads(operands, grad, ctx.reduction, needs)
-                d_logits = by_formula[0] if d_logits is None else d_logits
-                d_weight = by_formula[3]
-        return d_logits, None, None, d_weight, None, None
+        needs = ctx.needs_input_grad[:4]
+        return *_gradients(grad, operands, saved, ctx.reduction, needs), None, None
+
+
+def _gradients(
+    grad: Tensor | None,
+    operands: Sequence[Tensor | None],
+    saved: Tensor | None,
+    reduction: str,
+    needs: Sequence[bool],
+) -> tuple[Tensor | None, ...]:
+    """Return the gradients in the operands; `saved` is that in the logits of the forward pass."""
+    d_logits = d_weight = None
+    if grad is not None:
+        need_logits, _, _, need_weight = needs
+        if need_logits and saved is not None and not to_differentiate():
+            need_logits = False
+            each = spread(grad, saved.shape, reduction) if reduction == "rows" else grad
+            d_logits = scaled(saved, each)
+        if need_logits or need_weight:
+            needs = need_logits, False, False, need_weight
+            by_formula = categorical_grads(operands, grad, reduction, needs)
+            d_logits = by_formula[0] if d_logits is None else d_logits
+            d_weight = by_formula[3]
+    return d_logits, None, None, d_weight
 
 
 _direct_categorical_loss = eager_twin(_CategoricalLoss, "categorical_loss")
+
+
+def _plain_backward(
+    grad: Tensor,
+    operands: Sequence[Tensor | None],
+    saved: Sequence[Tensor | None],
+    options: tuple[str],
+    needs: Sequence[bool],
+) -> Sequence[Tensor | None]:
+    operands, needs = (*operands, None, None), (*needs, False, False)
+    return _gradients(grad, operands, saved[0], options[0], needs)[:2]
+
+
+_track = plain_track("_CategoricalLoss", _plain_backward)
 
 
 def _check_operands(
@@ -147,6 +183,11 @@ def categorical_loss(
     that a sure prediction keeps its digits. Differentiable in `logits` and `weight`, any number of
     times. Sums over positions and samples are accumulated in float64.
     """
+    if weight is None and mask is None and reduction in PLAIN_REDUCTIONS and undisturbed():
+        found = _core.plain_categorical_loss(logits, target, reduction, torch.is_grad_enabled())
+        plain: Tensor | None = _track(found, (reduction,), logits, target)
+        if plain is not None:
+            return plain
     dtype = _check_operands(logits, target, weight, mask)
     reduction = check_decoder_reduction(reduction)
     if weight is not None:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from elbokit import _core
 from elbokit.torch import _ops  # noqa: F401  (registers the operators)
 from elbokit.torch._autograd import (
     direct,
@@ -16,6 +17,7 @@ from elbokit.torch._autograd import (
     scaled,
     scaled_on_gpu,
     to_differentiate,
+    undisturbed,
     with_signature,
 )
 from elbokit.torch._backends import implementation
@@ -30,6 +32,7 @@ from elbokit.torch._checks import (
     check_weight,
 )
 from elbokit.torch._formulas import gaussian_kl_grads
+from elbokit.torch._plain import PLAIN_REDUCTIONS, is_plain_factor, plain_track
 from elbokit.torch._reduction import spread
 from elbokit.torch._transforms import apply_of
 
@@ -142,6 +145,30 @@ def _forward(ctx: Any, *inputs: Any) -> tuple[Tensor | None, ...]:
 _direct_gaussian_kl = direct_apply("_GaussianKL", _forward, _GaussianKL.backward)
 
 
+def _plain_backward(
+    grad: Tensor,
+    operands: Sequence[Tensor | None],
+    saved: Sequence[Tensor | None],
+    options: tuple[float, str],
+    needs: Sequence[bool],
+) -> Sequence[Tensor | None]:
+    free_bits, reduction = options
+    operands, needs = (*operands, None, None, None), (*needs, False, False, False)
+    return kl_grads(operands, None, grad, free_bits, saved, reduction, needs)[:2]
+
+
+_track = plain_track("_GaussianKL", _plain_backward)
+
+
+def plain_gaussian_kl(
+    mu: Tensor, logvar: Tensor, free_bits: float, reduction: str
+) -> Tensor | None:
+    """Return the floored KL of plain operands, else None."""
+    found = _core.plain_gaussian_kl(mu, logvar, free_bits, reduction, torch.is_grad_enabled())
+    loss: Tensor | None = _track(found, (free_bits, reduction), mu, logvar)
+    return loss
+
+
 def gaussian_kl_terms(
     mu: Tensor,
     logvar: Tensor,
@@ -241,6 +268,18 @@ def gaussian_kl(
     .. [2] D. P. Kingma et al., "Improved Variational Inference with Inverse Autoregressive Flow",
        2016, appendix C.8, arXiv:1606.04934.
     """
+    if (
+        prior_mu is None
+        and prior_logvar is None
+        and weight is None
+        and logvar_range is None
+        and reduction in PLAIN_REDUCTIONS
+        and undisturbed()
+        and is_plain_factor(free_bits)
+    ):
+        loss = plain_gaussian_kl(mu, logvar, free_bits, reduction)
+        if loss is not None:
+            return loss
     dtype = check_tensors(
         mu=mu, logvar=logvar, prior_mu=prior_mu, prior_logvar=prior_logvar, weight=weight
     )

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from elbokit import _core
 from elbokit.torch import _ops  # noqa: F401  (registers the operators)
 from elbokit.torch._autograd import (
     direct,
@@ -14,11 +16,13 @@ from elbokit.torch._autograd import (
     in_backward,
     scaled,
     to_differentiate,
+    undisturbed,
     with_signature,
 )
 from elbokit.torch._checks import check_limits
 from elbokit.torch._decoders import check_decoder_reduction, check_elementwise
 from elbokit.torch._formulas import gaussian_loss_grads
+from elbokit.torch._plain import PLAIN_REDUCTIONS, is_one, plain_track
 from elbokit.torch._reduction import spread
 from elbokit.torch._transforms import apply_of
 
@@ -65,23 +69,36 @@ class _GaussianLoss(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
         saved = ctx.saved_tensors  # once: the hooks of a checkpoint hand them out only so
+        needs = ctx.needs_input_grad[:_N_OPERANDS]
+        return *_gradients(grad, saved, ctx.options, needs), *(None,) * _N_OPTIONS
+
+
+def _gradients(
+    grad: Tensor | None,
+    saved: Sequence[Tensor | None],
+    options: Sequence[Any],
+    needs: Sequence[bool],
+) -> list[Tensor | None]:
+    """Return the gradients in the operands: ``saved`` are these, then the forward's gradients."""
+    grads: list[Tensor | None] = [None] * _N_OPERANDS
+    if grad is None:
+        return grads
+    if not to_differentiate():
+        grads[:3] = _by_kernel(grad, saved, options, needs)
+        needs = [need and g is None for need, g in zip(needs, grads, strict=True)]
+    if any(needs):
+        low, high, target_scale, reduction = options
         operands = saved[:_N_OPERANDS]
-        needs = list(ctx.needs_input_grad[:_N_OPERANDS])
-        grads: list[Tensor | None] = [None] * _N_OPERANDS
-        if grad is None:
-            return *grads, *(None,) * _N_OPTIONS
-        if not to_differentiate():
-            grads[:3] = _by_kernel(grad, saved, ctx.options, needs)
-            needs = [need and g is None for need, g in zip(needs, grads, strict=True)]
-        if any(needs):
-            low, high, target_scale, reduction = ctx.options
-            rest = gaussian_loss_grads(operands, low, high, target_scale, grad, reduction, needs)
-            grads = [r if g is None else g for g, r in zip(grads, rest, strict=True)]
-        return *grads, *(None,) * _N_OPTIONS
+        rest = gaussian_loss_grads(operands, low, high, target_scale, grad, reduction, needs)
+        grads = [r if g is None else g for g, r in zip(grads, rest, strict=True)]
+    return grads
 
 
 def _by_kernel(
-    grad: Tensor, saved: tuple[Tensor | None, ...], options: list[Any], needs: list[bool]
+    grad: Tensor,
+    saved: Sequence[Tensor | None],
+    options: Sequence[Any],
+    needs: Sequence[bool],
 ) -> list[Tensor | None]:
     """Gradients in mean, target and logvar from what the forward pass computed; else None."""
     mean, target, logvar, mask, row_weight, slope, logvar_slope = saved
@@ -111,6 +128,27 @@ def _by_kernel(
 
 
 _direct_gaussian_loss = eager_twin(_GaussianLoss, "gaussian_loss")
+
+
+def _plain_backward(
+    grad: Tensor,
+    operands: Sequence[Tensor | None],
+    saved: Sequence[Tensor | None],
+    options: tuple[float, float, str],
+    needs: Sequence[bool],
+) -> Sequence[Tensor | None]:
+    mean, logvar, target = operands
+    low, high, reduction = options
+    d_mean, d_target, d_logvar, *_ = _gradients(
+        grad,
+        (mean, target, logvar, None, None, *saved),
+        (low, high, 1.0, reduction),
+        (needs[0], needs[2], needs[1], False, False),
+    )
+    return d_mean, d_logvar, d_target
+
+
+_track = plain_track("_GaussianLoss", _plain_backward)
 
 
 def gaussian_loss(
@@ -177,6 +215,19 @@ def gaussian_loss(
     .. [1] D. P. Kingma and M. Welling, "Auto-Encoding Variational Bayes", 2014, appendix C.2,
        arXiv:1312.6114.
     """
+    if (
+        weight is None
+        and mask is None
+        and reduction in PLAIN_REDUCTIONS
+        and undisturbed()
+        and is_one(target_scale)
+    ):
+        limits = check_limits("logvar_range", logvar_range)
+        grad_enabled = torch.is_grad_enabled()
+        found = _core.plain_gaussian_loss(mean, target, logvar, *limits, reduction, grad_enabled)
+        plain: Tensor | None = _track(found, (*limits, reduction), mean, logvar, target)
+        if plain is not None:
+            return plain
     dtype = check_elementwise(
         "mean",
         mean,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from math import inf
 from typing import NamedTuple
 
 import torch
@@ -19,6 +18,7 @@ from elbokit.torch._checks import (
     check_weight,
 )
 from elbokit.torch._gaussian_kl import BATCH_REDUCTIONS, MEAN_HINT, both_of_prior, clamped
+from elbokit.torch._plain import PLAIN_REDUCTIONS, is_one, is_plain_factor
 from elbokit.torch._statistics import VAEStatistics
 from elbokit.torch._transforms import apply_of
 from elbokit.torch._vae_terms import VAETerms, direct_vae_terms, plain_vae_terms
@@ -207,14 +207,11 @@ def vae_loss(
         and logvar_range is None
         and capacity is None
         and statistics is None
-        and type(target_scale) is float
-        and target_scale == 1
-        and (reduction == "batchmean" or reduction == "sum")
-        and type(beta) is float
-        and type(free_bits) is float
-        and 0 <= beta < inf
-        and 0 <= free_bits < inf
+        and reduction in PLAIN_REDUCTIONS
         and undisturbed()
+        and is_one(target_scale)
+        and is_plain_factor(beta)
+        and is_plain_factor(free_bits)
     ):
         # Nothing is left to check but the operands, which the core does.
         terms = plain_vae_terms(logits, target, mu, logvar, beta, free_bits, reduction)

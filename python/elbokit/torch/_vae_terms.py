@@ -20,6 +20,7 @@ from elbokit.torch._autograd import (
 from elbokit.torch._backends import implementation
 from elbokit.torch._bernoulli import bernoulli_backward
 from elbokit.torch._gaussian_kl import kl_grads
+from elbokit.torch._plain import plain_track
 
 __all__ = ["VAETerms", "direct_vae_terms", "plain_vae_terms"]
 
@@ -157,6 +158,29 @@ def _forward(ctx: Any, *inputs: Any) -> tuple[Tensor | None, ...]:
 direct_vae_terms = direct_apply("VAETerms", _forward, VAETerms.backward)
 
 
+def _plain_backward(
+    grads: Sequence[Tensor | None],
+    operands: Sequence[Tensor | None],
+    gradients: Sequence[Tensor | None],
+    options: tuple[float, float, str],
+    needs: Sequence[bool],
+) -> Sequence[Tensor | None]:
+    logits, mu, logvar, target = operands
+    beta, free_bits, reduction = options
+    d_logits, d_target, _, _, d_mu, d_logvar, *_ = _gradients(
+        (logits, target, None, None, mu, logvar, None, None, *gradients),
+        (needs[0], needs[3], False, False, needs[1], needs[2], *(False,) * 9),
+        (beta, 1.0, free_bits, reduction),
+        grads,
+    )
+    return d_logits, d_mu, d_logvar, d_target
+
+
+_track = plain_track(
+    "VAETerms", _plain_backward, lambda beta, free_bits, reduction: bool(beta == 1)
+)
+
+
 def plain_vae_terms(
     logits: Tensor,
     target: Tensor,
@@ -166,55 +190,8 @@ def plain_vae_terms(
     free_bits: float,
     reduction: str,
 ) -> Sequence[Tensor] | None:
-    """Return total, reconstruction and KL of plain operands, else None.
-
-    The core looks at the operands and makes the outputs too: in Python that takes as long as a
-    small loss. Nothing may trace or intercept them (`elbokit.torch._autograd.undisturbed`).
-    """
-    found = _core.plain_vae_loss(
-        logits, target, mu, logvar, beta, free_bits, reduction == "batchmean", is_grad_enabled()
-    )
-    if found is None or found[3] is None:
-        return None if found is None else found[:3]
-    terms: Sequence[Tensor] = _track(
-        logits, target, mu, logvar, found, (beta, 1.0, free_bits, reduction)
-    )
+    """Return total, reconstruction and KL of plain operands, else None."""
+    options = beta, free_bits, reduction
+    found = _core.plain_vae_loss(logits, target, mu, logvar, *options, is_grad_enabled())
+    terms: Sequence[Tensor] | None = _track(found, options, logits, mu, logvar, target)
     return terms
-
-
-def _plain_forward(
-    ctx: Any,
-    logits: Tensor,
-    target: Tensor,
-    mu: Tensor,
-    logvar: Tensor,
-    found: tuple[Any, ...],
-    options: tuple[float, float, float, str],
-) -> Sequence[Tensor]:
-    ctx.options = options
-    ctx.set_materialize_grads(False)
-    ctx.save_for_backward(logits, target, mu, logvar, *found[3])
-    return found[:3]
-
-
-def _plain_backward(
-    ctx: Any, grad: Tensor | None, grad_reconstruction: Tensor | None, grad_kl: Tensor | None
-) -> tuple[Tensor | None, ...]:
-    logits, target, mu, logvar, d_logits, d_mu, d_logvar = ctx.saved_tensors
-    if (
-        grad is None
-        or grad_reconstruction is not None
-        or grad_kl is not None
-        or ctx.options[0] != 1
-        or to_differentiate()
-        or not passes_on(grad)
-    ):
-        saved = logits, target, None, None, mu, logvar, None, None, d_logits, d_mu, d_logvar
-        needs = ctx.needs_input_grad
-        needs = needs[0], False, False, False, *needs[2:4], *(False,) * 9
-        grads = grad, grad_reconstruction, grad_kl
-        d_logits, _, _, _, d_mu, d_logvar, *_ = _gradients(saved, needs, ctx.options, grads)
-    return d_logits, None, d_mu, d_logvar, None, None
-
-
-_track = direct_apply("VAETerms", _plain_forward, _plain_backward)

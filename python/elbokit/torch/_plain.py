@@ -1,0 +1,86 @@
+"""Losses of plain operands: what the core's ``plain_...`` compute from beginning to end.
+
+The core looks at the operands and makes the outputs too: in Python that takes as long as a small
+loss. It gives the loss and the gradients for an upstream one of 1, or None for operands that ask
+for more. Nothing may trace or intercept these (`elbokit.torch._autograd.undisturbed`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from math import inf
+from typing import Any, TypeGuard
+
+from torch import Tensor
+
+from elbokit.torch._autograd import direct_apply, passes_on, to_differentiate
+
+__all__ = ["PLAIN_REDUCTIONS", "is_one", "is_plain_factor", "plain_track"]
+
+# Of those that users name; "none" is more than a number.
+PLAIN_REDUCTIONS = ("batchmean", "sum")
+
+Grads = tuple[Tensor | None, ...]
+Backward = Callable[..., Sequence[Tensor | None]]
+
+
+def is_plain_factor(value: object) -> TypeGuard[float]:
+    """Whether `value` is a float that is finite and not negative: nothing is left to check."""
+    return type(value) is float and 0 <= value < inf
+
+
+def is_one(value: object) -> bool:
+    """Whether `value` is the float 1."""
+    return type(value) is float and value == 1
+
+
+def plain_track(
+    name: str, backward: Backward, passes_on_with: Callable[..., bool] = lambda *options: True
+) -> Callable[..., Any]:
+    """Return a function of what the core found, options and operands that gives the outputs.
+
+    Operands that may have a gradient come first, in the order of the core's gradients, which are
+    those of the first output where ``passes_on_with(*options)``.
+    ``backward(grad, operands, gradients, options, needs)`` returns the gradients of all operands
+    where these are no use as they are; `grad` is a tuple if there are several outputs.
+    """
+
+    def forward(ctx: Any, found: Any, options: tuple[Any, ...], *operands: Tensor | None) -> Any:
+        ctx.options, ctx.count = options, len(operands)
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(*operands, *found[-1])
+        return _outputs(found)
+
+    def to_operands(ctx: Any, grad: Tensor | None, *more: Tensor | None) -> Grads:
+        count: int = ctx.count
+        saved: Grads = ctx.saved_tensors  # once: the hooks of a checkpoint hand them out only so
+        operands, gradients = saved[:count], saved[count:]
+        alone = all(g is None for g in more)
+        if grad is None and alone:
+            return (None,) * (2 + count)
+        if (
+            grad is not None
+            and alone
+            and passes_on_with(*ctx.options)
+            and passes_on(grad)
+            and not to_differentiate()
+        ):
+            return None, None, *gradients, *(None,) * (count - len(gradients))
+        upstream = (grad, *more) if more else grad
+        needs = ctx.needs_input_grad[2:]
+        return None, None, *backward(upstream, operands, gradients, ctx.options, needs)
+
+    apply = direct_apply(name, forward, to_operands)
+
+    def track(
+        found: Sequence[Any] | None, options: tuple[Any, ...], *operands: Tensor | None
+    ) -> Any:
+        if found is None or found[-1] is None:
+            return None if found is None else _outputs(found)
+        return apply(found, options, *operands)
+
+    return track
+
+
+def _outputs(found: Sequence[Any]) -> Any:
+    return found[0] if len(found) == 2 else found[:-1]

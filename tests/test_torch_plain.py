@@ -1,0 +1,257 @@
+"""The short way of plain losses, through the core alone: the same numbers, or the long way."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+from unittest import mock
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from elbokit import _core
+from elbokit.torch import (
+    bernoulli_loss,
+    binary_cross_entropy_with_logits,
+    categorical_loss,
+    gaussian_kl,
+    gaussian_loss,
+)
+
+Operands = tuple[Tensor, ...]
+INFINITE = -math.inf, math.inf
+SHAPES = ((1, 1), (5, 7), (33, 2, 4, 5), (2,), (400, 784))
+
+
+def tracked(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    generator = torch.Generator().manual_seed(math.prod(shape))
+    return torch.randn(shape, generator=generator, dtype=dtype).requires_grad_()
+
+
+def like(x: Tensor) -> Tensor:
+    return torch.rand(x.shape, generator=torch.Generator().manual_seed(1), dtype=x.dtype)
+
+
+class Case(NamedTuple):
+    """A loss, its operands made of the first one, the core's function and what it is given."""
+
+    loss: Callable[..., Tensor]
+    operands: Callable[[Tensor], Operands]
+    core: str
+    options: tuple[Any, ...] = ()
+    least_dims: int = 1
+    reductions: Sequence[str] = ("batchmean", "sum")
+
+
+def noise(*shape: int) -> Callable[[Tensor], Operands]:
+    """Operands of `gaussian_loss`, with a tracked log-variance of `shape`."""
+    return lambda x: (x, like(x), torch.full(shape, 0.3, dtype=x.dtype).requires_grad_())
+
+
+def classes(x: Tensor) -> Operands:
+    shape = x.shape[:1] + x.shape[2:]
+    return x, torch.randint(x.shape[1], shape, generator=torch.Generator().manual_seed(2))
+
+
+CASES = {
+    "gaussian_kl": Case(
+        gaussian_kl, lambda x: (x, (0.5 * x).detach().requires_grad_()), "gaussian_kl", (0.0,)
+    ),
+    "bernoulli_loss": Case(bernoulli_loss, lambda x: (x, like(x)), "bernoulli_loss"),
+    "binary_cross_entropy_with_logits": Case(
+        binary_cross_entropy_with_logits,
+        lambda x: (x, like(x)),
+        "bernoulli_loss",
+        reductions=("mean", "sum"),
+    ),
+    "gaussian_loss": Case(gaussian_loss, lambda x: (x, like(x), None), "gaussian_loss", INFINITE),
+    "gaussian_loss, noise per element": Case(
+        gaussian_loss,
+        lambda x: (x, like(x), (0.4 * x).detach().requires_grad_()),
+        "gaussian_loss",
+        INFINITE,
+    ),
+    "gaussian_loss, a number": Case(gaussian_loss, noise(), "gaussian_loss", INFINITE),
+    "gaussian_loss, one number": Case(gaussian_loss, noise(1), "gaussian_loss", INFINITE),
+    "categorical_loss": Case(categorical_loss, classes, "categorical_loss", least_dims=2),
+}
+
+
+def by_core(case: Case, given: Sequence[Any], reduction: str, grad_enabled: bool = True) -> Any:
+    return getattr(_core, f"plain_{case.core}")(*given, *case.options, reduction, grad_enabled)
+
+
+def gradients(loss: Tensor, given: Sequence[Any]) -> list[Tensor]:
+    tracked = [t for t in given if t is not None and t.requires_grad]
+    return list(torch.autograd.grad(loss, tracked, allow_unused=True))
+
+
+def the_long_way() -> Any:
+    return mock.patch.multiple(
+        _core, **{name: lambda *_: None for name in dir(_core) if name.startswith("plain_")}
+    )
+
+
+def by_both(
+    case: Case, given: Operands, reduction: str, scale: float = 1.0, **options: object
+) -> None:
+    """Compare the two ways bit for bit, and make sure that the short one is taken."""
+    name = f"plain_{case.core}"
+    with mock.patch.object(_core, name, wraps=getattr(_core, name)) as way:
+        short = case.loss(*given, reduction=reduction, **options)
+    assert way.called
+    assert by_core(case, given, reduction, torch.is_grad_enabled()) is not None
+    with the_long_way():
+        long = case.loss(*given, reduction=reduction, **options)
+    assert short.dtype == long.dtype
+    assert short.requires_grad == long.requires_grad
+    assert torch.equal(short, long)
+    if not short.requires_grad:
+        return
+    for a, b in zip(gradients(scale * short, given), gradients(scale * long, given), strict=True):
+        assert (a is None) == (b is None)
+        assert b is None or torch.equal(a, b)
+
+
+@pytest.mark.parametrize("scale", [1.0, 2.5])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
+def test_same_bits(cpu_level: str, case: Case, dtype: torch.dtype, scale: float) -> None:
+    for shape in SHAPES:
+        if len(shape) < case.least_dims:
+            continue
+        for reduction in case.reductions:
+            by_both(case, case.operands(tracked(*shape, dtype=dtype)), reduction, scale)
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
+def test_without_gradients(case: Case) -> None:
+    given = case.operands(tracked(5, 7))
+    with torch.no_grad():
+        by_both(case, given, "sum")
+    with torch.inference_mode():
+        by_both(case, given, "sum")
+    by_both(case, tuple(None if t is None else t.detach() for t in given), "sum")
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
+def test_only_some_operands_tracked(case: Case) -> None:
+    given = case.operands(nn.Parameter(tracked(5, 7).detach()))
+    by_both(case, given, "sum")
+    for i, operand in enumerate(given):
+        if i > 0 and operand is not None and operand.requires_grad:
+            by_both(case, (*given[:i], operand.detach(), *given[i + 1 :]), "sum")
+            by_both(case, (given[0].detach(), *given[1:]), "sum", 3.0)
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
+def test_second_derivatives(case: Case) -> None:
+    given = case.operands(tracked(3, 4, dtype=torch.float64))
+    tracked_ones = [t for t in given if t is not None and t.requires_grad]
+
+    def loss(*changed: Tensor) -> Tensor:
+        each = iter(changed)
+        return case.loss(*(next(each) if t is not None and t.requires_grad else t for t in given))
+
+    assert torch.autograd.gradgradcheck(loss, tracked_ones)
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
+def test_gradients_accumulate_and_are_the_callers_own(case: Case) -> None:
+    given = case.operands(tracked(5, 7))
+    x = given[0]
+    (expected,) = torch.autograd.grad(case.loss(*given), x)
+    loss = case.loss(*given)
+    loss.backward(retain_graph=True)
+    x.grad.zero_()  # must not reach what the graph keeps
+    loss.backward()
+    assert torch.equal(x.grad, expected)
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
+def test_batched_upstream_gradients(case: Case) -> None:
+    given = case.operands(tracked(5, 7))
+    upstream = torch.tensor([1.0, -2.0, 0.5])
+    loss = case.loss(*given)
+    (each,) = torch.autograd.grad(loss, given[0], upstream, is_grads_batched=True)
+    (one,) = torch.autograd.grad(case.loss(*given), given[0])
+    torch.testing.assert_close(each, upstream.view(3, 1, 1) * one)
+
+
+def test_log_variances_and_means_of_one_network() -> None:
+    """What `chunk` gives has rows that lie apart."""
+    both = tracked(9, 14)
+    for name in ("gaussian_kl", "gaussian_loss, noise per element"):
+        case = CASES[name]
+        mean, logvar = both.chunk(2, 1)
+        given = (mean, logvar) if name == "gaussian_kl" else (mean, like(mean), logvar)
+        by_both(case, given, "sum")
+        found = torch.autograd.grad(case.loss(*given), both)[0]
+        parts = [half.detach().clone().requires_grad_() for half in (mean, logvar)]
+        given = parts if name == "gaussian_kl" else (parts[0], like(mean), parts[1])
+        expected = torch.autograd.grad(case.loss(*given), parts)
+        assert torch.equal(found, torch.cat(expected, 1))
+
+
+def test_options() -> None:
+    by_both(CASES["gaussian_kl"], CASES["gaussian_kl"].operands(tracked(5, 7)), "sum",
+            free_bits=0.2)  # fmt: skip
+    case = CASES["gaussian_loss, noise per element"]
+    by_both(case, case.operands(tracked(5, 7)), "sum", logvar_range=(-0.1, 0.2))
+
+
+def test_tracked_targets_go_the_long_way() -> None:
+    for name in ("bernoulli_loss", "gaussian_loss"):
+        case = CASES[name]
+        x, target, *rest = case.operands(tracked(5, 7))
+        target.requires_grad_()
+        assert by_core(case, (x, target, *rest), "sum") is None
+        assert gradients(case.loss(x, target, *rest), (x, target))[1] is not None
+        with torch.no_grad():
+            assert by_core(case, (x, target, *rest), "sum", False) is not None
+
+
+CHANGES = {
+    "low precision": lambda t: t.bfloat16(),
+    "transposed": lambda t: t.t().contiguous().t(),
+    "every other": lambda t: t.repeat(1, 2)[:, ::2],
+    "negative bit": torch._neg_view,
+    "another class": lambda t: t.as_subclass(nn.Buffer),
+    "large": lambda t: t.repeat(1, 250_000),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES.keys())
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
+def test_anything_else_goes_the_long_way(case: Case, change: Callable[[Tensor], Tensor]) -> None:
+    given = case.operands(change(tracked(5, 7)))
+    assert by_core(case, given, "sum") is None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        assert torch.isfinite(case.loss(*given))
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
+def test_operands_that_do_not_fit(case: Case) -> None:
+    given = case.operands(tracked(5, 7))
+    assert by_core(case, given, "none") is None
+    assert by_core(case, (given[0], given[1][1:], *given[2:]), "sum") is None
+    assert by_core(case, (given[0][0, 0], given[1][0], *given[2:]), "sum") is None
+    assert by_core(case, (given[0].double(), given[1].float(), *given[2:]), "sum") is None
+    assert by_core(case, ([1.0], *given[1:]), "sum") is None
+    assert by_core(case, (given[0][:0], given[1][:0], *given[2:]), "sum") is None
+
+
+def test_categorical_targets() -> None:
+    x, target = classes(tracked(5, 7))
+    core = CASES["categorical_loss"]
+    assert by_core(core, (x, target.int()), "sum") is None
+    assert by_core(core, (x, target.repeat_interleave(2)[::2]), "sum") is None
+    assert by_core(core, (x[:, 0], target[0]), "sum") is None
+    target[3] = 7
+    assert by_core(core, (x, target), "sum") is None
+    with pytest.raises(ValueError, match=r"`target` holds 7 at position \(3,\)"):
+        categorical_loss(x, target)
