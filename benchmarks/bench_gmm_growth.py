@@ -161,9 +161,9 @@ def main() -> None:
         "gmm_growth",
         "EM, growth of the time per iteration",
         "float32, overlapping data; `GaussianMixture.fit`, a long run less one with a single "
-        f"iteration, medians of {ROUNDS} rounds ({THREAD_ROUNDS} of threads) in which all values of a "
-        "row take turns. Slope: "
-        "the power that the time grows with, by least squares on logarithms, over all values and "
+        f"iteration, medians of {ROUNDS} rounds ({THREAD_ROUNDS} of threads) in which all values "
+        "of a row take turns. Slope: the power that the time grows with, by least squares on "
+        "logarithms, over all values and "
         f"over the last three.\n\n![growth]({picture.name})",
         "\n\n".join(parts),
     )

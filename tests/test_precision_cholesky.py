@@ -49,3 +49,15 @@ def test_the_first_that_is_not_positive_definite_is_named(
 
 def test_a_singular_covariance_fails() -> None:
     assert _core.precision_cholesky(np.ones((1, 3, 3)), np.empty((1, 3, 3))) == 0
+
+
+@pytest.mark.parametrize("d", [1, 2, 3, 7, 8, 9, 16, 17, 64, 130])
+@pytest.mark.parametrize("n", [0, 1, 5])
+def test_product_of_a_factor(cpu_level: str, n: int, d: int, rng: np.random.Generator) -> None:
+    factors = np.triu(rng.normal(size=(n, d, d)))
+    below = np.tril(np.full((d, d), np.nan), -1)  # is not read
+    precisions = np.full_like(factors, np.nan)
+    _core.precision_product(factors + below, precisions)
+    exact = factors @ factors.swapaxes(-1, -2)
+    np.testing.assert_allclose(precisions, exact, rtol=0, atol=1e-15 * d * d)
+    np.testing.assert_array_equal(precisions, precisions.swapaxes(-1, -2))

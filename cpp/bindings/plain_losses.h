@@ -84,11 +84,6 @@ GaussianKlArgs<T> plain_kl_args(const PlainTensor& mu, const PlainTensor& logvar
   return args;
 }
 
-template <class T>
-void write_number(const py::handle& tensor, double value) {
-  *static_cast<T*>(data_of(tensor)) = static_cast<T>(value);
-}
-
 template <class... Gradients>
 py::object gradients_or_none(bool wanted, const Gradients&... gradients) {
   return wanted ? py::object(py::make_tuple(gradients.tensor()...)) : py::object(py::none());

@@ -13,6 +13,14 @@ void add_scaled(double* y, double scale, const double* x, std::int64_t n) {
   });
 }
 
+double dot(const double* x, const double* y, std::int64_t n) {
+  Vec<double> sum{};
+  for_each_vector<double>(n, [&](std::int64_t i, int count) ELBOKIT_INLINE_LAMBDA {
+    sum += load_partial(x + i, count) * load_partial(y + i, count);
+  });
+  return reduce_add<double>(sum);
+}
+
 }  // namespace
 
 // Row by row of the transposed factor, which then leaves the rows below: these updates, unlike sums
@@ -39,6 +47,13 @@ bool precision_cholesky(std::int64_t d, const double* covariance, double* factor
   for (std::int64_t i = 0; i < d; ++i)
     for (std::int64_t j = 0; j < d; ++j) factor[i * d + j] = j < i ? 0.0 : inverse[j * d + i];
   return true;
+}
+
+void precision_product(std::int64_t d, const double* factor, double* precision) {
+  for (std::int64_t i = 0; i < d; ++i)
+    for (std::int64_t j = i; j < d; ++j)
+      precision[i * d + j] = precision[j * d + i] =
+          dot(factor + i * d + j, factor + j * d + j, d - j);
 }
 
 }  // namespace elbokit::ELBOKIT_LEVEL

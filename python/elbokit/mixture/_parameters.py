@@ -157,10 +157,17 @@ def upper_triangular(factors: Array, covariance_type: str) -> Array:
 
 
 def precisions_from_cholesky(factors: Array, covariance_type: str) -> Array:
-    """Multiply the factors out: ``P P^T``, or ``P^2`` for 'diag' and 'spherical'."""
+    """Multiply the factors out: ``P P^T``, or ``P^2`` for 'diag' and 'spherical'.
+
+    In the core for the reason that `first_indefinite` gives: another fit may follow.
+    """
     if covariance_type in ("diag", "spherical"):
         return np.asarray(factors**2)
-    return np.asarray(factors @ factors.swapaxes(-1, -2))
+    given = np.ascontiguousarray(factors)
+    d = given.shape[-1]
+    precisions = np.empty_like(given)
+    _core.precision_product(given.reshape(-1, d, d), precisions.reshape(-1, d, d))
+    return precisions
 
 
 def require_representable(covariances: Array, precisions: Array, dtype: npt.DTypeLike) -> None:

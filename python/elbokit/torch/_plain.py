@@ -13,7 +13,7 @@ from typing import Any, TypeGuard
 
 from torch import Tensor
 
-from elbokit.torch._autograd import direct_apply, passes_on, to_differentiate
+from elbokit.torch._autograd import direct_apply, passes_on, scaled, to_differentiate
 
 __all__ = ["PLAIN_REDUCTIONS", "is_one", "is_plain_factor", "plain_track"]
 
@@ -42,7 +42,7 @@ def plain_track(
     Operands that may have a gradient come first, in the order of the core's gradients, which are
     those of the first output where ``passes_on_with(*options)``.
     ``backward(grad, operands, gradients, options, needs)`` returns the gradients of all operands
-    where these are no use as they are; `grad` is a tuple if there are several outputs.
+    where no multiple of these serves; `grad` is a tuple if there are several outputs.
     """
 
     def forward(ctx: Any, found: Any, options: tuple[Any, ...], *operands: Tensor | None) -> Any:
@@ -58,13 +58,9 @@ def plain_track(
         alone = all(g is None for g in more)
         if grad is None and alone:
             return (None,) * (2 + count)
-        if (
-            grad is not None
-            and alone
-            and passes_on_with(*ctx.options)
-            and passes_on(grad)
-            and not to_differentiate()
-        ):
+        if grad is not None and alone and passes_on_with(*ctx.options) and not to_differentiate():
+            if not passes_on(grad):
+                gradients = tuple(None if g is None else scaled(g, grad) for g in gradients)
             return None, None, *gradients, *(None,) * (count - len(gradients))
         upstream = (grad, *more) if more else grad
         needs = ctx.needs_input_grad[2:]
