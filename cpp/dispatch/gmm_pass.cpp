@@ -230,8 +230,6 @@ bool GmmPass<T>::kept_enough(const GmmParameters& p, double mass) const {
   return true;
 }
 
-// Moves component k's sums from its center to its mean, and mirrors a full second moment. The tied
-// family's second moments were taken about the means.
 // Whether no moment about a mean is lost in the rounding of the one about the shared center: rows
 // may lie much closer to the means than the model expects.
 template <class T>
@@ -255,6 +253,8 @@ bool GmmPass<T>::one_center_served() const {
   return true;
 }
 
+// Moves component k's sums from its center to its mean, and mirrors a full second moment. The tied
+// family's second moments were taken about the means.
 template <class T>
 void GmmPass<T>::recentre(std::int64_t k) const {
   const std::int64_t d = layout_.d;
