@@ -92,13 +92,20 @@ def _processor() -> str:
 
 
 def _commit() -> str:
-    here = Path(__file__).parent
-    try:
-        commit = subprocess.run(
-            ["git", "describe", "--always", "--dirty"],
-            cwd=here, capture_output=True, text=True, check=True,
+    """What was measured: "-dirty" where anything but earlier results differs from the commit."""
+
+    def git(*arguments: str) -> str:
+        done = subprocess.run(
+            ["git", *arguments],
+            cwd=Path(__file__).parent, capture_output=True, text=True, check=True,
         )  # fmt: skip
-        return commit.stdout.strip()
+        return done.stdout.strip()
+
+    try:
+        changed = git(
+            "status", "--porcelain", "-uno", "--", ":/", ":(exclude,top)benchmarks/results"
+        )
+        return git("rev-parse", "--short", "HEAD") + ("-dirty" if changed else "")
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
 
