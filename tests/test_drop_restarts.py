@@ -156,11 +156,13 @@ def test_without_dropping_the_summary_is_of_whole_runs(rng):
     X = data(rng)
     alone = runs_alone(X, 4, max_iter=30)
     gm = fit(X, n_init=4, max_iter=30)
-    want = [(a.lower_bound_, a.n_iter_, a.converged_, False) for a in alone]
+    want = [(a.lower_bound_, a.n_iter_, a.converged_, False, False) for a in alone]
     assert gm.restarts_.tolist() == want
     assert gm.drop_restarts is None
     assert fit(X, n_init=1).restarts_.shape == (1,)
-    assert fit(X, n_init=3, max_iter=0).restarts_.tolist() == [(-math.inf, 0, False, False)] * 3
+    assert (
+        fit(X, n_init=3, max_iter=0).restarts_.tolist() == [(-math.inf, 0, False, False, False)] * 3
+    )
     assert_array_equal(pickle.loads(pickle.dumps(gm)).restarts_, gm.restarts_)
 
 

@@ -101,32 +101,6 @@ def test_the_error_is_that_of_the_first_failing_run(init_params, covariance_type
     assert str(caught.value) == str(want)
 
 
-def test_a_failing_restart_spoils_the_fit_as_before():
-    """The first run is well, a later one ends on the copies of one point."""
-    rng = np.random.default_rng(12)
-    X = np.concatenate([rng.standard_normal((60, 2)), np.full((6, 2), 1.5)])
-    options = {"reg_covar": 0.0, "init_params": "random", "max_iter": 60, "tol": 0.0}
-    outcomes = []
-    state = np.random.RandomState(3)
-    for _ in range(12):
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", ConvergenceWarning)
-                GaussianMixture(4, random_state=state, **options).fit(X)
-        except ops.SingularCovarianceError as error:
-            outcomes.append(str(error))
-        else:
-            outcomes.append(None)
-    failures = [message for message in outcomes if message]
-    assert outcomes[0] is None, "the example needs a run that succeeds before one that fails"
-    assert failures
-    first = outcomes.index(failures[0])
-    fit(X, n_init=first, **options)
-    with pytest.raises(ops.SingularCovarianceError) as caught:
-        fit(X, n_init=12, **options)
-    assert str(caught.value) == failures[0]
-
-
 def test_max_iter_0_keeps_the_last_start(rng):
     """As one by one: without an iteration there is no bound to compare."""
     X = data(rng)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from elbokit.mixture._convergence import ConvergenceMonitor
-from elbokit.mixture._em import EmRun, FitInterrupted, run_em
+from elbokit.mixture._em import EmRun, FitInterrupted, attempt, run_em
 from elbokit.mixture._equal_starts import first_of_equals, same_start
 from elbokit.mixture._estimator_starts import (
     drawn_starts,
@@ -73,7 +74,7 @@ class ArrayFit:
         else:
             seen: dict[bytes, EmRun] = {}
             for init in range(n_init):
-                yield Restart(self._shown(init, warm, seen))
+                yield Restart(attempt(partial(self._shown, init, warm, seen)))
 
     def _shown(self, init: int, warm: bool, seen: dict[bytes, EmRun]) -> EmRun:
         """Make one run under the eyes of a monitor; that in `seen` counts, of equal starts."""
@@ -85,6 +86,8 @@ class ArrayFit:
                 starts = self._starts(self._problem)
             key = self._key(starts) if self._may_share() else None  # the run changes the start
             (run,) = self._run_em(starts, monitor)
+            if run.error is not None:
+                raise run.error
             if key is not None:
                 run = seen.setdefault(key, run)
             monitor.finish(run.lower_bound, run.converged)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import TYPE_CHECKING
 
 from elbokit._types import GmmStatistics
 from elbokit.mixture._convergence import ConvergenceMonitor
-from elbokit.mixture._em import EmRun
+from elbokit.mixture._em import EmRun, attempt
 from elbokit.mixture._em_steps import em_steps
 from elbokit.mixture._equal_starts import same_start
 from elbokit.mixture._estimator_starts import last_solution, monitor_of, single
@@ -92,7 +93,8 @@ def each_restart(
     Starts that are the same mixture have one run.
     """
     seen: dict[bytes, EmRun] = {}
-    for init in range(1 if warm else estimator.n_init):
+
+    def one(init: int) -> EmRun:
         with monitor_of(estimator, warm) as monitor:
             monitor.begin(init)
             if warm:
@@ -106,4 +108,7 @@ def each_restart(
                 seen[key] = run(start, monitor)
             if estimator.max_iter > 0:
                 monitor.end()
-        yield Restart(seen[key])
+        return seen[key]
+
+    for init in range(1 if warm else estimator.n_init):
+        yield Restart(attempt(partial(one, init)))

@@ -9,20 +9,21 @@ import numpy as np
 import numpy.typing as npt
 
 from elbokit._gmm_fit import FitOutcome, fit_error, run_fits
-from elbokit._types import FitStatus
+from elbokit._types import FitStatus, SingularCovarianceError
 from elbokit.mixture._convergence import ConvergenceMonitor
 from elbokit.mixture._initialization import Starts
 from elbokit.mixture._parameters import GmmParameters
 from elbokit.mixture._prior import CorePrior
 from elbokit.mixture._problems import Problems
 
-__all__ = ["EmRun", "FitInterrupted", "run_all", "run_em"]
+__all__ = ["EmRun", "FitInterrupted", "attempt", "run_all", "run_em"]
 
 
 class EmRun(NamedTuple):
     """Result of one run: the parameters, the bound of each iteration, the outcome.
 
-    `after_m` has the bound after each M-step: see :class:`elbokit.mixture.FitHistory`.
+    `after_m` has the bound after each M-step: see :class:`elbokit.mixture.FitHistory`. Of a run
+    that failed only `error` is of use.
     """
 
     parameters: GmmParameters
@@ -30,6 +31,14 @@ class EmRun(NamedTuple):
     lower_bounds: list[float]
     converged: bool
     after_m: Sequence[float] = ()
+    error: SingularCovarianceError | None = None
+
+    @classmethod
+    def failed(cls, error: SingularCovarianceError) -> EmRun:
+        """Return a run without an iteration."""
+        nothing = np.empty(0)
+        parameters = GmmParameters(nothing, nothing, nothing, nothing)
+        return cls(parameters, -np.inf, [], False, error=error)
 
 
 class FitInterrupted(KeyboardInterrupt):
@@ -38,6 +47,14 @@ class FitInterrupted(KeyboardInterrupt):
     def __init__(self, runs: list[EmRun]) -> None:
         super().__init__()
         self.runs = runs
+
+
+def attempt(make: Callable[[], EmRun]) -> EmRun:
+    """Return the run that is made, or a failed one where a covariance is singular."""
+    try:
+        return make()
+    except SingularCovarianceError as error:
+        return EmRun.failed(error)
 
 
 def run_em(
@@ -79,15 +96,13 @@ def run_em(
     -------
     runs : list of EmRun
         As in scikit-learn, the bound of an iteration is that of its E-step, so it belongs
-        to the parameters before the iteration's M-step.
+        to the parameters before the iteration's M-step. A run has failed if a covariance is
+        not positive definite, in its start or on the way.
 
     Raises
     ------
-    SingularCovarianceError
-        If a covariance is not positive definite, in a start or on the way.
     ValueError
-        If no component has any responsibility left, or sums overflow. Of several runs that fail
-        the first one's error is raised.
+        If no component has any responsibility left, or sums overflow, in any of the runs.
     FitInterrupted
         On Ctrl-C; it has the runs that made an iteration.
 
@@ -111,11 +126,16 @@ def run_em(
         on_interrupt=_raise_interrupted,
     )
     given = "weights_init, means_init and precisions_init"
-    for status, component in zip(fit.status.tolist(), fit.component.tolist(), strict=True):
+    runs = _as_runs(fit)
+    for i, (status, component) in enumerate(
+        zip(fit.status.tolist(), fit.component.tolist(), strict=True)
+    ):
         error = fit_error(status, component, covariance_type, given)
-        if error is not None:
+        if isinstance(error, SingularCovarianceError):
+            runs[i] = EmRun.failed(error)
+        elif error is not None:
             raise error
-    return _as_runs(fit)
+    return runs
 
 
 def _as_runs(fit: FitOutcome) -> list[EmRun]:

@@ -33,6 +33,7 @@ __all__ = [
     "drawn_starts",
     "given_to",
     "last_solution",
+    "level_of_user",
     "monitor_of",
     "rows_at_once",
     "single",
@@ -142,11 +143,11 @@ def warn_of_few_clusters(starts: Starts, n_components: int) -> None:
             f"Number of distinct clusters ({distinct}) found smaller than n_clusters "
             f"({n_components}). Possibly due to duplicate points in X.",
             ConvergenceWarning,
-            stacklevel=_level_of_user(),
+            stacklevel=level_of_user(),
         )
 
 
-def _level_of_user() -> int:
+def level_of_user() -> int:
     """Return how many frames above the caller the code outside this package is."""
     frame, level = sys._getframe(1), 1
     while frame.f_back is not None and frame.f_globals["__name__"].startswith("elbokit."):

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 from sklearn.base import BaseEstimator
+from sklearn.exceptions import ConvergenceWarning
 
 from elbokit.mixture._convergence import ConvergenceMonitor
 from elbokit.mixture._em import EmRun, FitInterrupted
+from elbokit.mixture._estimator_starts import level_of_user
 from elbokit.mixture._parameters import GmmParameters
 from elbokit.mixture._restarts import Restart, best_restart
 
@@ -22,7 +25,7 @@ def keep_best(restarts: Iterable[Restart], store: Callable[[EmRun, list[Restart]
     Parameters
     ----------
     restarts : iterable of Restart
-        At least one that was not dropped, unless it raises.
+        At least one that was not dropped or failed, unless it raises.
     store : callable
         Sets the fitted attributes, given the best run and all.
 
@@ -30,6 +33,13 @@ def keep_best(restarts: Iterable[Restart], store: Callable[[EmRun, list[Restart]
     ------
     KeyboardInterrupt
         On Ctrl-C. Nothing is stored if no run has a complete iteration.
+    SingularCovarianceError
+        If every run failed: the first one's.
+
+    Warns
+    -----
+    ConvergenceWarning
+        If some runs failed.
     """
     done: list[Restart] = []
     try:
@@ -40,10 +50,20 @@ def keep_best(restarts: Iterable[Restart], store: Callable[[EmRun, list[Restart]
         if isinstance(interrupt, FitInterrupted):
             original = interrupt.__context__
             done += map(Restart, interrupt.runs)
-        usable = [restart for restart in done if not restart.dropped and restart.run.lower_bounds]
+        usable = [each for each in done if not each.dropped and each.run.lower_bounds]
         if usable:
             store(best_restart(usable)._replace(converged=False), done)
         raise (original or interrupt) from None  # not the one that only carried the runs
+    errors = [restart.run.error for restart in done if restart.run.error is not None]
+    if errors:
+        if all(restart.dropped or restart.run.error is not None for restart in done):
+            raise errors[0]
+        warnings.warn(
+            f"{len(errors)} of {len(done)} starts failed, and the best of the others is kept. The "
+            f"first error: {errors[0]}",
+            ConvergenceWarning,
+            stacklevel=level_of_user(),
+        )
     store(best_restart(done), done)
 
 

@@ -36,7 +36,15 @@ _FIRST_COMPARISON = 2
 # then differs by far less than any useful `tol`.
 _SAME_POINT = 1e-4
 
-SUMMARY = np.dtype([("lower_bound", "f8"), ("n_iter", "i8"), ("converged", "?"), ("dropped", "?")])
+SUMMARY = np.dtype(
+    [
+        ("lower_bound", "f8"),
+        ("n_iter", "i8"),
+        ("converged", "?"),
+        ("dropped", "?"),
+        ("failed", "?"),
+    ]
+)
 
 
 class Restart(NamedTuple):
@@ -58,11 +66,11 @@ def best_restart(restarts: Iterable[Restart]) -> EmRun:
     Parameters
     ----------
     restarts : iterable of Restart
-        At least one of them not dropped.
+        At least one of them neither dropped nor failed.
     """
     best: EmRun | None = None
     for run, dropped in restarts:
-        if dropped:
+        if dropped or run.error is not None:
             continue
         if best is None or best.lower_bound == -math.inf or run.lower_bound > best.lower_bound:
             best = run
@@ -76,7 +84,7 @@ def summary(restarts: Sequence[Restart]) -> npt.NDArray[Any]:
     Returns
     -------
     rows : ndarray of shape (n_restarts,)
-        With the fields 'lower_bound', 'n_iter', 'converged' and 'dropped'.
+        With the fields 'lower_bound', 'n_iter', 'converged', 'dropped' and 'failed'.
     """
     rows = [
         # As in the estimator: without an iteration there is no bound.
@@ -85,6 +93,7 @@ def summary(restarts: Sequence[Restart]) -> npt.NDArray[Any]:
             len(run.lower_bounds),
             run.converged,
             dropped,
+            run.error is not None,
         )
         for run, dropped in restarts
     ]
@@ -124,7 +133,9 @@ def race(
     Returns
     -------
     restarts : list of Restart
-        In the order of the starts. A run that ended before it could be given up was not dropped.
+        In the order of the starts. A run that ended before it could be given up was not dropped,
+        nor was one that failed. Where none is left that did not fail, those that were given up
+        last are taken back: a bound on its way to a singularity is the highest.
 
     Raises
     ------
@@ -165,9 +176,11 @@ def race(
             interrupt.runs += [restarts[i].run for i in left if i not in going]
             raise
         for i, run in zip(going, runs, strict=True):
-            restarts[i] = Restart(_continued(restarts[i].run, run))
-        done = limit
-        if done == max_iter:
+            restarts[i] = Restart(_continued(restarts[i].run, run) if run.error is None else run)
+        done, left = limit, [i for i in left if restarts[i].run.error is None]
+        if not left:
+            done, left = _taken_back(restarts)
+        if done == max_iter or not left:
             return restarts
         stay = _staying(restarts, left, drop, covariance_type, tol)
         for i in set(left) - stay:
@@ -224,6 +237,16 @@ def same_mixture(a: GmmParameters, b: GmmParameters, covariance_type: str) -> bo
 
 def _rows(parameters: GmmParameters) -> list[GmmParameters]:
     return [GmmParameters(*arrays) for arrays in zip(*parameters, strict=True)]
+
+
+def _taken_back(restarts: list[Restart]) -> tuple[int, list[int]]:
+    """Return the iterations and places of the runs that were given up last, no longer dropped."""
+    dropped = [i for i, restart in enumerate(restarts) if restart.dropped]
+    done = max((len(restarts[i].run.lower_bounds) for i in dropped), default=0)
+    last = [i for i in dropped if len(restarts[i].run.lower_bounds) == done]
+    for i in last:
+        restarts[i] = restarts[i]._replace(dropped=False)
+    return done, last
 
 
 def _continued(before: EmRun, run: EmRun) -> EmRun:

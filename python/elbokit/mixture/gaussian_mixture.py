@@ -134,7 +134,8 @@ class GaussianMixture(StepwiseEM, PartialMixin, ConversionMixin, FittedGaussianM
     history_ : FitHistory
         Its bound before and after the E-step and after the M-step of each iteration.
     restarts_ : ndarray of shape (n_init,)
-        How each run ended, in fields 'lower_bound', 'n_iter', 'converged' and 'dropped'.
+        How each run ended, in fields 'lower_bound', 'n_iter', 'converged', 'dropped' and
+        'failed' (a singular covariance; the bound is -inf).
     n_features_in_ : int
         Number of features seen by :meth:`fit`.
     feature_names_in_ : ndarray of shape (n_features_in_,)
@@ -281,13 +282,14 @@ class GaussianMixture(StepwiseEM, PartialMixin, ConversionMixin, FittedGaussianM
         Raises
         ------
         ValueError
-            If an argument has a wrong shape or value, or a covariance is not positive
-            definite; the message names the argument or the component.
+            If an argument has a wrong shape or value, or a covariance of every run is not
+            positive definite; the message names the argument or the component.
 
         Warns
         -----
         ConvergenceWarning
-            If the kept run did not converge within `max_iter` iterations.
+            If the kept run did not converge within `max_iter` iterations, or if a covariance of
+            another run is not positive definite.
         """
         with unchanged_on_failure(self, keep_interrupted=True):
             self._fit(X, sample_weight)
