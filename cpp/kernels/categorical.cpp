@@ -60,8 +60,11 @@ class CategoricalRows {
         continue;
       }
       const int n = static_cast<int>(end - row < together ? end - row : together);
-      rows_across(row, n);
-      for (int i = 0; i < n; ++i) add(loss_[i]);
+      const double loss = rows_across(row, n);
+      if (args_.weight || args_.sample_loss)
+        for (int i = 0; i < n; ++i) add(loss_[i]);
+      else
+        totals_.loss += loss;
     }
     totals_.loss += of_sample_;  // of a sample that goes on behind `end`
     if (args_.stream) stream_fence();
@@ -220,10 +223,13 @@ class CategoricalRows {
   }
 
   // Rows of one position and few classes: tiles of them are transposed on the way in and out.
-  void rows_across(std::int64_t row, int n) {
+  // Returns the sum of their losses.
+  double rows_across(std::int64_t row, int n) {
     Place place = at_;
-    for (int i = 0; i < n; ++i, place.next(args_.rows_per_sample))
+    for (int i = 0; i < n; ++i) {
       factor_[i] = args_.scale * weight(place);
+      if (args_.weight) place.next(args_.rows_per_sample);
+    }
     start(row, n);
     const int stride = plane_stride(n), classes = static_cast<int>(args_.classes);
     for_each_tile(n, [&](int i, int height, int k, int width) ELBOKIT_INLINE_LAMBDA {
@@ -240,8 +246,8 @@ class CategoricalRows {
       own = kLowest<T>;
     }
     const auto there = [](std::int64_t, T*) ELBOKIT_INLINE_LAMBDA {};
-    terms(n, there);
-    if (!args_.grad) return;
+    const double loss = terms(n, there);
+    if (!args_.grad) return loss;
     T rows[kLanes<T> * kFewClasses];
     for_each_tile(n, [&](int i, int height, int k, int width) ELBOKIT_INLINE_LAMBDA {
       Vec<T> tile[kLanes<T>];
@@ -255,6 +261,7 @@ class CategoricalRows {
           return load(rows + r * kFewClasses + c);
         });
     });
+    return loss;
   }
 
   // f(first position, positions, first class, classes) for each tile, the classes innermost.
