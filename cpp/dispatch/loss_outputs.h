@@ -9,12 +9,16 @@ namespace elbokit::cpu {
 // Outputs beyond this are written past the caches: they would only drive out what is read next.
 inline constexpr std::size_t kStreamed = std::size_t{8} << 20;
 
-// Whether to write `result`, which overlaps nothing that is read, past the caches.
+// Whether to write so many bytes, which overlap nothing that is read, past the caches.
+inline bool ready_to_stream(void* data, std::size_t size) {
+  dispatch::advise_huge_pages(data, size);
+  return size > kStreamed;
+}
+
 inline bool ready_to_stream(const Result& result, std::int64_t rows) {
   if (!result) return false;
-  const auto size = static_cast<std::size_t>(rows * result.row_stride * size_of(result.element));
-  dispatch::advise_huge_pages(result.data, size);
-  return size > kStreamed;
+  const auto size = rows * result.row_stride * static_cast<std::int64_t>(size_of(result.element));
+  return ready_to_stream(result.data, static_cast<std::size_t>(size));
 }
 
 template <class T>

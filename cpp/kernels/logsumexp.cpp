@@ -150,8 +150,13 @@ void logsumexp_backward(const LogsumexpBackwardArgs<T>& args, std::int64_t begin
       const T* const a = args.a + o * args.outer_stride;
       T* const out = args.out + o * args.n;
       const Vec<T> of_row = broadcast<T>(*lse), factor = broadcast<T>(*grad);
+      const bool past = args.stream && reinterpret_cast<std::uintptr_t>(out) % kVectorBytes == 0;
       for_each_vector<T>(args.n, [&](std::int64_t i, int count) ELBOKIT_INLINE_LAMBDA {
-        write<T>(out + i, softmax(read(a + i, count), of_row, factor), count);
+        const Vec<T> value = softmax(read(a + i, count), of_row, factor);
+        if (past && count == kLanes<T>)
+          stream(out + i, value);
+        else
+          write<T>(out + i, value, count);
       });
       continue;
     }
@@ -175,6 +180,7 @@ void logsumexp_backward(const LogsumexpBackwardArgs<T>& args, std::int64_t begin
       i += count - 1;
     }
   }
+  if (args.stream) stream_fence();
 }
 
 #define ELBOKIT_INSTANTIATE(T)                                                  \

@@ -20,9 +20,10 @@ struct LogsumexpBackwardArgs {
   std::int64_t outer, n, inner;
   const T* a;  // (outer, n, inner)
   std::ptrdiff_t outer_stride, axis_stride, inner_stride;
-  const T* lse;   // (outer, inner), contiguous
-  const T* grad;  // (outer, inner), contiguous
-  T* out;         // (outer, n, inner), contiguous
+  const T* lse;         // (outer, inner), contiguous
+  const T* grad;        // (outer, inner), contiguous
+  T* out;               // (outer, n, inner), contiguous
+  bool stream = false;  // whether rows along the axis are written past the caches
 };
 
 #define ELBOKIT_DECLARE(level)                                                                    \
