@@ -43,6 +43,21 @@ def test_batches_of_other_sizes(posterior: str, prior: str) -> None:
     torch.compiler.reset()
 
 
+@pytest.mark.parametrize("prior", PRIORS)
+def test_missing_elements_and_weights(prior: str) -> None:
+    vae, x = new_vae("diagonal", prior), targets(10, D).float()
+    mask, weight = torch.rand(10, D) < 0.5, torch.rand(10)
+    torch.compiler.reset()
+    compiled = torch.compile(vae.loss, backend="eager")
+    for n in (10, 7, 5):
+        given = {"mask": mask[:n], "weight": weight[:n]}
+        torch.manual_seed(n)
+        ours = compiled(x[:n], **given)
+        torch.manual_seed(n)
+        torch.testing.assert_close(ours, vae.loss(x[:n], **given))
+    torch.compiler.reset()
+
+
 def test_training_a_compiled_model() -> None:
     vae = new_vae("diagonal", "standard")
     vae.compile(backend="eager")

@@ -32,15 +32,20 @@ class Expected(NamedTuple):
         Dtype of the result, except of classes (int64) and of bytes, which stay as they are.
     event_shape : tuple of int or None
         Shape of one sample; None for any.
+    missing : bool, default=False
+        Whether NaN stands for what is missing.
     """
 
     name: str
     likelihood: Likelihood
     dtype: torch.dtype
     event_shape: tuple[int, ...] | None
+    missing: bool = False
 
 
-def expected_by(vae: VAE, name: str, dtype: torch.dtype | None = None) -> Expected:
+def expected_by(
+    vae: VAE, name: str, dtype: torch.dtype | None = None, missing: bool = False
+) -> Expected:
     """Return what `vae` asks of the argument `name`, by default in the dtype of its parameters."""
     from elbokit.torch._vae import VAE
 
@@ -48,7 +53,7 @@ def expected_by(vae: VAE, name: str, dtype: torch.dtype | None = None) -> Expect
         dtype = next(vae.parameters(), torch.empty(0)).dtype
     # The exact type: a subclass may bring data into shape itself.
     shape = vae._event_shape if type(vae) is VAE else None
-    return Expected(name, vae.likelihood, dtype, shape)
+    return Expected(name, vae.likelihood, dtype, shape, missing)
 
 
 def as_data(X: Any, expected: Expected) -> Tensor:
@@ -82,7 +87,7 @@ def _as_tensor(name: str, X: Any) -> Tensor:
 
 def checked(X: Tensor, expected: Expected, row_of: Callable[[int], int] = int) -> Tensor:
     """Return a batch in its dtype if it is as `expected`; `row_of` gives the row of a sample."""
-    name, likelihood, dtype, event_shape = expected
+    name, likelihood, dtype, event_shape, missing = expected
     if X.is_complex():
         raise TypeError(f"`{name}` has dtype {X.dtype}, expected real numbers")
     check_layout(name, X)
@@ -93,7 +98,7 @@ def checked(X: Tensor, expected: Expected, row_of: Callable[[int], int] = int) -
         dtype = torch.int64
     elif X.dtype == torch.uint8:  # scaled to [0, 1] batch by batch, in a quarter of the memory
         return X
-    return _check_values(name, X.to(dtype), likelihood.support, row_of)
+    return _check_values(name, X.to(dtype), likelihood.support, missing, row_of)
 
 
 def _check_shape(name: str, X: Tensor, event_shape: tuple[int, ...] | None) -> None:
@@ -110,15 +115,26 @@ def _check_shape(name: str, X: Tensor, event_shape: tuple[int, ...] | None) -> N
 
 
 def _check_values(
-    name: str, X: Tensor, support: tuple[float, float], row_of: Callable[[int], int]
+    name: str,
+    X: Tensor,
+    support: tuple[float, float],
+    missing: bool,
+    row_of: Callable[[int], int],
 ) -> Tensor:
-    """Return `X` if all of it is in `support`; the error names the first bad row."""
+    """Return `X` if all of it, but for what is missing, is in `support`.
+
+    The error names the first bad row.
+    """
     least, greatest = support
     low, high = torch.aminmax(X)
     if bool((low >= least) & (high <= greatest) & low.isfinite() & high.isfinite()):
         return X  # NaN is not finite
     flat = X.flatten(1)
     bad = ~((flat >= least) & (flat <= greatest) & flat.isfinite())
+    if missing:
+        bad &= ~flat.isnan()
+        if not bad.any():
+            return X
     i, column = bad.nonzero()[0].tolist()
     expected = f"values in [{least:g}, {greatest:g}]" if greatest < np.inf else "finite values"
     raise ValueError(

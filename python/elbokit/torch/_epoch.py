@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from elbokit.torch._batches import Batches, stream_seed
-from elbokit.torch._latent_model import VAEOutput
+from elbokit.torch._latent_model import VAEOutput, given
 from elbokit.torch._schedules import LearningRates, Schedule, value_at
 from elbokit.torch._statistics import VAEStatistics
 from elbokit.torch._vae import VAE
@@ -32,6 +32,7 @@ class Options(Protocol):
     seed: int
     beta: float | Schedule
     free_bits: float
+    missing: str
     capacity: float | Schedule | None
     accumulate: int
     clip_grad_norm: float | None
@@ -89,9 +90,9 @@ class Epoch:
 
     def _backward(self, batch: Tensor, part: float, weights: dict[str, float]) -> Tensor:
         """Add a batch's gradients, its part of those of a step; return its sums."""
-        x = self._input(batch)
-        output = self.model(x)
-        terms = self._terms(x, output, **weights)
+        x, mask = self._input(batch)
+        output = self.model(*given(x, mask))
+        terms = self._terms(x, mask, output, **weights)
         self.fabric.backward(terms.loss if part == 1 else part * terms.loss)
         return _summed(terms, output)
 
@@ -104,11 +105,11 @@ class Epoch:
         self.model.eval()
         sums = self._no_sums()
         for batch in batches:
-            x = self._input(batch)
+            x, mask = self._input(batch)
             # Not by `model`: processes may have different numbers of batches, and it would wait.
             with self.fabric.autocast():
-                output = self.options.vae(x, generator=generator)
-            sums += _summed(self._terms(x, output), output)
+                output = self.options.vae(*given(x, mask), generator=generator)
+            sums += _summed(self._terms(x, mask, output), output)
         return self._metrics("val_", sums)
 
     def _seed(self, stream: str) -> None:
@@ -127,19 +128,34 @@ class Epoch:
         size = 3 + 2 * self.options.vae.latent_dim
         return torch.zeros(size, dtype=torch.float64, device=self.fabric.device)
 
-    def _input(self, batch: Tensor) -> Tensor:
-        return self.options.vae.as_input(self.fabric.to_device(batch))
+    def _input(self, batch: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Return a batch as the model takes it, and which of its elements are there."""
+        x = self.options.vae.as_input(self.fabric.to_device(batch))
+        if self.options.missing == "error" or not x.is_floating_point():
+            return x, None
+        return x, ~x.isnan()
 
     def _terms(
-        self, x: Tensor, output: VAEOutput, beta: float = 1.0, capacity: float | None = None
+        self,
+        x: Tensor,
+        mask: Tensor | None,
+        output: VAEOutput,
+        beta: float = 1.0,
+        capacity: float | None = None,
     ) -> VAELossOutput:
         vae = self.options.vae
         if x.dtype == torch.float64:
             # Fabric narrows what the model returns; the parts are still in double precision.
             output = VAEOutput(*(each.double() for each in output))
         try:
-            free_bits = self.options.free_bits
-            return vae.terms(x, output, beta=beta, free_bits=free_bits, capacity=capacity)
+            return vae.terms(
+                x,
+                output,
+                beta=beta,
+                free_bits=self.options.free_bits,
+                capacity=capacity,
+                mask=mask,
+            )
         except ValueError as error:
             if all(bool(each.isfinite().all()) for each in output):
                 raise

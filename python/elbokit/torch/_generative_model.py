@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from elbokit.torch._checks import (
+    check_broadcast,
     check_densities,
     check_generator,
     check_is_tensor,
@@ -13,7 +14,7 @@ from elbokit.torch._checks import (
     check_same_shape,
 )
 from elbokit.torch._importance import importance_log_likelihood
-from elbokit.torch._latent_model import LatentModel
+from elbokit.torch._latent_model import LatentModel, given
 from elbokit.torch._networks import check_fits_parameters, narrowed
 from elbokit.torch._reduction import computed_dtype
 
@@ -54,20 +55,22 @@ class GenerativeModel(LatentModel):
         return self.likelihood.mean(self._decoded(z))
 
     @torch.no_grad()
-    def reconstruct(self, x: Tensor) -> Tensor:
+    def reconstruct(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Decode the posterior means of data.
 
         Parameters
         ----------
         x : Tensor of shape (n_samples, ...)
             Data.
+        mask : Tensor, optional
+            Which of them are there, as for `encode`; the others are filled in.
 
         Returns
         -------
         Tensor of the shape of `x`
             As `decode`; for classes their probabilities, (n_samples, n_classes, ...).
         """
-        return self.decode(self.encode(x)[0])
+        return self.decode(self.encode(*given(x, mask))[0])
 
     @torch.no_grad()
     def sample(
@@ -121,7 +124,12 @@ class GenerativeModel(LatentModel):
         return decoded.reshape(n_steps, len(x0), *decoded.shape[1:])
 
     def elbo(
-        self, x: Tensor, n_samples: int = 1, *, generator: torch.Generator | None = None
+        self,
+        x: Tensor,
+        n_samples: int = 1,
+        *,
+        mask: Tensor | None = None,
+        generator: torch.Generator | None = None,
     ) -> Tensor:
         """Estimate the bound of each sample, an average over latent samples.
 
@@ -131,6 +139,8 @@ class GenerativeModel(LatentModel):
             Data, as for `encode`.
         n_samples : int, default=1
             Latent samples for each row of `x`, decoded one after another.
+        mask : Tensor, optional
+            Which elements of `x` are there, as for `loss`.
         generator : torch.Generator, optional
             Source of the noise.
 
@@ -141,12 +151,12 @@ class GenerativeModel(LatentModel):
             a Gaussian, and else averaged over the samples too.
         """
         n_samples = check_positive_int("n_samples", n_samples)
-        mu, logvar = self.encode(x)
+        mu, logvar = self.encode(*given(x, mask))
         closed = self.prior.moments() is not None
         bound = torch.zeros((), dtype=computed_dtype(mu), device=mu.device)
         for i in range(n_samples):
             z = self.reparameterize(mu, logvar, generator=generator)
-            bound = bound + self._log_prob(x, z) / n_samples
+            bound = bound + self._log_prob(x, z, mask) / n_samples
             if i == 0 or not closed:
                 kl, _ = self.divergence(mu, logvar, z)
                 bound = bound - (kl if closed else kl / n_samples)
@@ -158,6 +168,7 @@ class GenerativeModel(LatentModel):
         x: Tensor,
         n_samples: int = 1000,
         *,
+        mask: Tensor | None = None,
         generator: torch.Generator | None = None,
         max_rows: int = _MAX_DECODED_ROWS,
     ) -> Tensor:
@@ -169,6 +180,8 @@ class GenerativeModel(LatentModel):
             Data, as for `encode`.
         n_samples : int, default=1000
             Latent samples for each row of `x`.
+        mask : Tensor, optional
+            Which elements of `x` are there, as for `loss`: log p of these is estimated.
         generator : torch.Generator, optional
             Source of the noise.
         max_rows : int, default=8192
@@ -193,15 +206,26 @@ class GenerativeModel(LatentModel):
         n_samples = check_positive_int("n_samples", n_samples)
         max_rows = check_positive_int("max_rows", max_rows)
 
-        def estimate(rows: Tensor) -> Tensor:
-            mu, scale = self.encode(rows)
+        if mask is not None:
+            check_is_tensor("mask", mask)
+            check_broadcast("mask", mask, "x", x)
+            mask = mask.expand(x.shape)
+
+        def estimate(rows: Tensor, there: Tensor | None) -> Tensor:
+            mu, scale = self.encode(*given(rows, there))
+
+            def log_prob(pairs: Tensor, z: Tensor) -> Tensor:
+                if there is None:
+                    return self._log_prob(pairs, z)
+                size = len(pairs) // max(1, len(rows))
+                return self._log_prob(pairs, z, there.expand(size, *there.shape).flatten(0, 1))
 
             def sample(_: Tensor, size: int) -> tuple[Tensor, Tensor]:
                 z, noise = self.posterior.draw(mu, scale, size, generator=generator)
                 return z, self.posterior.log_prob_of_noise(noise, scale)
 
             return importance_log_likelihood(
-                self._log_prob,
+                log_prob,
                 rows,
                 sample,
                 n_samples,
@@ -209,9 +233,14 @@ class GenerativeModel(LatentModel):
                 max_rows=max_rows,
             )
 
-        return torch.cat([estimate(rows) for rows in torch.split(x, max_rows)])
+        parts = torch.split(x, max_rows)
+        masks = [None] * len(parts) if mask is None else torch.split(mask, max_rows)
+        return torch.cat([estimate(*part) for part in zip(parts, masks, strict=True)])
 
-    def _log_prob(self, x: Tensor, z: Tensor) -> Tensor:
+    def _log_prob(self, x: Tensor, z: Tensor, mask: Tensor | None = None) -> Tensor:
         """Log p(x|z) of each row."""
-        log_prob = self.likelihood.log_prob(self._decoded(z), x)
+        decoded = self._decoded(z)
+        if mask is not None:
+            return -self.likelihood.loss(decoded, x, mask=mask)
+        log_prob = self.likelihood.log_prob(decoded, x)
         return check_densities(log_prob, "likelihood.log_prob", len(x))

@@ -7,7 +7,14 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from elbokit.torch._checks import check_densities, check_is_tensor, check_layout, check_tensors
+from elbokit.torch._checks import (
+    check_broadcast,
+    check_densities,
+    check_is_tensor,
+    check_layout,
+    check_tensors,
+    check_weight,
+)
 from elbokit.torch._likelihoods import BernoulliLikelihood, Likelihood, check_decoded, reduced
 from elbokit.torch._networks import check_fits_parameters, first_weight, narrowed
 from elbokit.torch._parts import make_likelihood, make_posterior, make_prior
@@ -15,7 +22,7 @@ from elbokit.torch._posteriors import DiagonalPosterior, Posterior
 from elbokit.torch._priors import Prior
 from elbokit.torch._vae_loss import VAELossOutput, check_options, drawn_to, vae_loss
 
-__all__ = ["LatentModel", "VAEOutput"]
+__all__ = ["LatentModel", "VAEOutput", "given"]
 
 
 class VAEOutput(NamedTuple):
@@ -38,6 +45,11 @@ class VAEOutput(NamedTuple):
     mu: Tensor
     logvar: Tensor
     z: Tensor
+
+
+def given(x: Tensor, mask: Tensor | None) -> tuple[Tensor, ...]:
+    """Return the arguments of a pass: what a subclass overrides need not know of masks."""
+    return (x,) if mask is None else (x, mask)
 
 
 class LatentModel(nn.Module):
@@ -109,13 +121,16 @@ class LatentModel(nn.Module):
         x = x.to(like)
         return x / 255 if scaled else x
 
-    def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def encode(self, x: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Parameters of the posterior.
 
         Parameters
         ----------
         x : Tensor of shape (n_samples, ...)
             Data, of the dtype of the encoder's parameters; classes are of an integer dtype.
+        mask : Tensor broadcasting to the shape of `x`, optional
+            Where it is 0 (or False) an element is missing, whatever `x` holds there: the encoder
+            sees 0 (of a class no indicator), and the likelihood is that of the others.
 
         Returns
         -------
@@ -127,11 +142,11 @@ class LatentModel(nn.Module):
         Raises
         ------
         TypeError
-            `x` is no tensor, or not of the dtype of the parameters of built networks (outside
-            autocast).
+            `x` or `mask` is no tensor, or `x` not of the dtype of the parameters of built networks
+            (outside autocast).
         ValueError
-            `x` has not the shape the networks were built for, or a class out of range, or the
-            encoder's output is not as promised.
+            `x` has not the shape the networks were built for, or a class out of range, `mask` does
+            not broadcast to it, or the encoder's output is not as promised.
         """
         if self.likelihood.classes:
             check_is_tensor("x", x)
@@ -142,10 +157,23 @@ class LatentModel(nn.Module):
         if shape is not None and x.shape[1:] != shape:
             expected = f"(n_samples, {', '.join(map(str, shape))})"
             raise ValueError(f"`x` has shape {tuple(x.shape)}, expected {expected}")
-        seen = self.likelihood.encoder_input(x, self._like().dtype)
+        seen = self._seen(x, mask)
         if shape is not None:  # networks of one's own may convert what they are given
             check_fits_parameters("x", seen, self.encoder)
         return self.posterior.parameters(self.encoder(seen), self.latent_dim)
+
+    def _seen(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        """Return what the encoder sees of the data, 0 where it is missing."""
+        dtype = self._like().dtype
+        if mask is None:
+            return self.likelihood.encoder_input(x, dtype)
+        check_is_tensor("mask", mask)
+        check_broadcast("mask", mask, "x", x)
+        present = mask != 0
+        seen = self.likelihood.encoder_input(torch.where(present, x, 0), dtype)
+        if self.likelihood.classes:
+            present = present.expand(x.shape)[:, None]
+        return torch.where(present, seen, 0)
 
     def reparameterize(
         self, mu: Tensor, logvar: Tensor, *, generator: torch.Generator | None = None
@@ -166,13 +194,21 @@ class LatentModel(nn.Module):
         """
         return self.posterior.rsample(mu, logvar, generator=generator)
 
-    def forward(self, x: Tensor, *, generator: torch.Generator | None = None) -> VAEOutput:
+    def forward(
+        self,
+        x: Tensor,
+        mask: Tensor | None = None,
+        *,
+        generator: torch.Generator | None = None,
+    ) -> VAEOutput:
         """Encode, draw one latent sample, decode.
 
         Parameters
         ----------
         x : Tensor of shape (n_samples, ...)
             Data, as for `encode`.
+        mask : Tensor, optional
+            Which of them are there, as for `encode`.
         generator : torch.Generator, optional
             Source of the noise.
 
@@ -181,7 +217,7 @@ class LatentModel(nn.Module):
         VAEOutput
             `logits`, `mu`, `logvar` and `z`.
         """
-        mu, logvar = self.encode(x)
+        mu, logvar = self.encode(*given(x, mask))
         z = self.reparameterize(mu, logvar, generator=generator)
         return VAEOutput(self._decoded(z), mu, logvar, z)
 
@@ -197,6 +233,8 @@ class LatentModel(nn.Module):
         beta: float | Tensor = 1.0,
         free_bits: float = 0.0,
         capacity: float | Tensor | None = None,
+        weight: Tensor | None = None,
+        mask: Tensor | None = None,
         reduction: str = "batchmean",
         generator: torch.Generator | None = None,
     ) -> VAELossOutput:
@@ -206,8 +244,11 @@ class LatentModel(nn.Module):
         ----------
         x : Tensor of shape (n_samples, ...)
             Data, as for `encode`.
-        beta, free_bits, capacity, reduction
+        beta, free_bits, capacity, weight, reduction
             See `vae_loss`. `free_bits` needs a diagonal posterior and a Gaussian prior.
+        mask : Tensor broadcasting to the shape of `x`, optional
+            Which elements are there, as for `encode`: the bound is that of log p of these. A
+            likelihood of one's own needs a `loss` that takes it.
         generator : torch.Generator, optional
             Source of the noise.
 
@@ -216,9 +257,15 @@ class LatentModel(nn.Module):
         VAELossOutput
             `loss`, `reconstruction` and `kl`.
         """
-        output = self(x, generator=generator)
         return self.terms(
-            x, output, beta=beta, free_bits=free_bits, capacity=capacity, reduction=reduction
+            x,
+            self(*given(x, mask), generator=generator),
+            beta=beta,
+            free_bits=free_bits,
+            capacity=capacity,
+            weight=weight,
+            mask=mask,
+            reduction=reduction,
         )
 
     def terms(
@@ -229,6 +276,8 @@ class LatentModel(nn.Module):
         beta: float | Tensor = 1.0,
         free_bits: float = 0.0,
         capacity: float | Tensor | None = None,
+        weight: Tensor | None = None,
+        mask: Tensor | None = None,
         reduction: str = "batchmean",
     ) -> VAELossOutput:
         """Return the loss of a pass, as `loss` does.
@@ -238,8 +287,8 @@ class LatentModel(nn.Module):
         x : Tensor of shape (n_samples, ...)
             Data.
         output : VAEOutput
-            What the model returned for `x`.
-        beta, free_bits, capacity, reduction
+            What the model returned for `x` (and `mask`).
+        beta, free_bits, capacity, weight, mask, reduction
             As for `loss`.
 
         Returns
@@ -267,10 +316,21 @@ class LatentModel(nn.Module):
                 reduction=reduction,
                 prior_mu=moments[0],
                 prior_logvar=moments[1],
+                weight=weight,
+                mask=mask,
             )
         beta, free_bits = check_options(beta, free_bits, reduction, capacity)
-        reconstruction = self.likelihood.loss(decoded, x, reduction)
-        kl, charged = self.divergence(mu, scale, z, free_bits, reduction)
+        if weight is not None:
+            check_tensors(weight=weight)
+            check_weight(weight, len(x))
+        by_row = reduction if weight is None else "none"
+        options = {} if mask is None else {"mask": mask}  # losses of one's own may take none
+        reconstruction = self.likelihood.loss(decoded, x, by_row, **options)
+        kl, charged = self.divergence(mu, scale, z, free_bits, by_row)
+        if weight is not None:
+            reconstruction, kl, charged = (
+                reduced(weight * rows, reduction) for rows in (reconstruction, kl, charged)
+            )
         charged = drawn_to(charged, capacity, len(x), reduction)
         return VAELossOutput(reconstruction + beta * charged, reconstruction, kl)
 

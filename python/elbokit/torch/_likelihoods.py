@@ -15,10 +15,11 @@ from elbokit.torch._checks import (
     check_densities,
     check_is_tensor,
     check_layout,
+    check_limits,
     check_positive_int,
     check_tensors,
 )
-from elbokit.torch._gaussian_kl import BATCH_REDUCTIONS
+from elbokit.torch._gaussian_kl import BATCH_REDUCTIONS, clamped
 from elbokit.torch._gaussian_loss import gaussian_loss
 from elbokit.torch._noise import standard_normal
 
@@ -112,8 +113,17 @@ class Likelihood(nn.Module):
         """Return log p(x|z) of each sample, (n_samples,), in nats."""
         raise NotImplementedError
 
-    def loss(self, decoded: Tensor, x: Tensor, reduction: str = "none") -> Tensor:
-        """Return -log p(x|z), for each sample or reduced ("sum", "batchmean")."""
+    def loss(
+        self, decoded: Tensor, x: Tensor, reduction: str = "none", *, mask: Tensor | None = None
+    ) -> Tensor:
+        """Return -log p(x|z), for each sample or reduced ("sum", "batchmean").
+
+        Where `mask`, which broadcasts to `x`, is 0 an element does not count.
+        """
+        if mask is not None:
+            raise ValueError(
+                f"`mask` is given, expected None: {type(self).__name__} has no `loss` that takes it"
+            )
         log_prob = check_densities(self.log_prob(decoded, x), "likelihood.log_prob", len(x))
         return reduced(-log_prob, reduction)
 
@@ -135,11 +145,13 @@ class BernoulliLikelihood(Likelihood):
         """Return the log-probability of each sample, (n_samples,)."""
         return -self.loss(decoded, x)
 
-    def loss(self, decoded: Tensor, x: Tensor, reduction: str = "none") -> Tensor:
+    def loss(
+        self, decoded: Tensor, x: Tensor, reduction: str = "none", *, mask: Tensor | None = None
+    ) -> Tensor:
         """Return the cross-entropy, for each sample or reduced."""
         check_decoded(decoded, x)
         check_tensors(logits=decoded, target=x)
-        return bernoulli_loss(decoded, x, reduction=BATCH_REDUCTIONS[reduction])
+        return bernoulli_loss(decoded, x, mask=mask, reduction=BATCH_REDUCTIONS[reduction])
 
     def mean(self, decoded: Tensor) -> Tensor:
         """Return the probabilities."""
@@ -160,15 +172,26 @@ class GaussianLikelihood(Likelihood):
         then emits means and log-variances along dimension 1: 2 * n_features, or 2 * channels.
     logvar : float, default=0.0
         The logarithm of the one variance, or what it starts from.
+    logvar_range : pair of float, optional
+        Limits that log-variances are clamped to, so that the density of data that are fitted
+        exactly stays bounded. As of `torch.clamp`, the gradient is 0 outside of them.
 
     Raises
     ------
     TypeError, ValueError
-        `variance` is unknown, or `logvar` is no finite number.
+        `variance` is unknown, `logvar` is no finite number, or `logvar_range` is no pair of numbers
+        or empty.
     """
 
-    def __init__(self, variance: str = "learned", logvar: float = 0.0) -> None:
+    def __init__(
+        self,
+        variance: str = "learned",
+        logvar: float = 0.0,
+        logvar_range: tuple[float, float] | None = None,
+    ) -> None:
         super().__init__()
+        check_limits("logvar_range", logvar_range)
+        self.logvar_range = logvar_range
         if variance not in ("learned", "fixed", "decoder"):
             raise ValueError(f"`variance` is {variance!r}, expected one of learned, fixed, decoder")
         self.variance = variance
@@ -198,12 +221,15 @@ class GaussianLikelihood(Likelihood):
         """Return the log-density of each sample, (n_samples,)."""
         return -self.loss(decoded, x)
 
-    def loss(self, decoded: Tensor, x: Tensor, reduction: str = "none") -> Tensor:
+    def loss(
+        self, decoded: Tensor, x: Tensor, reduction: str = "none", *, mask: Tensor | None = None
+    ) -> Tensor:
         """Return the negative log-density, for each sample or reduced."""
         mean, logvar = self.split(decoded)
         check_decoded(mean, x)
         check_tensors(mean=mean, target=x)
-        return gaussian_loss(mean, x, logvar, reduction=reduction)
+        limits = self.logvar_range
+        return gaussian_loss(mean, x, logvar, mask=mask, logvar_range=limits, reduction=reduction)
 
     def mean(self, decoded: Tensor) -> Tensor:
         """Return the means."""
@@ -212,6 +238,7 @@ class GaussianLikelihood(Likelihood):
     def sample(self, decoded: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
         """Draw from the Gaussians."""
         mean, logvar = self.split(decoded)
+        logvar = clamped("logvar_range", logvar, self.logvar_range)
         noise = standard_normal(tuple(mean.shape), mean, mean.dtype, generator)
         return mean + torch.exp(0.5 * logvar) * noise
 
@@ -274,11 +301,13 @@ class CategoricalLikelihood(Likelihood):
         """Return the log-probability of each sample, (n_samples,)."""
         return -self.loss(decoded, x)
 
-    def loss(self, decoded: Tensor, x: Tensor, reduction: str = "none") -> Tensor:
+    def loss(
+        self, decoded: Tensor, x: Tensor, reduction: str = "none", *, mask: Tensor | None = None
+    ) -> Tensor:
         """Return the cross-entropy, for each sample or reduced."""
         check_layout("x", x)
         check_decoded(decoded, x, (self.n_classes,))
-        return categorical_loss(decoded, x.long(), reduction=reduction)
+        return categorical_loss(decoded, x.long(), mask=mask, reduction=reduction)
 
     def mean(self, decoded: Tensor) -> Tensor:
         """Return the probabilities of the classes, (n, n_classes, ...)."""

@@ -9,11 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from elbokit.torch._checks import check_generator, check_non_negative
+from elbokit.torch._checks import check_generator, check_limits, check_non_negative
 from elbokit.torch._encoder_output import as_posterior, encoder_outputs, listed
 from elbokit.torch._gaussian_kl import (
     BATCH_REDUCTIONS,
     both_of_prior,
+    clamped,
     gaussian_kl,
     gaussian_kl_terms,
 )
@@ -145,7 +146,23 @@ class Posterior:
 
 
 class DiagonalPosterior(Posterior):
-    """N(mu, diag exp(logvar)); an encoder emits mu and logvar."""
+    """N(mu, diag exp(logvar)); an encoder emits mu and logvar.
+
+    Parameters
+    ----------
+    logvar_range : pair of float, optional
+        Limits that the log-variances are clamped to. As of `torch.clamp`, the gradient is 0 outside
+        of them.
+
+    Raises
+    ------
+    TypeError, ValueError
+        `logvar_range` is no pair of numbers, or empty.
+    """
+
+    def __init__(self, logvar_range: tuple[float, float] | None = None) -> None:
+        check_limits("logvar_range", logvar_range)
+        self.logvar_range = logvar_range
 
     def n_outputs(self, latent_dim: int) -> int:
         """Return ``2 * latent_dim``."""
@@ -153,7 +170,8 @@ class DiagonalPosterior(Posterior):
 
     def parameters(self, encoded: Any, latent_dim: int) -> tuple[Tensor, Tensor]:
         """Return means and log-variances, (n_samples, latent_dim) each."""
-        return as_posterior(encoded, latent_dim)
+        mu, logvar = as_posterior(encoded, latent_dim)
+        return mu, clamped("logvar_range", logvar, self.logvar_range)
 
     def transform(self, noise: Tensor, mu: Tensor, scale: Tensor) -> Tensor:
         """Return mu + sigma * noise."""

@@ -70,6 +70,9 @@ class VAETrainer:
     accumulate : int, default=1
         Number of batches whose gradients make one step, as of one batch with all of their samples
         (batch norm still sees each alone).
+    missing : {"error", "integrate"}, default="error"
+        What NaN in the data means: an error, or a missing entry, which is integrated out of the
+        likelihood; the encoder sees 0 in its place (`VAE.encode`).
     clip_grad_norm : float, optional
         Greatest norm of the gradient of all parameters; a longer one is scaled down.
     early_stopping : int, optional
@@ -141,6 +144,7 @@ class VAETrainer:
         free_bits: float = 0.0,
         capacity: float | Schedule | None = None,
         accumulate: int = 1,
+        missing: str = "error",
         clip_grad_norm: float | None = None,
         early_stopping: int | None = None,
         seed: int = 0,
@@ -171,6 +175,9 @@ class VAETrainer:
         if capacity is not None and not callable(capacity):
             self.capacity = check_non_negative("capacity", capacity)
         self.accumulate = check_positive_int("accumulate", accumulate)
+        if missing not in ("error", "integrate"):
+            raise ValueError(f"`missing` is {missing!r}, expected 'error' or 'integrate'")
+        self.missing = missing
         self.clip_grad_norm = clip_grad_norm
         if clip_grad_norm is not None:
             self.clip_grad_norm = check_non_negative("clip_grad_norm", clip_grad_norm)
@@ -195,9 +202,9 @@ class VAETrainer:
         ----------
         X_train : array-like of shape (n_samples, ...), Tensor, Dataset or DataLoader
             Data as the likelihood has them: in [0, 1] for Bernoulli, finite for Gaussian, integer
-            classes for categorical. Numbers of dtype uint8 are scaled from [0, 255] to [0, 1]. A
-            Dataset gives x or (x, ...), and is shuffled; a DataLoader keeps its own batches and
-            order (with several devices also its own distributed sampler).
+            classes for categorical; or NaN, see `missing`. Numbers of dtype uint8 are scaled from
+            [0, 255] to [0, 1]. A Dataset gives x or (x, ...), and is shuffled; a DataLoader keeps
+            its own batches and order (with several devices also its own distributed sampler).
         X_val : as `X_train`, optional
             Held-out data, for the history and `early_stopping`.
         resume : bool, default=False
@@ -313,7 +320,7 @@ class VAETrainer:
 
     def _batches(self, name: str, data: Any, fabric: Fabric) -> Batches:
         dtype = torch.float64 if str(self.precision).startswith("64") else None
-        expected = expected_by(self.vae, name, dtype)
+        expected = expected_by(self.vae, name, dtype, self.missing == "integrate")
         order = self.seed, name == "X_train"
         ranks = fabric.global_rank, fabric.world_size
         pin = fabric.device.type == "cuda"

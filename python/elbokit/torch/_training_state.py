@@ -31,6 +31,7 @@ def settings_of(
         "free_bits": trainer.free_bits,
         "capacity": _named(trainer.capacity),
         "accumulate": trainer.accumulate,
+        "missing": trainer.missing,
         "clip_grad_norm": trainer.clip_grad_norm or 0.0,
         "early_stopping": trainer.early_stopping or 0,
         "precision": _unified(trainer.precision),
