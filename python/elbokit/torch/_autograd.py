@@ -19,6 +19,7 @@ from elbokit.torch._reduction import storage_order
 from elbokit.torch._transforms import has_dual_numbers
 
 __all__ = [
+    "all_scaled",
     "direct",
     "direct_apply",
     "eager_twin",
@@ -153,18 +154,32 @@ def _frees_graph(grad: Tensor) -> bool:
 
 
 def scaled(saved: Tensor, grad: Tensor) -> Tensor:
-    """Return ``saved * grad``, without a pass over `saved` if `grad` is 1 (see `passes_on`).
+    """Return ``saved * grad``: `all_scaled` for one."""
+    product = all_scaled((saved,), grad)[0]
+    assert product is not None
+    return product
 
-    In a backward that frees its graph, the memory of `saved` is that of the result: fresh pages
-    would take longer than the product.
+
+def all_scaled(saved: Sequence[Tensor | None], grad: Tensor) -> tuple[Tensor | None, ...]:
+    """Return each of `saved` times `grad`, without a pass over them if that is 1 (see `passes_on`).
+
+    In a backward that frees its graph, the memory of `saved` is that of the results: fresh pages
+    would take longer than the products.
     """
-    if passes_on(grad):
-        return saved
-    if _frees_graph(grad) and type(saved) is Tensor and _fills_its_memory(saved):
-        return saved.mul_(grad)
-    products = scaled_on_gpu((saved,), (1.0,), grad)
-    product = None if products is None else products[0]
-    return saved * grad if product is None else product
+    dies = _frees_graph(grad)
+    if dies and grad.dim() == 0 and grad.item() == 1.0:
+        return tuple(saved)
+    products = scaled_on_gpu(saved, (1.0,) * len(saved), grad)
+    if products is not None:
+        return tuple(products)
+    return tuple(
+        None
+        if s is None
+        else s.mul_(grad)
+        if dies and type(s) is Tensor and _fills_its_memory(s)
+        else s * grad
+        for s in saved
+    )
 
 
 def scaled_on_gpu(

@@ -11,11 +11,10 @@ from torch import Tensor
 from elbokit import _core
 from elbokit.torch import _ops  # noqa: F401  (registers the operators)
 from elbokit.torch._autograd import (
+    all_scaled,
     direct,
     direct_apply,
     in_backward,
-    scaled,
-    scaled_on_gpu,
     to_differentiate,
     undisturbed,
     with_signature,
@@ -78,10 +77,7 @@ def kl_grads(
         assert one_grad is not None
         if reduction == "rows":
             one_grad = spread(one_grad, saved[0].shape, reduction)
-        own = scaled_on_gpu(saved, (1.0, 1.0), one_grad)
-        if own is None:
-            own = [None if s is None else scaled(s, one_grad) for s in saved]
-        return *own, None, None, None
+        return *all_scaled(saved, one_grad), None, None, None
     assert one_grad is not None
     backward = in_backward("gaussian_kl_backward", one_grad, *operands)
     grads = backward(grad, grad_charged, *operands, free_bits, reduction, need_prior)

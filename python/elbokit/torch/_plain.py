@@ -13,7 +13,7 @@ from typing import Any, TypeGuard
 
 from torch import Tensor
 
-from elbokit.torch._autograd import direct_apply, passes_on, scaled, to_differentiate
+from elbokit.torch._autograd import all_scaled, direct_apply, to_differentiate
 
 __all__ = ["PLAIN_REDUCTIONS", "is_one", "is_plain_factor", "plain_track"]
 
@@ -59,9 +59,8 @@ def plain_track(
         if grad is None and alone:
             return (None,) * (2 + count)
         if grad is not None and alone and passes_on_with(*ctx.options) and not to_differentiate():
-            if not passes_on(grad):
-                gradients = tuple(None if g is None else scaled(g, grad) for g in gradients)
-            return None, None, *gradients, *(None,) * (count - len(gradients))
+            own = all_scaled(gradients, grad)
+            return None, None, *own, *(None,) * (count - len(own))
         upstream = (grad, *more) if more else grad
         needs = ctx.needs_input_grad[2:]
         return None, None, *backward(upstream, operands, gradients, ctx.options, needs)
