@@ -102,9 +102,9 @@ def test_ctrl_c(X: np.ndarray, kind: str, monkeypatch: pytest.MonkeyPatch) -> No
             stages.append(more["max_iter"])
             runs = run_em(*args, **more)
             if len(stages) == 3:
-                from elbokit.mixture._em import FitInterrupted
+                from elbokit.mixture._em import FitInterrupted, Restart
 
-                raise FitInterrupted(runs)
+                raise FitInterrupted([*map(Restart, runs)])
             return runs
 
         monkeypatch.setattr(_array_fit, "run_em", third_stage_stops)

@@ -11,9 +11,8 @@ from numpy.testing import assert_array_equal
 
 from elbokit import GaussianMixture
 from elbokit.mixture._convergence import ConvergenceMonitor
-from elbokit.mixture._em import EmRun, FitInterrupted
+from elbokit.mixture._em import EmRun, FitInterrupted, Restart
 from elbokit.mixture._interrupts import keep_best, unchanged_on_failure
-from elbokit.mixture._restarts import Restart
 from gmm_starts import COVARIANCE_TYPES, clusters
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
@@ -146,7 +145,7 @@ def test_the_unfinished_run_counts_if_it_is_better():
 
     def runs(unfinished: list[EmRun]) -> Iterator[Restart]:
         yield Restart(run(-2.0))
-        raise FitInterrupted(unfinished)
+        raise FitInterrupted([*map(Restart, unfinished)])
 
     for unfinished, best in (([], -2.0), ([run(-3.0)], -2.0), ([run(-3.0), run(-1.0)], -1.0)):
         stored: list[EmRun] = []

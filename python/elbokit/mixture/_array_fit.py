@@ -11,20 +11,21 @@ import numpy as np
 import numpy.typing as npt
 
 from elbokit.mixture._convergence import ConvergenceMonitor
-from elbokit.mixture._em import EmRun, FitInterrupted, attempt, run_em
+from elbokit.mixture._em import EmRun, FitInterrupted, Restart, attempt, run_em
 from elbokit.mixture._equal_starts import first_of_equals, same_start
 from elbokit.mixture._estimator_starts import (
     drawn_starts,
     last_solution,
     monitor_of,
     rows_at_once,
+    show_end,
 )
 from elbokit.mixture._initialization import Starts, some_starts
 from elbokit.mixture._kmeans_race import promising_starts
 from elbokit.mixture._parameters import GmmParameters
 from elbokit.mixture._penalty import as_penalty
 from elbokit.mixture._problems import Problems
-from elbokit.mixture._restarts import Restart, number_kept, race, with_given_up
+from elbokit.mixture._restarts import number_kept, race, with_given_up
 from elbokit.mixture._validation import GivenParameters
 
 if TYPE_CHECKING:
@@ -86,20 +87,18 @@ class ArrayFit:
                 starts = self._starts(self._problem)
             key = self._key(starts) if self._may_share() else None  # the run changes the start
             (run,) = self._run_em(starts, monitor)
-            if run.error is not None:
-                raise run.error
             if key is not None:
                 run = seen.setdefault(key, run)
-            monitor.finish(run.lower_bound, run.converged)
-            if self._estimator.max_iter > 0:
-                monitor.end()
+            if run.error is not None:
+                raise run.error
+            show_end(monitor, run, self._estimator.max_iter)
         return run
 
     def _race(self, n_init: int, drop: float) -> list[Restart]:
         """Run EM from all starts, dropping the worst on the way."""
-        kept = list(range(n_init))
+        groups = {tuple(range(n_init)): self._rng}
         if self._estimator.init_params == "kmeans" and any(a is None for a in self._given):
-            kept, self._rng = promising_starts(
+            groups = promising_starts(
                 self._problem,
                 self._estimator.n_components,
                 number_kept(n_init, drop),
@@ -107,19 +106,32 @@ class ArrayFit:
                 rows_at_once(self._problem),
                 self._rng,
             )
-        restarts = race(
+        found: dict[int, Restart] = {}
+        for places, rng in groups.items():
+            try:
+                found |= zip(places, self._race_of(len(places), drop, rng), strict=True)
+            except FitInterrupted as interrupt:
+                found |= zip(places, interrupt.restarts, strict=True)
+                interrupt.restarts = with_given_up(found, n_init)
+                raise
+            if any(restart.usable for restart in found.values()):
+                break  # else those that were given up before EM have their turn
+        return with_given_up(found, n_init)
+
+    def _race_of(self, size: int, drop: float, rng: np.random.RandomState) -> list[Restart]:
+        return race(
             lambda part, max_iter, bound: self._run_em(part, max_iter=max_iter, lower_bound=bound),
-            self._starts(self._problem.repeat(len(kept))),
+            self._starts(self._problem.repeat(size), rng),
             drop,
             self._estimator.covariance_type,
             tol=self._estimator.tol,
             max_iter=self._estimator.max_iter,
             verbose=self._estimator.verbose not in (0, "bar"),
         )
-        return with_given_up(restarts, kept, n_init)
 
-    def _starts(self, problems: Problems) -> Starts:
-        return drawn_starts(self._estimator, problems, self._given, self._rng, self._penalty)
+    def _starts(self, problems: Problems, rng: np.random.RandomState | None = None) -> Starts:
+        source = self._rng if rng is None else rng
+        return drawn_starts(self._estimator, problems, self._given, source, self._penalty)
 
     def _key(self, starts: Starts) -> bytes:
         parameters = GmmParameters(*(array[0] for array in starts.parameters))
@@ -135,8 +147,7 @@ class ArrayFit:
         try:
             runs = self._run_em(some_starts(starts, first))
         except FitInterrupted as interrupt:
-            if len(interrupt.runs) == len(first):
-                interrupt.runs = [interrupt.runs[i] for i in place]
+            interrupt.restarts = [interrupt.restarts[i] for i in place]
             raise
         return [runs[i] for i in place]
 

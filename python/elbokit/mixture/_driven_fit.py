@@ -8,14 +8,13 @@ from typing import TYPE_CHECKING
 
 from elbokit._types import GmmStatistics
 from elbokit.mixture._convergence import ConvergenceMonitor
-from elbokit.mixture._em import EmRun, attempt
+from elbokit.mixture._em import EmRun, Restart, attempt
 from elbokit.mixture._em_steps import em_steps
 from elbokit.mixture._equal_starts import same_start
-from elbokit.mixture._estimator_starts import last_solution, monitor_of, single
+from elbokit.mixture._estimator_starts import last_solution, monitor_of, show_end, single
 from elbokit.mixture._interrupts import last_step
 from elbokit.mixture._parameters import GmmParameters
 from elbokit.mixture._penalty import Penalty
-from elbokit.mixture._restarts import Restart
 
 if TYPE_CHECKING:
     from elbokit.mixture.gaussian_mixture import GaussianMixture
@@ -88,7 +87,7 @@ def each_restart(
     n_features: int,
     warm: bool,
 ) -> Iterator[Restart]:
-    """Make the runs of a fit one after the other; `run` finishes the monitor it is given.
+    """Make the runs of a fit one after the other.
 
     Starts that are the same mixture have one run.
     """
@@ -102,12 +101,12 @@ def each_restart(
             else:
                 start = draw_start()
             key = same_start(start, estimator.covariance_type)
-            if key in seen and estimator.max_iter > 0:
-                monitor.finish(seen[key].lower_bound, seen[key].converged)
-            else:
-                seen[key] = run(start, monitor)
-            if estimator.max_iter > 0:
-                monitor.end()
+            if key not in seen or estimator.max_iter == 0:
+                seen[key] = attempt(partial(run, start, monitor))
+            error = seen[key].error
+            if error is not None:
+                raise error
+            show_end(monitor, seen[key], estimator.max_iter)
         return seen[key]
 
     for init in range(1 if warm else estimator.n_init):

@@ -9,14 +9,14 @@ import numpy as np
 import numpy.typing as npt
 
 from elbokit._gmm_fit import FitOutcome, fit_error, run_fits
-from elbokit._types import FitStatus, SingularCovarianceError
+from elbokit._types import SingularCovarianceError
 from elbokit.mixture._convergence import ConvergenceMonitor
 from elbokit.mixture._initialization import Starts
 from elbokit.mixture._parameters import GmmParameters
 from elbokit.mixture._prior import CorePrior
 from elbokit.mixture._problems import Problems
 
-__all__ = ["EmRun", "FitInterrupted", "attempt", "run_all", "run_em"]
+__all__ = ["EmRun", "FitInterrupted", "Restart", "attempt", "run_all", "run_em"]
 
 
 class EmRun(NamedTuple):
@@ -31,22 +31,34 @@ class EmRun(NamedTuple):
     lower_bounds: list[float]
     converged: bool
     after_m: Sequence[float] = ()
-    error: SingularCovarianceError | None = None
+    error: ValueError | None = None
 
     @classmethod
-    def failed(cls, error: SingularCovarianceError) -> EmRun:
+    def failed(cls, error: ValueError) -> EmRun:
         """Return a run without an iteration."""
         nothing = np.empty(0)
         parameters = GmmParameters(nothing, nothing, nothing, nothing)
         return cls(parameters, -np.inf, [], False, error=error)
 
 
-class FitInterrupted(KeyboardInterrupt):
-    """Ctrl-C while EM ran; `runs` has what is complete: each run after its last iteration."""
+class Restart(NamedTuple):
+    """A run, and whether it was given up before its end."""
 
-    def __init__(self, runs: list[EmRun]) -> None:
+    run: EmRun
+    dropped: bool = False
+
+    @property
+    def usable(self) -> bool:
+        """Whether its run may be the one that is kept."""
+        return not self.dropped and self.run.error is None
+
+
+class FitInterrupted(KeyboardInterrupt):
+    """Ctrl-C while EM ran; `restarts` has each run as its last complete iteration left it."""
+
+    def __init__(self, restarts: list[Restart]) -> None:
         super().__init__()
-        self.runs = runs
+        self.restarts = restarts
 
 
 def attempt(make: Callable[[], EmRun]) -> EmRun:
@@ -104,7 +116,7 @@ def run_em(
     ValueError
         If no component has any responsibility left, or sums overflow, in any of the runs.
     FitInterrupted
-        On Ctrl-C; it has the runs that made an iteration.
+        On Ctrl-C; it has a restart for each start.
 
     Notes
     -----
@@ -112,6 +124,10 @@ def run_em(
     parameters stay in float64 whatever the data. Only where float32 sums cannot resolve a
     covariance (condition numbers near 1e7) is the iteration repeated in float64.
     """
+
+    def interrupted(fit: FitOutcome) -> None:
+        raise FitInterrupted([Restart(run) for run in _runs(fit, covariance_type)])
+
     fit = run_all(
         problems,
         starts,
@@ -123,41 +139,33 @@ def run_em(
         monitor=monitor,
         prior=prior,
         lower_bound=lower_bound,
-        on_interrupt=_raise_interrupted,
+        on_interrupt=interrupted,
     )
-    given = "weights_init, means_init and precisions_init"
-    runs = _as_runs(fit)
-    for i, (status, component) in enumerate(
-        zip(fit.status.tolist(), fit.component.tolist(), strict=True)
-    ):
-        error = fit_error(status, component, covariance_type, given)
-        if isinstance(error, SingularCovarianceError):
-            runs[i] = EmRun.failed(error)
-        elif error is not None:
-            raise error
+    runs = _runs(fit, covariance_type)
+    for run in runs:
+        if run.error is not None and not isinstance(run.error, SingularCovarianceError):
+            raise run.error
     return runs
 
 
-def _as_runs(fit: FitOutcome) -> list[EmRun]:
-    return [
-        EmRun(
-            GmmParameters(*(array[run] for array in fit[:4])),
-            bound,
-            fit.lower_bounds[run],
-            done,
-            fit.after_m[run],
-        )
-        for run, (bound, done) in enumerate(
-            zip(fit.lower_bound.tolist(), fit.converged.tolist(), strict=True)
-        )
-    ]
-
-
-def _raise_interrupted(fit: FitOutcome) -> None:
-    """Raise FitInterrupted with the runs that did not fail; `fit` has the recorded bounds."""
-    good = (fit.status == FitStatus.OK).tolist()
-    runs = [run for run, ok in zip(_as_runs(fit), good, strict=True) if ok and run.lower_bounds]
-    raise FitInterrupted(runs)
+def _runs(fit: FitOutcome, covariance_type: str) -> list[EmRun]:
+    given = "weights_init, means_init and precisions_init"
+    outcomes = zip(
+        fit.status.tolist(),
+        fit.component.tolist(),
+        fit.lower_bound.tolist(),
+        fit.converged.tolist(),
+        strict=True,
+    )
+    runs = []
+    for i, (status, component, bound, converged) in enumerate(outcomes):
+        error = fit_error(status, component, covariance_type, given)
+        if error is not None:
+            runs.append(EmRun.failed(error))
+            continue
+        parameters = GmmParameters(*(array[i] for array in fit[:4]))
+        runs.append(EmRun(parameters, bound, fit.lower_bounds[i], converged, fit.after_m[i]))
+    return runs
 
 
 def run_all(

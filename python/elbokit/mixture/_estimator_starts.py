@@ -13,6 +13,7 @@ from sklearn.exceptions import ConvergenceWarning
 
 from elbokit._gmm_fit import fit_error
 from elbokit.mixture._convergence import ConvergenceMonitor
+from elbokit.mixture._em import EmRun, FitInterrupted, Restart
 from elbokit.mixture._initialization import (
     Starts,
     as_starts,
@@ -36,6 +37,7 @@ __all__ = [
     "level_of_user",
     "monitor_of",
     "rows_at_once",
+    "show_end",
     "single",
     "warn_of_few_clusters",
 ]
@@ -134,6 +136,16 @@ def monitor_of(estimator: GaussianMixture, warm: bool) -> ConvergenceMonitor:
         max_iter=estimator.max_iter,
         n_init=1 if warm else estimator.n_init,
     )
+
+
+def show_end(monitor: ConvergenceMonitor, run: EmRun, max_iter: int) -> None:
+    """Report the result of a run, which is complete: Ctrl-C meanwhile does not lose it."""
+    try:
+        monitor.finish(run.lower_bound, run.converged)
+        if max_iter > 0:
+            monitor.end()
+    except KeyboardInterrupt as interrupt:
+        raise FitInterrupted([Restart(run)]) from interrupt
 
 
 def warn_of_few_clusters(starts: Starts, n_components: int) -> None:

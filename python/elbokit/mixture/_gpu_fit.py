@@ -17,7 +17,7 @@ from elbokit._types import GmmStatistics
 from elbokit.mixture._convergence import ConvergenceMonitor
 from elbokit.mixture._copies import weight_and_copy
 from elbokit.mixture._driven_fit import driven_restarts, each_restart
-from elbokit.mixture._em import EmRun, FitInterrupted
+from elbokit.mixture._em import EmRun, FitInterrupted, Restart
 from elbokit.mixture._estimator_starts import GIVEN, given_to, single, warn_of_few_clusters
 from elbokit.mixture._gpu_scatter import GpuScatters
 from elbokit.mixture._initialization import starting_parameters
@@ -178,7 +178,7 @@ def _run(
     """Make one run, and read its parameters back at the end."""
 
     def interrupted(run: GpuRun) -> None:
-        raise FitInterrupted([_as_em_run(run)] if run.lower_bounds else [])
+        raise FitInterrupted([Restart(_as_em_run(run))])
 
     run = mixture.run(
         start,
@@ -192,7 +192,6 @@ def _run(
     error = fit_error(run.status, run.component, estimator.covariance_type, GIVEN)
     if error is not None:
         raise error
-    monitor.finish(run.lower_bound, run.converged)
     return _as_em_run(run)
 
 

@@ -11,10 +11,10 @@ from sklearn.base import BaseEstimator
 from sklearn.exceptions import ConvergenceWarning
 
 from elbokit.mixture._convergence import ConvergenceMonitor
-from elbokit.mixture._em import EmRun, FitInterrupted
+from elbokit.mixture._em import EmRun, FitInterrupted, Restart
 from elbokit.mixture._estimator_starts import level_of_user
 from elbokit.mixture._parameters import GmmParameters
-from elbokit.mixture._restarts import Restart, best_restart
+from elbokit.mixture._restarts import best_restart
 
 __all__ = ["keep_best", "last_step", "unchanged_on_failure"]
 
@@ -49,14 +49,14 @@ def keep_best(restarts: Iterable[Restart], store: Callable[[EmRun, list[Restart]
         original: BaseException | None = None
         if isinstance(interrupt, FitInterrupted):
             original = interrupt.__context__
-            done += map(Restart, interrupt.runs)
-        usable = [each for each in done if not each.dropped and each.run.lower_bounds]
-        if usable:
-            store(best_restart(usable)._replace(converged=False), done)
+            done += interrupt.restarts
+        begun = [each for each in done if each.usable and each.run.lower_bounds]
+        if begun:
+            store(best_restart(begun)._replace(converged=False), done)
         raise (original or interrupt) from None  # not the one that only carried the runs
     errors = [restart.run.error for restart in done if restart.run.error is not None]
     if errors:
-        if all(restart.dropped or restart.run.error is not None for restart in done):
+        if not any(restart.usable for restart in done):
             raise errors[0]
         warnings.warn(
             f"{len(errors)} of {len(done)} starts failed, and the best of the others is kept. The "
@@ -79,7 +79,7 @@ def last_step(
     start : GmmParameters
         What the run has before its first iteration.
     monitor : ConvergenceMonitor or None
-        Prints, and learns of the outcome; it knows the bound before the first iteration.
+        Prints; it knows the bound before the first iteration.
 
     Returns
     -------
@@ -101,9 +101,7 @@ def last_step(
             if monitor is not None and interval and n_iter % interval == 0:
                 monitor.progress(n_iter, change, run.lower_bound)
     except KeyboardInterrupt as interrupt:
-        raise FitInterrupted([run] if run.lower_bounds else []) from interrupt
-    if monitor is not None:
-        monitor.finish(run.lower_bound, run.converged)
+        raise FitInterrupted([Restart(run)]) from interrupt
     return run
 
 

@@ -42,8 +42,8 @@ def promising_starts(
     n_starts: int,
     at_once: int,
     random_state: np.random.RandomState,
-) -> tuple[list[int], np.random.RandomState]:
-    """Choose the starts of one problem whose k-means goes on.
+) -> dict[tuple[int, ...], np.random.RandomState]:
+    """Choose the starts of one problem whose k-means goes on, and those that may wait.
 
     Parameters
     ----------
@@ -63,10 +63,9 @@ def promising_starts(
 
     Returns
     -------
-    kept : list of int
-        In rising order.
-    drawn : RandomState
-        The source of the draws that these starts would have had.
+    groups : dict
+        The places of those that go on, and of the others if there are any, in rising order; with
+        the source of the draws that these starts would have had.
     """
     uniforms = random_state.random_sample((n_starts, draws_of(n_components)))
     source, inertia = Drawn(uniforms), np.empty(n_starts)
@@ -82,5 +81,6 @@ def promising_starts(
             inertia=True,
         )
         inertia[part] = found.inertia
-    kept = np.sort(np.argsort(inertia, kind="stable")[:keep])
-    return kept.tolist(), Drawn(uniforms[kept])
+    order = np.argsort(inertia, kind="stable")
+    groups = (np.sort(places) for places in (order[:keep], order[keep:]))
+    return {tuple(places.tolist()): Drawn(uniforms[places]) for places in groups if len(places)}

@@ -10,13 +10,13 @@ import numpy.typing as npt
 
 from elbokit._types import FitStatus
 from elbokit.mixture._driven_fit import driven_restarts
+from elbokit.mixture._em import Restart
 from elbokit.mixture._estimator_starts import drawn_starts, single
 from elbokit.mixture._initialization import Starts
 from elbokit.mixture._missing import group_by_pattern, statistics_of_groups
 from elbokit.mixture._parameters import GmmParameters, precisions_cholesky_from_covariances
 from elbokit.mixture._penalty import as_penalty
 from elbokit.mixture._problems import Problems
-from elbokit.mixture._restarts import Restart
 from elbokit.mixture._validation import GivenParameters, column_name
 
 if TYPE_CHECKING:

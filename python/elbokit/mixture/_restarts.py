@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from numbers import Integral
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from elbokit.mixture._em import EmRun, FitInterrupted
+from elbokit.mixture._em import EmRun, FitInterrupted, Restart
 from elbokit.mixture._initialization import Starts, as_batch
 from elbokit.mixture._parameters import GmmParameters
 
 __all__ = [
-    "Restart",
     "best_restart",
     "number_kept",
     "race",
@@ -47,13 +46,6 @@ SUMMARY = np.dtype(
 )
 
 
-class Restart(NamedTuple):
-    """A run, and whether it was given up before its end."""
-
-    run: EmRun
-    dropped: bool = False
-
-
 class RunStage(Protocol):
     """Runs EM from each start for at most so many iterations."""
 
@@ -69,9 +61,7 @@ def best_restart(restarts: Iterable[Restart]) -> EmRun:
         At least one of them neither dropped nor failed.
     """
     best: EmRun | None = None
-    for run, dropped in restarts:
-        if dropped or run.error is not None:
-            continue
+    for run in (restart.run for restart in restarts if restart.usable):
         if best is None or best.lower_bound == -math.inf or run.lower_bound > best.lower_bound:
             best = run
     assert best is not None
@@ -141,6 +131,8 @@ def race(
     ------
     ValueError
         What `run_stage` raises.
+    FitInterrupted
+        On Ctrl-C; it has a restart for each start.
 
     Notes
     -----
@@ -157,39 +149,55 @@ def race(
        algorithm for getting the highest likelihood in multivariate Gaussian mixture models.
        Computational Statistics & Data Analysis 41.
     """
-    size = len(starts.status)
     restarts = [Restart(EmRun(row, -math.inf, [], False)) for row in _rows(starts.parameters)]
-    left = list(range(size))  # not yet outdone
+    try:
+        for line in _stages(run_stage, starts, restarts, drop, covariance_type, tol, max_iter):
+            if verbose:
+                print(line)
+    except FitInterrupted:
+        raise
+    except KeyboardInterrupt as interrupt:  # between the stages
+        raise FitInterrupted(restarts) from interrupt
+    return restarts
+
+
+def _stages(
+    run_stage: RunStage,
+    starts: Starts,
+    restarts: list[Restart],
+    drop: float,
+    covariance_type: str,
+    tol: float,
+    max_iter: int,
+) -> Iterator[str]:
+    """Go on with the restarts in place; yield a line on each comparison."""
+    left = list(range(len(restarts)))  # not yet outdone
     done, limit = 0, min(_FIRST_COMPARISON, max_iter)
-    while True:
-        going = [i for i in left if not restarts[i].run.converged]
-        if not going:
-            return restarts
+    while going := [i for i in left if not restarts[i].run.converged]:
         bound = np.array([restarts[i].run.lower_bound for i in going])
         part = starts if done == 0 else as_batch([restarts[i].run.parameters for i in going])
         try:
             runs = run_stage(part, limit - done, bound)
         except FitInterrupted as interrupt:
-            if len(interrupt.runs) == len(going):  # else some have none of this stage's iterations
-                pairs = zip(going, interrupt.runs, strict=True)
-                interrupt.runs = [_continued(restarts[i].run, run) for i, run in pairs]
-            interrupt.runs += [restarts[i].run for i in left if i not in going]
+            for i, each in zip(going, interrupt.restarts, strict=True):
+                restarts[i] = Restart(_continued(restarts[i].run, each.run))
+            interrupt.restarts = restarts
             raise
         for i, run in zip(going, runs, strict=True):
-            restarts[i] = Restart(_continued(restarts[i].run, run) if run.error is None else run)
+            restarts[i] = Restart(_continued(restarts[i].run, run))
         done, left = limit, [i for i in left if restarts[i].run.error is None]
         if not left:
             done, left = _taken_back(restarts)
         if done == max_iter or not left:
-            return restarts
+            return
         stay = _staying(restarts, left, drop, covariance_type, tol)
         for i in set(left) - stay:
             if not restarts[i].run.converged:
                 restarts[i] = restarts[i]._replace(dropped=True)
         left = [i for i in left if i in stay]
-        if verbose:
-            best = max(restarts[i].run.lower_bound for i in left)
-            print(f"  Iteration {done}\t {len(left)} of {size} runs left\t lower bound {best:.5f}")
+        best = max(restarts[i].run.lower_bound for i in left)
+        remain = f"{len(left)} of {len(restarts)} runs left"
+        yield f"  Iteration {done}\t {remain}\t lower bound {best:.5f}"
         limit = min(2 * done, max_iter)
 
 
@@ -199,14 +207,11 @@ def number_kept(number: int, drop: float) -> int:
     return max(1, number - int(dropped))
 
 
-def with_given_up(restarts: Sequence[Restart], kept: Sequence[int], number: int) -> list[Restart]:
-    """Return `number` restarts: those given at the places `kept`, at others one without EM."""
+def with_given_up(found: Mapping[int, Restart], number: int) -> list[Restart]:
+    """Return `number` restarts: those found at their places, at others one without EM."""
     empty = np.empty(0)
     run = EmRun(GmmParameters(empty, empty, empty, empty), -math.inf, [], False)
-    every = [Restart(run, dropped=True)] * number
-    for place, restart in zip(kept, restarts, strict=True):
-        every[place] = restart
-    return every
+    return [found.get(place, Restart(run, dropped=True)) for place in range(number)]
 
 
 def same_mixture(a: GmmParameters, b: GmmParameters, covariance_type: str) -> bool:
@@ -250,6 +255,11 @@ def _taken_back(restarts: list[Restart]) -> tuple[int, list[int]]:
 
 
 def _continued(before: EmRun, run: EmRun) -> EmRun:
+    """Return `before` as `run` went on with it; a failed run stays as it is."""
+    if run.error is not None:
+        return run
+    if not run.lower_bounds:
+        return before
     return run._replace(
         lower_bounds=before.lower_bounds + run.lower_bounds,
         after_m=[*before.after_m, *run.after_m],

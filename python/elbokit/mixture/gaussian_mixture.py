@@ -27,7 +27,7 @@ from elbokit.mixture._chunked_fit import fit_chunks
 from elbokit.mixture._chunks import are_chunks, refuse_chunks
 from elbokit.mixture._conversion import ConversionMixin
 from elbokit.mixture._copies import weight_and_copy
-from elbokit.mixture._em import EmRun
+from elbokit.mixture._em import EmRun, Restart
 from elbokit.mixture._estimator_starts import given_to
 from elbokit.mixture._history import fit_history
 from elbokit.mixture._inference import FittedGaussianMixture
@@ -39,7 +39,7 @@ from elbokit.mixture._partial import PartialMixin
 from elbokit.mixture._penalty import weight_unit
 from elbokit.mixture._prior import MixturePrior
 from elbokit.mixture._problems import Problems
-from elbokit.mixture._restarts import Restart, summary
+from elbokit.mixture._restarts import summary
 from elbokit.mixture._stepwise import StepwiseEM
 from elbokit.mixture._validation import IntegerInterval, is_plain, validate_rows
 
@@ -135,7 +135,7 @@ class GaussianMixture(StepwiseEM, PartialMixin, ConversionMixin, FittedGaussianM
         Its bound before and after the E-step and after the M-step of each iteration.
     restarts_ : ndarray of shape (n_init,)
         How each run ended, in fields 'lower_bound', 'n_iter', 'converged', 'dropped' and
-        'failed' (a singular covariance; the bound is -inf).
+        'failed' (a singular covariance; the bound is -inf). After Ctrl-C of those begun.
     n_features_in_ : int
         Number of features seen by :meth:`fit`.
     feature_names_in_ : ndarray of shape (n_features_in_,)
