@@ -131,6 +131,13 @@ def test_same_bits_for_any_number_of_threads(reduction: str, restore_threads: No
         assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
 
 
+@pytest.mark.parametrize("weight", [None, torch.ones(3)])
+def test_a_variance_of_1_has_no_range(weight: torch.Tensor | None) -> None:
+    mean, target = draw(3, 6, dtype=torch.float32), draw(3, 6, seed=1, dtype=torch.float32)
+    loss = gaussian_loss(mean, target, logvar_range=(1, 2), weight=weight)
+    torch.testing.assert_close(loss, gaussian_loss(mean, target))
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_range_of_log_variances(cpu_level: str, dtype: torch.dtype) -> None:
     logvar = torch.tensor([[-200.0, -3.0, -1.0, 0.5, 2.0, 200.0]], dtype=dtype).requires_grad_()

@@ -83,6 +83,20 @@ def test_every_fit_starts_from_the_given_learning_rate() -> None:
     assert trainer.fit(X).history["lr"][0] > 0.008
 
 
+def test_a_learning_rate_in_a_tensor_is_the_callers() -> None:
+    rate = torch.tensor(0.01)
+
+    def optimizer(parameters: Any) -> torch.optim.Optimizer:
+        return torch.optim.Adam(parameters, lr=rate)
+
+    trainer = trained(new_vae(), optimizer=optimizer, lr_schedule=cosine_decay(15))
+    assert rate == torch.tensor(0.01)
+    first = trainer.history["lr"]
+    trainer.max_epochs += 1
+    assert trainer.fit(X, resume=True).history["lr"][:-1] == first
+    assert trainer.fit(X).history["lr"][: len(first)] == first
+
+
 @pytest.mark.parametrize("precision", [None, "64-true", "bf16-mixed"])
 def test_adam_is_torchs(precision: str | None) -> None:
     options: dict[str, Any] = {"precision": precision, "max_epochs": 2, "clip_grad_norm": 5.0}

@@ -26,12 +26,19 @@ __all__ = [
     "in_backward",
     "is_batched",
     "passes_on",
+    "save",
     "scaled",
     "scaled_on_gpu",
     "to_differentiate",
     "undisturbed",
+    "unpacked",
     "with_signature",
 ]
+
+# The default hooks of saved tensors, or None; where torch does not tell there may be some.
+_saved_tensors_hooks: Callable[[bool], Any] = getattr(
+    torch._C._autograd, "_top_saved_tensors_default_hooks", lambda ignore_tracing: ()
+)
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 _PLAIN = (Tensor, torch.nn.Parameter)
@@ -106,6 +113,24 @@ def eager_twin(function: type[torch.autograd.Function], operator: str) -> Any:
         return output
 
     return direct_apply(function.__name__, forward, function.backward)
+
+
+def save(ctx: Any, *tensors: Tensor | None) -> None:
+    """Save for the backward, which takes them by `unpacked`."""
+    ctx.save_for_backward(*tensors)
+    ctx.owned = torch.compiler.is_compiling() or _saved_tensors_hooks(False) is None
+
+
+def unpacked(ctx: Any, n_operands: int) -> tuple[Any, ...]:
+    """Return what was saved: operands, then gradients that are this backward's own to write to.
+
+    What hooks of saved tensors hand out may be kept, or shared, by their owner.
+    """
+    saved: tuple[Any, ...] = ctx.saved_tensors  # once: a checkpoint's hooks ask for that
+    if ctx.owned:
+        return saved
+    gradients = (None if g is None else g.clone() for g in saved[n_operands:])
+    return *saved[:n_operands], *gradients
 
 
 def to_differentiate() -> bool:

@@ -13,9 +13,11 @@ from elbokit.torch import _ops  # noqa: F401  (registers the operators)
 from elbokit.torch._autograd import (
     direct,
     direct_apply,
+    save,
     scaled,
     to_differentiate,
     undisturbed,
+    unpacked,
     with_signature,
 )
 from elbokit.torch._backends import implementation
@@ -98,12 +100,12 @@ class _BernoulliLoss(torch.autograd.Function):
         grad = output[1]
         ctx.mark_non_differentiable(grad)
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(*operands, grad if need_grad else None)
+        save(ctx, *operands, grad if need_grad else None)
         ctx.target_scale, ctx.reduction = target_scale, reduction
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
-        *operands, saved = ctx.saved_tensors
+        *operands, saved = unpacked(ctx, 6)
         grads = bernoulli_backward(
             grad, operands, ctx.target_scale, saved, ctx.reduction, ctx.needs_input_grad
         )
@@ -114,7 +116,7 @@ def _forward(ctx: Any, *inputs: Any) -> Any:
     loss, grad = implementation("bernoulli_loss", inputs[0])(*inputs)
     *operands, ctx.target_scale, ctx.reduction, _ = inputs
     ctx.set_materialize_grads(False)
-    ctx.save_for_backward(*operands, grad)
+    save(ctx, *operands, grad)
     return loss
 
 

@@ -13,9 +13,11 @@ from elbokit.torch import _ops  # noqa: F401  (registers the operators)
 from elbokit.torch._autograd import (
     direct,
     eager_twin,
+    save,
     scaled,
     to_differentiate,
     undisturbed,
+    unpacked,
     with_signature,
 )
 from elbokit.torch._checks import (
@@ -60,11 +62,11 @@ class _CategoricalLoss(torch.autograd.Function):
         if grad is not None:
             ctx.mark_non_differentiable(grad)
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(*operands, grad if need_grad else None)
+        save(ctx, *operands, grad if need_grad else None)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor | None, _: None) -> tuple[Tensor | None, ...]:
-        *operands, saved = ctx.saved_tensors
+        *operands, saved = unpacked(ctx, 4)
         needs = ctx.needs_input_grad[:4]
         return *_gradients(grad, operands, saved, ctx.reduction, needs), None, None
 

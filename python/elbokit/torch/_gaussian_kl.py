@@ -15,8 +15,10 @@ from elbokit.torch._autograd import (
     direct,
     direct_apply,
     in_backward,
+    save,
     to_differentiate,
     undisturbed,
+    unpacked,
     with_signature,
 )
 from elbokit.torch._backends import implementation
@@ -117,14 +119,14 @@ class _GaussianKL(torch.autograd.Function):
         grads = output[2:]
         ctx.mark_non_differentiable(*grads)
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(*operands, *(grads if need_grad else (None, None)))
+        save(ctx, *operands, *(grads if need_grad else (None, None)))
         ctx.free_bits, ctx.reduction = free_bits, reduction
 
     @staticmethod
     def backward(
         ctx: Any, grad: Tensor | None, grad_charged: Tensor | None, *_: None
     ) -> tuple[Tensor | None, ...]:
-        *operands, grad_mu, grad_logvar = ctx.saved_tensors
+        *operands, grad_mu, grad_logvar = unpacked(ctx, 5)
         saved = grad_mu, grad_logvar
         options = ctx.free_bits, saved, ctx.reduction, ctx.needs_input_grad[:5]
         return *kl_grads(operands, grad, grad_charged, *options), None, None, None
@@ -134,7 +136,7 @@ def _forward(ctx: Any, *inputs: Any) -> tuple[Tensor | None, ...]:
     kl, charged, *grads = implementation("gaussian_kl", inputs[0])(*inputs)
     *operands, ctx.free_bits, ctx.reduction, _ = inputs
     ctx.set_materialize_grads(False)
-    ctx.save_for_backward(*operands, *grads)
+    save(ctx, *operands, *grads)
     return kl, charged
 
 

@@ -8,7 +8,15 @@ import torch
 from torch import Tensor
 
 from elbokit.torch import _backends, _ops  # noqa: F401  (registers the operators)
-from elbokit.torch._autograd import direct, eager_twin, scaled, to_differentiate, with_signature
+from elbokit.torch._autograd import (
+    direct,
+    eager_twin,
+    save,
+    scaled,
+    to_differentiate,
+    unpacked,
+    with_signature,
+)
 from elbokit.torch._checks import check_broadcast, check_reduction, check_tensors, check_weight
 from elbokit.torch._formulas import gaussian_kl_full_grads
 from elbokit.torch._gaussian_kl import BATCH_REDUCTIONS, MEAN_HINT
@@ -40,11 +48,11 @@ class _GaussianKLFull(torch.autograd.Function):
         grads = output[1:]
         ctx.mark_non_differentiable(*(g for g in grads if g is not None))
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(*operands, *(grads if need_grad else (None, None)))
+        save(ctx, *operands, *(grads if need_grad else (None, None)))
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
-        mu, scale_tril, row_weight, *saved = ctx.saved_tensors
+        mu, scale_tril, row_weight, *saved = unpacked(ctx, 3)
         if grad is None:
             return (None,) * 5
         if saved[0] is None or to_differentiate() or ctx.needs_input_grad[2]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import inf
 from typing import Any
 
 import torch
@@ -14,9 +15,11 @@ from elbokit.torch._autograd import (
     direct,
     eager_twin,
     in_backward,
+    save,
     scaled,
     to_differentiate,
     undisturbed,
+    unpacked,
     with_signature,
 )
 from elbokit.torch._checks import check_limits
@@ -64,11 +67,11 @@ class _GaussianLoss(torch.autograd.Function):
         ctx.mark_non_differentiable(*(t for t in output[1:] if t is not None))
         ctx.set_materialize_grads(False)
         saved = output[1] if need_mean else None, output[2] if need_logvar else None
-        ctx.save_for_backward(*operands, *saved)
+        save(ctx, *operands, *saved)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
-        saved = ctx.saved_tensors  # once: the hooks of a checkpoint hand them out only so
+        saved = unpacked(ctx, _N_OPERANDS)
         needs = ctx.needs_input_grad[:_N_OPERANDS]
         return *_gradients(grad, saved, ctx.options, needs), *(None,) * _N_OPTIONS
 
@@ -215,6 +218,9 @@ def gaussian_loss(
     .. [1] D. P. Kingma and M. Welling, "Auto-Encoding Variational Bayes", 2014, appendix C.2,
        arXiv:1312.6114.
     """
+    limits = check_limits("logvar_range", logvar_range)
+    if logvar is None:
+        limits = -inf, inf  # a variance of 1 has none
     if (
         weight is None
         and mask is None
@@ -222,7 +228,6 @@ def gaussian_loss(
         and undisturbed()
         and is_one(target_scale)
     ):
-        limits = check_limits("logvar_range", logvar_range)
         grad_enabled = torch.is_grad_enabled()
         found = _core.plain_gaussian_loss(mean, target, logvar, *limits, reduction, grad_enabled)
         plain: Tensor | None = _track(found, (*limits, reduction), mean, logvar, target)
@@ -237,7 +242,6 @@ def gaussian_loss(
         mask=mask,
         target_scale=target_scale,
     )
-    low, high = check_limits("logvar_range", logvar_range)
     reduction = check_decoder_reduction(reduction)
     if weight is not None:
         weight = weight.to(dtype)
@@ -250,8 +254,7 @@ def gaussian_loss(
     apply = _direct_gaussian_loss if direct(*operands) else apply_of(_GaussianLoss)
     loss: Tensor = apply(
         *operands,
-        low,
-        high,
+        *limits,
         float(target_scale),
         reduction,
         grad_enabled and (mean.requires_grad or target.requires_grad),

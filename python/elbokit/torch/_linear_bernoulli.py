@@ -14,8 +14,10 @@ from elbokit.torch._autograd import (
     direct,
     eager_twin,
     in_backward,
+    save,
     scaled,
     to_differentiate,
+    unpacked,
     with_signature,
 )
 from elbokit.torch._checks import (
@@ -96,11 +98,11 @@ class _LinearBernoulli(torch.autograd.Function):
         ctx.mark_non_differentiable(*(g for g in output[1:] if g is not None))
         ctx.set_materialize_grads(False)
         saved = (g if need else None for g, need in zip(output[1:], inputs[-3:], strict=True))
-        ctx.save_for_backward(*operands, *saved)
+        save(ctx, *operands, *saved)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
-        tensors = ctx.saved_tensors  # once: the hooks of a checkpoint hand them out only so
+        tensors = unpacked(ctx, _N_OPERANDS)
         operands, saved = tensors[:_N_OPERANDS], tensors[_N_OPERANDS:]
         needs = list(ctx.needs_input_grad[:_N_OPERANDS])
         rest = (None,) * _N_OPTIONS

@@ -9,7 +9,15 @@ import torch
 from torch import Tensor
 
 from elbokit.torch import _ops  # noqa: F401  (registers the operators)
-from elbokit.torch._autograd import direct, eager_twin, scaled, to_differentiate, with_signature
+from elbokit.torch._autograd import (
+    direct,
+    eager_twin,
+    save,
+    scaled,
+    to_differentiate,
+    unpacked,
+    with_signature,
+)
 from elbokit.torch._checks import (
     check_broadcast,
     check_event_dims,
@@ -67,11 +75,11 @@ class _MultiSampleLoss(torch.autograd.Function):
         ctx.set_materialize_grads(False)
         saved = [grads[0] if need_logits else None]
         saved += grads[1:] if need_latent else [None] * 3
-        ctx.save_for_backward(*operands, *saved)
+        save(ctx, *operands, *saved)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
-        tensors = ctx.saved_tensors  # once: the hooks of a checkpoint hand them out only so
+        tensors = unpacked(ctx, _N_OPERANDS)
         operands, saved = tensors[:_N_OPERANDS], tensors[_N_OPERANDS:]
         needs = list(ctx.needs_input_grad[:_N_OPERANDS])
         grads: list[Tensor | None] = [None] * _N_OPERANDS

@@ -13,7 +13,7 @@ from typing import Any, TypeGuard
 
 from torch import Tensor
 
-from elbokit.torch._autograd import all_scaled, direct_apply, to_differentiate
+from elbokit.torch._autograd import all_scaled, direct_apply, save, to_differentiate, unpacked
 
 __all__ = ["PLAIN_REDUCTIONS", "is_one", "is_plain_factor", "plain_track"]
 
@@ -48,12 +48,12 @@ def plain_track(
     def forward(ctx: Any, found: Any, options: tuple[Any, ...], *operands: Tensor | None) -> Any:
         ctx.options, ctx.count = options, len(operands)
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(*operands, *found[-1])
+        save(ctx, *operands, *found[-1])
         return _outputs(found)
 
     def to_operands(ctx: Any, grad: Tensor | None, *more: Tensor | None) -> Grads:
         count: int = ctx.count
-        saved: Grads = ctx.saved_tensors  # once: the hooks of a checkpoint hand them out only so
+        saved = unpacked(ctx, count)
         operands, gradients = saved[:count], saved[count:]
         alone = all(g is None for g in more)
         if grad is None and alone:

@@ -167,6 +167,10 @@ class LearningRates:
     def __init__(self, optimizer: torch.optim.Optimizer, schedule: Schedule | None) -> None:
         self._optimizer, self._schedule = optimizer, schedule
         self._given = [float(group.get("lr", math.nan)) for group in optimizer.param_groups]
+        if schedule is not None:
+            for group in optimizer.param_groups:
+                if isinstance(group["lr"], Tensor):  # that of the caller stays as it is
+                    group["lr"] = group["lr"].clone()
 
     def set(self, step: int) -> dict[str, float]:
         """Set them for the step; return that of the first group, for the history."""

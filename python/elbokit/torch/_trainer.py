@@ -69,7 +69,7 @@ class VAETrainer:
         See `vae_loss`; a number of nats, or a function of the number of steps taken as for `beta`.
     accumulate : int, default=1
         Number of batches whose gradients make one step, as of one batch with all of their samples
-        (batch norm still sees each alone).
+        (but batch norm sees each alone, and a `capacity` draws the KL of each).
     missing : {"error", "integrate"}, default="error"
         What NaN in the data means: an error, or a missing entry, which is integrated out of the
         likelihood; the encoder sees 0 in its place (`VAE.encode`).

@@ -13,8 +13,10 @@ from elbokit.torch import _ops  # noqa: F401  (registers the operators)
 from elbokit.torch._autograd import (
     direct_apply,
     passes_on,
+    save,
     scaled_on_gpu,
     to_differentiate,
+    unpacked,
     with_signature,
 )
 from elbokit.torch._backends import implementation
@@ -68,14 +70,14 @@ class VAETerms(torch.autograd.Function):
         ctx.set_materialize_grads(False)
         saved = [d_logits if need_logits else None]
         saved += [d_mu, d_logvar] if need_latent else [None, None]
-        ctx.save_for_backward(*operands, *saved)
+        save(ctx, *operands, *saved)
         ctx.beta, ctx.target_scale = beta, target_scale
         ctx.free_bits, ctx.reduction = free_bits, reduction
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         options = ctx.beta, ctx.target_scale, ctx.free_bits, ctx.reduction
-        return _gradients(ctx.saved_tensors, ctx.needs_input_grad, options, grads[:3])
+        return _gradients(unpacked(ctx, 8), ctx.needs_input_grad, options, grads[:3])
 
 
 def _gradients(
@@ -148,7 +150,7 @@ def _forward(ctx: Any, *inputs: Any) -> tuple[Tensor | None, ...]:
     *terms, d_logits, d_mu, d_logvar, sums, count = implementation("vae_loss", inputs[0])(*inputs)
     *operands, ctx.beta, ctx.target_scale, ctx.free_bits, ctx.reduction, _, _, _ = inputs
     ctx.set_materialize_grads(False)
-    ctx.save_for_backward(*operands, d_logits, d_mu, d_logvar)
+    save(ctx, *operands, d_logits, d_mu, d_logvar)
     constant = _constant(ctx.needs_input_grad, ctx.beta, terms)
     if constant or sums is not None:
         ctx.mark_non_differentiable(*constant, *(t for t in (sums, count) if t is not None))
