@@ -118,6 +118,10 @@ def saved_below(node: Any) -> list[Tensor]:
     return [*below, *(x for x in getattr(node, "saved_tensors", ()) if x is not None)]
 
 
+@pytest.mark.skipif(
+    not hasattr(torch._C._autograd, "_top_saved_tensors_default_hooks"),
+    reason="torch does not tell of hooks: gradients are copied",
+)
 @pytest.mark.parametrize("name", LOSSES)
 def test_gradients_are_written_over_what_was_saved(dispatched: torch.device, name: str) -> None:
     """Only where the graph is not kept, and with the same bits."""

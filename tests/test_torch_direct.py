@@ -97,6 +97,10 @@ def test_saved_tensors_pass_their_hooks() -> None:
     torch.autograd.grad(loss, given[0])
 
 
+@pytest.mark.skipif(
+    not hasattr(torch._C._autograd, "_top_saved_tensors_default_hooks"),
+    reason="torch does not tell of hooks: gradients are copied",
+)
 @pytest.mark.parametrize("reduction", ["sum", "none"])
 @pytest.mark.parametrize("loss", [bernoulli_loss, categorical_loss, gaussian_kl, gaussian_loss])
 def test_a_scaled_gradient_takes_the_place_of_the_saved_one(loss: Any, reduction: str) -> None:

@@ -35,7 +35,7 @@ __all__ = [
     "with_signature",
 ]
 
-# The default hooks of saved tensors, or None; where torch does not tell there may be some.
+# The default hooks of saved tensors, or None. Before 2.8 torch does not tell: there may be some.
 _saved_tensors_hooks: Callable[[bool], Any] = getattr(
     torch._C._autograd, "_top_saved_tensors_default_hooks", lambda ignore_tracing: ()
 )
