@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, TensorDataset
 
-from elbokit.torch import VAE, GaussianLikelihood, VAETrainer
+from elbokit.torch import VAE, GaussianLikelihood, GaussianMixturePrior, VAETrainer
 from test_torch_vae_masks import Own
 
 N, D = 64, 6
@@ -116,8 +116,51 @@ def test_unknown_word() -> None:
 
 
 def test_a_likelihood_that_knows_of_no_mask() -> None:
-    with pytest.raises(ValueError, match="Own has no `loss` that takes it"):
-        train(new_vae(likelihood=Own()), plane())
+    with pytest.raises(ValueError, match="`missing` asks for missing elements, but Own has no"):
+        VAETrainer(new_vae(likelihood=Own()), missing="integrate")
+
+
+def test_prior_fitted_to_what_is_there() -> None:
+    vae, X = new_vae(), holed(plane(200))
+    train(vae, X, max_epochs=5)
+    with torch.no_grad():
+        mu, _ = vae.encode(X, ~X.isnan())
+    prior = GaussianMixturePrior.init_from(vae, X, 2, random_state=0, missing="integrate")
+    mean = (prior.weights[:, None] * prior.means).sum(0)
+    torch.testing.assert_close(mean.detach(), mu.mean(0), rtol=1e-3, atol=1e-3)
+    with pytest.raises(ValueError, match="`X` has the value nan in row 1"):
+        GaussianMixturePrior.init_from(vae, X, 2)
+
+
+class Before(VAE):
+    """Overrides that know of no mask."""
+
+    def encode(self, x: torch.Tensor) -> Any:  # type: ignore[override]
+        return super().encode(x)
+
+    def forward(self, x: torch.Tensor, *, generator: Any = None) -> Any:  # type: ignore[override]
+        return super().forward(x, generator=generator)
+
+    def terms(  # type: ignore[override]
+        self,
+        x: torch.Tensor,
+        output: Any,
+        *,
+        beta: Any = 1.0,
+        free_bits: float = 0.0,
+        capacity: Any = None,
+        reduction: str = "batchmean",
+    ) -> Any:
+        options = {"beta": beta, "free_bits": free_bits, "capacity": capacity}
+        return super().terms(x, output, reduction=reduction, **options)
+
+
+def test_subclasses_need_not_know() -> None:
+    torch.manual_seed(0)
+    vae, X = Before(D, 2, (16,)), plane()
+    assert torch.isfinite(vae.loss(X).loss)
+    history = train(vae, X, X[:8], missing="error").history
+    assert history == train(new_vae(), X, X[:8], missing="error").history
 
 
 def test_resumed(tmp_path: Path) -> None:

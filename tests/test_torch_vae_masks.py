@@ -11,6 +11,8 @@ from torch import nn
 
 from elbokit.torch import (
     VAE,
+    BernoulliLikelihood,
+    CategoricalLikelihood,
     DiagonalPosterior,
     GaussianLikelihood,
     Likelihood,
@@ -185,8 +187,110 @@ def test_own_likelihoods() -> None:
     ours = vae.loss(x, weight=weight, generator=generator()).loss
     torch.testing.assert_close(ours, (weight * rows).mean())
     for call in (vae.loss, vae.elbo, vae.log_likelihood):
-        with pytest.raises(ValueError, match="`mask` is given, expected None: Own has no `loss`"):
+        with pytest.raises(ValueError, match="`mask` asks for missing elements, but Own has no `l"):
             call(x, mask=MASK)  # type: ignore[operator]
+    with pytest.raises(ValueError, match="`mask` asks"):
+        vae.likelihood.loss(x, x, mask=MASK)  # type: ignore[operator]
+
+
+class OwnDensity(BernoulliLikelihood):
+    def log_prob(self, decoded: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        return 2 * super().log_prob(decoded, x)
+
+
+class OwnLoss(Own):
+    """Rows by default no more than a mean, as the functions of the package."""
+
+    rows: tuple[int, ...] = ()
+
+    def loss(
+        self,
+        decoded: torch.Tensor,
+        x: torch.Tensor,
+        reduction: str = "batchmean",
+        *,
+        mask: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        squares = (decoded - x).square()
+        rows = (squares if mask is None else torch.where(mask, squares, 0)).sum(1)
+        if reduction == "none":
+            return rows.reshape(-1, *self.rows)
+        return rows.sum() if reduction == "sum" else rows.mean()
+
+
+def test_losses_of_ones_own() -> None:
+    vae, x = VAE(D, K, (5,), likelihood=OwnLoss()), torch.rand(N, D)
+    out = vae(x, MASK, generator=generator())
+    rows = torch.where(MASK, (out.logits - x).square(), 0).sum(1)
+    ours = vae.loss(x, mask=MASK, reduction="none", generator=generator())
+    torch.testing.assert_close(ours.reconstruction, rows)
+    torch.testing.assert_close(vae.elbo(x, mask=MASK, generator=generator()), -ours.loss)
+    vae.likelihood.rows = (1,)  # type: ignore[assignment]
+    for call in (
+        lambda: vae.elbo(x, mask=MASK),
+        lambda: vae.log_likelihood(x, 3, mask=MASK),
+        lambda: vae.loss(x, weight=torch.ones(N)),
+    ):
+        with pytest.raises(ValueError, match=r"`likelihood.loss` gave shape \(\d+, 1\), expected"):
+            call()
+
+
+def test_a_density_without_its_loss() -> None:
+    vae, x = VAE(D, K, (5,), likelihood=OwnDensity()), torch.rand(N, D)
+    with pytest.raises(ValueError, match="OwnDensity has no `loss` of its own"):
+        vae.elbo(x, mask=MASK)
+
+
+class Nominal(CategoricalLikelihood):
+    """Its encoder sees the classes last."""
+
+    def encoder_input(self, x: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+        return super().encoder_input(x, dtype).movedim(1, -1)
+
+    hide = Likelihood.hide
+
+
+class NominalHidden(Nominal):
+    def hide(self, seen: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        return torch.where(mask[..., None], seen, 0)
+
+
+def test_other_views_of_the_data() -> None:
+    encoder = nn.Sequential(nn.Flatten(), nn.Linear(9, 2 * K))
+    x, mask = torch.randint(3, (N, 3)), MASK[:, :3]
+    vae = VAE(latent_dim=K, likelihood=Nominal(3), encoder=encoder, decoder=nn.Linear(K, 9))
+    with pytest.raises(ValueError, match=r"returned shape \(7, 3, 3\) .* Nominal needs a `hide`"):
+        vae.encode(x, mask)
+    vae.likelihood = NominalHidden(3)
+    seen = nn.functional.one_hot(x, 3) * mask[..., None].float()
+    torch.testing.assert_close(vae.encode(x, mask)[0], vae.encoder(seen)[:, :K])
+
+
+@pytest.mark.parametrize("kind", ["bernoulli", "fixed"])
+def test_masks_and_factors_of_other_dtypes(kind: str) -> None:
+    vae, x = make(kind).float(), data(kind).float()
+    expected = vae.loss(x, mask=MASK, generator=generator())
+    for mask in (MASK.long(), MASK.double(), MASK.byte()):
+        torch.testing.assert_close(vae.loss(x, mask=mask, generator=generator()), expected)
+        vae.elbo(x, mask=mask)
+        vae.log_likelihood(x, 2, mask=mask)
+    double = torch.tensor(2.0, dtype=torch.float64)
+    loss = vae.loss(x, beta=double, capacity=double, weight=torch.rand(N)).loss
+    assert loss.dtype == torch.float32
+    with pytest.raises(TypeError, match=r"`weight` has dtype torch\.float64"):
+        vae.loss(x, weight=torch.rand(N, dtype=torch.float64))
+
+
+class Narrower(DiagonalPosterior):
+    """Of a time when there was no range."""
+
+    def __init__(self) -> None:
+        pass
+
+
+def test_a_posterior_that_was_made_without_a_range() -> None:
+    vae = VAE(D, K, (5,), posterior=Narrower())
+    assert torch.isfinite(vae.loss(torch.rand(N, D)).loss)
 
 
 @pytest.mark.parametrize("kind", ["bernoulli", "fixed", "categorical"])

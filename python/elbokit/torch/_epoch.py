@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from elbokit.torch._batches import Batches, stream_seed
-from elbokit.torch._latent_model import VAEOutput, given
+from elbokit.torch._latent_model import VAEOutput
+from elbokit.torch._masks import given, mask_of
 from elbokit.torch._schedules import LearningRates, Schedule, value_at
 from elbokit.torch._statistics import VAEStatistics
 from elbokit.torch._vae import VAE
@@ -131,9 +132,7 @@ class Epoch:
     def _input(self, batch: Tensor) -> tuple[Tensor, Tensor | None]:
         """Return a batch as the model takes it, and which of its elements are there."""
         x = self.options.vae.as_input(self.fabric.to_device(batch))
-        if self.options.missing == "error" or not x.is_floating_point():
-            return x, None
-        return x, ~x.isnan()
+        return x, mask_of(x, self.options.missing)
 
     def _terms(
         self,
@@ -147,6 +146,7 @@ class Epoch:
         if x.dtype == torch.float64:
             # Fabric narrows what the model returns; the parts are still in double precision.
             output = VAEOutput(*(each.double() for each in output))
+        options: dict[str, Any] = {} if mask is None else {"mask": mask}
         try:
             return vae.terms(
                 x,
@@ -154,7 +154,7 @@ class Epoch:
                 beta=beta,
                 free_bits=self.options.free_bits,
                 capacity=capacity,
-                mask=mask,
+                **options,
             )
         except ValueError as error:
             if all(bool(each.isfinite().all()) for each in output):

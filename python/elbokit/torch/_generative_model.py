@@ -6,7 +6,6 @@ import torch
 from torch import Tensor
 
 from elbokit.torch._checks import (
-    check_broadcast,
     check_densities,
     check_generator,
     check_is_tensor,
@@ -14,7 +13,8 @@ from elbokit.torch._checks import (
     check_same_shape,
 )
 from elbokit.torch._importance import importance_log_likelihood
-from elbokit.torch._latent_model import LatentModel, given
+from elbokit.torch._latent_model import LatentModel
+from elbokit.torch._masks import given, present
 from elbokit.torch._networks import check_fits_parameters, narrowed
 from elbokit.torch._reduction import computed_dtype
 
@@ -151,6 +151,7 @@ class GenerativeModel(LatentModel):
             a Gaussian, and else averaged over the samples too.
         """
         n_samples = check_positive_int("n_samples", n_samples)
+        mask = None if mask is None else present(mask, x)
         mu, logvar = self.encode(*given(x, mask))
         closed = self.prior.moments() is not None
         bound = torch.zeros((), dtype=computed_dtype(mu), device=mu.device)
@@ -206,10 +207,7 @@ class GenerativeModel(LatentModel):
         n_samples = check_positive_int("n_samples", n_samples)
         max_rows = check_positive_int("max_rows", max_rows)
 
-        if mask is not None:
-            check_is_tensor("mask", mask)
-            check_broadcast("mask", mask, "x", x)
-            mask = mask.expand(x.shape)
+        mask = None if mask is None else present(mask, x)
 
         def estimate(rows: Tensor, there: Tensor | None) -> Tensor:
             mu, scale = self.encode(*given(rows, there))
@@ -241,6 +239,6 @@ class GenerativeModel(LatentModel):
         """Log p(x|z) of each row."""
         decoded = self._decoded(z)
         if mask is not None:
-            return -self.likelihood.loss(decoded, x, mask=mask)
+            return -self._reconstruction(decoded, x, "none", mask)
         log_prob = self.likelihood.log_prob(decoded, x)
         return check_densities(log_prob, "likelihood.log_prob", len(x))

@@ -8,21 +8,27 @@ import torch
 from torch import Tensor, nn
 
 from elbokit.torch._checks import (
-    check_broadcast,
     check_densities,
     check_is_tensor,
     check_layout,
     check_tensors,
     check_weight,
 )
-from elbokit.torch._likelihoods import BernoulliLikelihood, Likelihood, check_decoded, reduced
+from elbokit.torch._likelihoods import (
+    BernoulliLikelihood,
+    Likelihood,
+    check_decoded,
+    check_takes_mask,
+    reduced,
+)
+from elbokit.torch._masks import given, present
 from elbokit.torch._networks import check_fits_parameters, first_weight, narrowed
 from elbokit.torch._parts import make_likelihood, make_posterior, make_prior
 from elbokit.torch._posteriors import DiagonalPosterior, Posterior
 from elbokit.torch._priors import Prior
 from elbokit.torch._vae_loss import VAELossOutput, check_options, drawn_to, vae_loss
 
-__all__ = ["LatentModel", "VAEOutput", "given"]
+__all__ = ["LatentModel", "VAEOutput"]
 
 
 class VAEOutput(NamedTuple):
@@ -45,11 +51,6 @@ class VAEOutput(NamedTuple):
     mu: Tensor
     logvar: Tensor
     z: Tensor
-
-
-def given(x: Tensor, mask: Tensor | None) -> tuple[Tensor, ...]:
-    """Return the arguments of a pass: what a subclass overrides need not know of masks."""
-    return (x,) if mask is None else (x, mask)
 
 
 class LatentModel(nn.Module):
@@ -167,13 +168,9 @@ class LatentModel(nn.Module):
         dtype = self._like().dtype
         if mask is None:
             return self.likelihood.encoder_input(x, dtype)
-        check_is_tensor("mask", mask)
-        check_broadcast("mask", mask, "x", x)
-        present = mask != 0
-        seen = self.likelihood.encoder_input(torch.where(present, x, 0), dtype)
-        if self.likelihood.classes:
-            present = present.expand(x.shape)[:, None]
-        return torch.where(present, seen, 0)
+        mask = present(mask, x)
+        seen = self.likelihood.encoder_input(torch.where(mask, x, 0), dtype)
+        return self.likelihood.hide(seen, mask)
 
     def reparameterize(
         self, mu: Tensor, logvar: Tensor, *, generator: torch.Generator | None = None
@@ -257,15 +254,17 @@ class LatentModel(nn.Module):
         VAELossOutput
             `loss`, `reconstruction` and `kl`.
         """
+        output = self(*given(x, mask), generator=generator)
+        options = {"weight": weight, "mask": mask}
         return self.terms(
             x,
-            self(*given(x, mask), generator=generator),
+            output,
             beta=beta,
             free_bits=free_bits,
             capacity=capacity,
-            weight=weight,
-            mask=mask,
             reduction=reduction,
+            # A subclass need not know of what is not given.
+            **{name: value for name, value in options.items() if value is not None},
         )
 
     def terms(
@@ -297,6 +296,7 @@ class LatentModel(nn.Module):
             `loss`, `reconstruction` and `kl`.
         """
         decoded, mu, scale, z = output
+        mask = None if mask is None else present(mask, x)
         moments = self.prior.moments()
         # Exact types: a subclass may compute something else.
         if (
@@ -320,19 +320,33 @@ class LatentModel(nn.Module):
                 mask=mask,
             )
         beta, free_bits = check_options(beta, free_bits, reduction, capacity)
-        if weight is not None:
-            check_tensors(weight=weight)
-            check_weight(weight, len(x))
         by_row = reduction if weight is None else "none"
-        options = {} if mask is None else {"mask": mask}  # losses of one's own may take none
-        reconstruction = self.likelihood.loss(decoded, x, by_row, **options)
+        reconstruction = self._reconstruction(decoded, x, by_row, mask)
         kl, charged = self.divergence(mu, scale, z, free_bits, by_row)
+        # The loss is of the terms' dtype, whatever that of its factors.
+        dtype = reconstruction.dtype
         if weight is not None:
+            check_tensors(decoded=decoded, weight=weight)
+            check_weight(weight, len(x))
             reconstruction, kl, charged = (
-                reduced(weight * rows, reduction) for rows in (reconstruction, kl, charged)
+                reduced(weight.to(dtype) * rows, reduction)
+                for rows in (reconstruction, kl, charged)
             )
+        beta = beta.to(dtype) if isinstance(beta, Tensor) else beta
+        capacity = capacity.to(dtype) if isinstance(capacity, Tensor) else capacity
         charged = drawn_to(charged, capacity, len(x), reduction)
         return VAELossOutput(reconstruction + beta * charged, reconstruction, kl)
+
+    def _reconstruction(
+        self, decoded: Tensor, x: Tensor, reduction: str, mask: Tensor | None
+    ) -> Tensor:
+        """Return the loss of the likelihood; one of one's own need take no mask."""
+        options = {}
+        if mask is not None:
+            check_takes_mask(self.likelihood)
+            options["mask"] = mask
+        loss = self.likelihood.loss(decoded, x, reduction, **options)
+        return check_densities(loss, "likelihood.loss", len(x)) if reduction == "none" else loss
 
     def divergence(
         self,

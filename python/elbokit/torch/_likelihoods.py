@@ -28,6 +28,7 @@ __all__ = [
     "CategoricalLikelihood",
     "GaussianLikelihood",
     "Likelihood",
+    "check_takes_mask",
     "check_decoded",
     "reduced",
 ]
@@ -72,10 +73,25 @@ def _finite(name: str, value: object) -> float:
     return number
 
 
+def check_takes_mask(likelihood: Likelihood, name: str = "mask") -> None:
+    """Raise ValueError if a likelihood of one's own has a `log_prob` but no `loss` to go with it.
+
+    `name` is the argument that asks for one.
+    """
+    own = next(c for c in type(likelihood).__mro__ if "log_prob" in vars(c) or "loss" in vars(c))
+    if own is Likelihood or "loss" not in vars(own):
+        raise ValueError(
+            f"`{name}` asks for missing elements, but {type(likelihood).__name__} has no `loss` of "
+            "its own that takes a mask"
+        )
+
+
 class Likelihood(nn.Module):
     """Base of likelihoods p(x|z).
 
-    One of one's own gives `log_prob`, `mean` and `sample`, and the attributes that differ.
+    One of one's own gives `log_prob`, `mean` and `sample`, and the attributes that differ. Masks of
+    missing elements ask for a `loss` that takes them, which `log_prob` then goes by, and for `hide`
+    where the encoder sees the data in another shape.
 
     Attributes
     ----------
@@ -109,6 +125,19 @@ class Likelihood(nn.Module):
         """Return what the encoder sees of the data."""
         return x
 
+    def hide(self, seen: Tensor, mask: Tensor) -> Tensor:
+        """Return what `encoder_input` gave, 0 where the bool `mask`, of the data's shape, is False.
+
+        To be given where the encoder sees the data in another shape.
+        """
+        if seen.shape != mask.shape:
+            raise ValueError(
+                f"`mask` is given, and `likelihood.encoder_input` returned shape "
+                f"{tuple(seen.shape)} for data of shape {tuple(mask.shape)}: "
+                f"{type(self).__name__} needs a `hide` that says what is then 0"
+            )
+        return torch.where(mask, seen, 0)
+
     def log_prob(self, decoded: Tensor, x: Tensor) -> Tensor:
         """Return log p(x|z) of each sample, (n_samples,), in nats."""
         raise NotImplementedError
@@ -121,9 +150,7 @@ class Likelihood(nn.Module):
         Where `mask`, which broadcasts to `x`, is 0 an element does not count.
         """
         if mask is not None:
-            raise ValueError(
-                f"`mask` is given, expected None: {type(self).__name__} has no `loss` that takes it"
-            )
+            check_takes_mask(self)
         log_prob = check_densities(self.log_prob(decoded, x), "likelihood.log_prob", len(x))
         return reduced(-log_prob, reduction)
 
@@ -182,6 +209,8 @@ class GaussianLikelihood(Likelihood):
         `variance` is unknown, `logvar` is no finite number, or `logvar_range` is no pair of numbers
         or empty.
     """
+
+    logvar_range: tuple[float, float] | None = None
 
     def __init__(
         self,
@@ -296,6 +325,10 @@ class CategoricalLikelihood(Likelihood):
                 f"`x` has the class {bad[0].item()}, expected 0 to {self.n_classes - 1}"
             ) from error
         return indicators.movedim(-1, 1).to(dtype)
+
+    def hide(self, seen: Tensor, mask: Tensor) -> Tensor:
+        """Return the indicators, none where the bool `mask` is False."""
+        return torch.where(mask[:, None], seen, 0)
 
     def log_prob(self, decoded: Tensor, x: Tensor) -> Tensor:
         """Return the log-probability of each sample, (n_samples,)."""

@@ -160,6 +160,8 @@ class DiagonalPosterior(Posterior):
         `logvar_range` is no pair of numbers, or empty.
     """
 
+    logvar_range: tuple[float, float] | None = None
+
     def __init__(self, logvar_range: tuple[float, float] | None = None) -> None:
         check_limits("logvar_range", logvar_range)
         self.logvar_range = logvar_range

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from elbokit.torch._checks import check_positive_int
 from elbokit.torch._data import as_data, expected_by
 from elbokit.torch._gmm import gmm_log_prob
+from elbokit.torch._masks import check_missing, given, mask_of
 from elbokit.torch._networks import kept_modes
 from elbokit.torch._noise import standard_normal
 from elbokit.torch._reduction import widened
@@ -169,6 +170,7 @@ class GaussianMixturePrior(Prior):
         random_state: int | None = None,
         *,
         covariance_type: str = "diag",
+        missing: str = "error",
     ) -> GaussianMixturePrior:
         """Return a prior fitted to the posteriors of data.
 
@@ -189,6 +191,8 @@ class GaussianMixturePrior(Prior):
             See `elbokit.GaussianMixture`.
         covariance_type : {"diag", "full"}, default="diag"
             Shape of the components.
+        missing : {"error", "integrate"}, default="error"
+            What NaN in X means: see `VAETrainer`.
 
         Returns
         -------
@@ -198,11 +202,12 @@ class GaussianMixturePrior(Prior):
         from elbokit import GaussianMixture
 
         prior = cls(n_components, vae.latent_dim, covariance_type)
-        data = as_data(X, expected_by(vae, "X"))
+        missing = check_missing(missing, vae.likelihood)
+        data = as_data(X, expected_by(vae, "X", missing=missing == "integrate"))
         with kept_modes(vae), torch.no_grad():
             vae.eval()
             inputs = (vae.as_input(x) for x in torch.split(data, _ENCODED_ROWS))
-            encoded = [vae.encode(x) for x in inputs]
+            encoded = [vae.encode(*given(x, mask_of(x, missing))) for x in inputs]
         mu = torch.cat([each for each, _ in encoded])
         means = mu.double().cpu().numpy()
         mixture = GaussianMixture(

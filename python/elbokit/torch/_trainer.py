@@ -21,6 +21,7 @@ from elbokit.torch._checks import (
 )
 from elbokit.torch._data import expected_by
 from elbokit.torch._epoch import METRICS, Epoch
+from elbokit.torch._masks import check_missing
 from elbokit.torch._networks import kept_modes
 from elbokit.torch._progress import make_optimizer, own_rng, progress_bar, requirements
 from elbokit.torch._schedules import LearningRates, Schedule
@@ -72,7 +73,7 @@ class VAETrainer:
         (but batch norm sees each alone, and a `capacity` draws the KL of each).
     missing : {"error", "integrate"}, default="error"
         What NaN in the data means: an error, or a missing entry, which is integrated out of the
-        likelihood; the encoder sees 0 in its place (`VAE.encode`).
+        likelihood; the encoder sees 0 in its place (`VAE.encode`). Classes and bytes have no NaN.
     clip_grad_norm : float, optional
         Greatest norm of the gradient of all parameters; a longer one is scaled down.
     early_stopping : int, optional
@@ -175,9 +176,7 @@ class VAETrainer:
         if capacity is not None and not callable(capacity):
             self.capacity = check_non_negative("capacity", capacity)
         self.accumulate = check_positive_int("accumulate", accumulate)
-        if missing not in ("error", "integrate"):
-            raise ValueError(f"`missing` is {missing!r}, expected 'error' or 'integrate'")
-        self.missing = missing
+        self.missing = check_missing(missing, vae.likelihood)
         self.clip_grad_norm = clip_grad_norm
         if clip_grad_norm is not None:
             self.clip_grad_norm = check_non_negative("clip_grad_norm", clip_grad_norm)
@@ -202,9 +201,10 @@ class VAETrainer:
         ----------
         X_train : array-like of shape (n_samples, ...), Tensor, Dataset or DataLoader
             Data as the likelihood has them: in [0, 1] for Bernoulli, finite for Gaussian, integer
-            classes for categorical; or NaN, see `missing`. Numbers of dtype uint8 are scaled from
-            [0, 255] to [0, 1]. A Dataset gives x or (x, ...), and is shuffled; a DataLoader keeps
-            its own batches and order (with several devices also its own distributed sampler).
+            classes for categorical; numbers may be NaN, see `missing`. Those of dtype uint8 are
+            scaled from [0, 255] to [0, 1]. A Dataset gives x or (x, ...), and is shuffled; a
+            DataLoader keeps its own batches and order (with several devices also its own
+            distributed sampler).
         X_val : as `X_train`, optional
             Held-out data, for the history and `early_stopping`.
         resume : bool, default=False
