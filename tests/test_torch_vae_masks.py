@@ -193,6 +193,18 @@ def test_own_likelihoods() -> None:
         vae.likelihood.loss(x, x, mask=MASK)  # type: ignore[operator]
 
 
+class HandsOn(Own):
+    def loss(self, *given: Any, **options: Any) -> torch.Tensor:
+        return super().loss(*given, **options)
+
+
+def test_the_base_has_no_masked_loss() -> None:
+    vae, x = VAE(D, K, (5,), likelihood=HandsOn()), torch.rand(N, D)
+    assert torch.isfinite(vae.loss(x).loss)
+    with pytest.raises(ValueError, match="HandsOn has no `loss` of its own that takes a mask"):
+        vae.loss(x, mask=MASK)
+
+
 class OwnDensity(BernoulliLikelihood):
     def log_prob(self, decoded: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
         return 2 * super().log_prob(decoded, x)

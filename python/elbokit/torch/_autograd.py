@@ -163,7 +163,11 @@ def passes_on(grad: Tensor) -> bool:
     That a CPU scalar is exactly one can be seen for free; the check would stop a GPU. What is
     handed out must die with the graph in this backward, for its next owner may write to it.
     """
-    return _frees_graph(grad) and grad.dim() == 0 and grad.item() == 1.0
+    return _frees_graph(grad) and _is_one(grad)
+
+
+def _is_one(grad: Tensor) -> bool:
+    return grad.dim() == 0 and grad.item() == 1.0
 
 
 def _frees_graph(grad: Tensor) -> bool:
@@ -192,19 +196,17 @@ def all_scaled(saved: Sequence[Tensor | None], grad: Tensor) -> tuple[Tensor | N
     would take longer than the products.
     """
     dies = _frees_graph(grad)
-    if dies and grad.dim() == 0 and grad.item() == 1.0:
+    if dies and _is_one(grad):
         return tuple(saved)
     products = scaled_on_gpu(saved, (1.0,) * len(saved), grad)
     if products is not None:
         return tuple(products)
-    return tuple(
-        None
-        if s is None
-        else s.mul_(grad)
-        if dies and type(s) is Tensor and _fills_its_memory(s)
-        else s * grad
-        for s in saved
-    )
+    return tuple(None if s is None else _product(s, grad, dies) for s in saved)
+
+
+def _product(saved: Tensor, grad: Tensor, dies: bool) -> Tensor:
+    in_place = dies and type(saved) is Tensor and _fills_its_memory(saved)
+    return saved.mul_(grad) if in_place else saved * grad
 
 
 def scaled_on_gpu(

@@ -254,6 +254,7 @@ class LatentModel(nn.Module):
         VAELossOutput
             `loss`, `reconstruction` and `kl`.
         """
+        mask = None if mask is None else present(mask, x)  # once for the encoder and the terms
         output = self(*given(x, mask), generator=generator)
         options = {"weight": weight, "mask": mask}
         return self.terms(

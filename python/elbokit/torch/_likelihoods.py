@@ -28,8 +28,8 @@ __all__ = [
     "CategoricalLikelihood",
     "GaussianLikelihood",
     "Likelihood",
-    "check_takes_mask",
     "check_decoded",
+    "check_takes_mask",
     "reduced",
 ]
 
@@ -80,10 +80,14 @@ def check_takes_mask(likelihood: Likelihood, name: str = "mask") -> None:
     """
     own = next(c for c in type(likelihood).__mro__ if "log_prob" in vars(c) or "loss" in vars(c))
     if own is Likelihood or "loss" not in vars(own):
-        raise ValueError(
-            f"`{name}` asks for missing elements, but {type(likelihood).__name__} has no `loss` of "
-            "its own that takes a mask"
-        )
+        raise _takes_no_mask(likelihood, name)
+
+
+def _takes_no_mask(likelihood: Likelihood, name: str) -> ValueError:
+    return ValueError(
+        f"`{name}` asks for missing elements, but {type(likelihood).__name__} has no `loss` of its "
+        "own that takes a mask"
+    )
 
 
 class Likelihood(nn.Module):
@@ -147,10 +151,11 @@ class Likelihood(nn.Module):
     ) -> Tensor:
         """Return -log p(x|z), for each sample or reduced ("sum", "batchmean").
 
-        Where `mask`, which broadcasts to `x`, is 0 an element does not count.
+        Where `mask`, which broadcasts to `x`, is 0 an element does not count: for a likelihood of
+        one's own to do, since `log_prob` has the sum of all.
         """
         if mask is not None:
-            check_takes_mask(self)
+            raise _takes_no_mask(self, "mask")
         log_prob = check_densities(self.log_prob(decoded, x), "likelihood.log_prob", len(x))
         return reduced(-log_prob, reduction)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from elbokit.torch._checks import check_broadcast, check_is_tensor
@@ -19,7 +20,7 @@ def present(mask: Tensor, x: Tensor) -> Tensor:
     """Return `mask` as bool, in the shape of `x`."""
     check_is_tensor("mask", mask)
     check_broadcast("mask", mask, "x", x)
-    return (mask != 0).expand(x.shape)
+    return (mask if mask.dtype == torch.bool else mask != 0).expand(x.shape)
 
 
 def check_missing(missing: object, likelihood: Likelihood) -> str:

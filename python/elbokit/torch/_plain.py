@@ -35,12 +35,12 @@ def is_one(value: object) -> bool:
 
 
 def plain_track(
-    name: str, backward: Backward, passes_on_with: Callable[..., bool] = lambda *options: True
+    name: str, backward: Backward, multiples_serve: Callable[..., bool] = lambda *options: True
 ) -> Callable[..., Any]:
     """Return a function of what the core found, options and operands that gives the outputs.
 
     Operands that may have a gradient come first, in the order of the core's gradients, which are
-    those of the first output where ``passes_on_with(*options)``.
+    those of the first output where ``multiples_serve(*options)``.
     ``backward(grad, operands, gradients, options, needs)`` returns the gradients of all operands
     where no multiple of these serves; `grad` is a tuple if there are several outputs.
     """
@@ -58,7 +58,7 @@ def plain_track(
         alone = all(g is None for g in more)
         if grad is None and alone:
             return (None,) * (2 + count)
-        if grad is not None and alone and passes_on_with(*ctx.options) and not to_differentiate():
+        if grad is not None and alone and multiples_serve(*ctx.options) and not to_differentiate():
             own = all_scaled(gradients, grad)
             return None, None, *own, *(None,) * (count - len(own))
         upstream = (grad, *more) if more else grad
