@@ -78,6 +78,14 @@ TABLES: dict[str, tuple[Function, Function, mp.mpf, mp.mpf, int, int | None]] = 
         4,
         None,
     ),
+    "exp_eighth": (
+        series(lambda r: (mp.expm1(r) - r) / r**2),
+        lambda r: r * r / mp.exp(r) + mp.mpf("1e-9"),
+        -HALF_LN2 / 8,
+        HALF_LN2 / 8,
+        2,
+        None,
+    ),
     # log(1 + u) = u / (1 + u) p(u - 1/2), relative error
     "log1p": (
         lambda v: _share_of_log1p(v + mp.mpf("0.5")),
@@ -95,6 +103,14 @@ TABLES: dict[str, tuple[Function, Function, mp.mpf, mp.mpf, int, int | None]] = 
         mp.mpf("0.50001"),
         5,
         10,
+    ),
+    "exp2_eighth": (
+        series(lambda x: (mp.power(2, x) - 1) / x),
+        lambda x: abs(x) + mp.mpf("1e-6"),
+        mp.mpf("-0.062501"),
+        mp.mpf("0.062501"),
+        2,
+        None,
     ),
     # 2 atanh(s) = 2 s + s^3 p(s^2), |s| <= 3 - 2 sqrt 2, in z = s^2, relative error
     "atanh": (

@@ -34,7 +34,8 @@ struct Format<float> {
   static constexpr int mantissa_bits = 23;
   static constexpr std::uint32_t bias = 127;
   static constexpr std::uint32_t sqrt_half = 0x3f3504f3u;
-  static constexpr float round = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer
+  static constexpr float round = 12582912.0f;        // 1.5 * 2^23: adding it rounds to an integer
+  static constexpr float round_eighth = 1572864.0f;  // 1.5 * 2^20: to a multiple of 1/8
   static constexpr float ln2_high = 0.693359375f;
   static constexpr float ln2_low = -2.12194440e-4f;
   static constexpr float ln2 = 0.693147182f, ln2_rest = -1.90465421e-9f;
@@ -63,6 +64,16 @@ struct Format<float> {
   static ELBOKIT_INLINE V exp2(V x) {
     return horner(x, 0.693147206f, 0.240226513f, 0.0555032778f, 0.00961800388f, 0.00134002723f,
                   0.000154763027f);
+  }
+
+  template <class V>  // the same for |x| <= 1/16
+  static ELBOKIT_INLINE V exp2_eighth(V x) {
+    return horner(x, 0.693147172f, 0.240257634f, 0.0555114751f);
+  }
+
+  template <class V>  // (e^x - 1) / x for |x| <= ln(2) / 16
+  static ELBOKIT_INLINE V exp_eighth(V x) {
+    return horner(x, 1.0f, 0.500000013f, 0.166680261f, 0.0416604307f);
   }
 
   template <class V>  // (2 atanh(s) - 2 s) / s^3 in x = s^2
@@ -133,6 +144,26 @@ template <class V>
 ELBOKIT_INLINE V power_of_two(V n) {
   using F = Format<Lane<V>>;
   return bit_cast<V>((bit_cast<Bits<V>>(n + F::round) + F::bias) << F::mantissa_bits);
+}
+
+// Where one instruction looks eight floats up, a table of 2^(j/8) in a register leaves the
+// exponential a polynomial of half the length.
+#if defined(__AVX2__) && !defined(__CUDACC__)
+template <class V>
+inline constexpr bool kTabledExp = sizeof(V) == kVectorBytes && sizeof(Lane<V>) == 4;
+#else
+template <class V>
+inline constexpr bool kTabledExp = false;
+#endif
+
+// 2^(n/8) for the integer n in the low bits of `shifted`, in the range of normal exponents.
+template <class V>
+ELBOKIT_INLINE V power_of_eighth(V shifted) {
+  // The bits of 2^(j/8), less those of j that the shift moves into the mantissa.
+  static constexpr std::uint32_t table[8] = {0x3f800000, 0x3f7b95c2, 0x3f7837f0, 0x3f75fed7,
+                                             0x3f7504f3, 0x3f75672a, 0x3f7744fd, 0x3f7ac0c7};
+  const Bits<V> n = bit_cast<Bits<V>>(shifted);
+  return bit_cast<V>(lookup(table, n) + (n << (Format<float>::mantissa_bits - 3)));
 }
 
 // x 2^n for an integral n; overflows to infinity and underflows through the subnormals to 0.
@@ -229,7 +260,14 @@ ELBOKIT_INLINE V exp_nonpositive(V x) {
     return select(x < F::exp_normal, 0.0f, fmaf(power, r, power));
   }
 #endif
-  const V shifted = x * Lane<V>(1.4426950408889634074) + F::round;
+  constexpr Lane<V> log2_e = Lane<V>(1.4426950408889634074);
+  if constexpr (kTabledExp<V>) {
+    const V shifted = x * log2_e + F::round_eighth, n = shifted - F::round_eighth;
+    const V r = (x - n * F::ln2_high) - n * F::ln2_low;
+    const V power = power_of_eighth(shifted);
+    return select(x < F::exp_normal, V{}, power * r * F::exp_eighth(r) + power);
+  }
+  const V shifted = x * log2_e + F::round;
   const V n = shifted - F::round;  // the nearest integer; it is in the low bits of `shifted` too
   const V power = F::exp((x - n * F::ln2_high) - n * F::ln2_low);
   const V scale = bit_cast<V>((bit_cast<Bits<V>>(shifted) + F::bias) << F::mantissa_bits);
@@ -243,7 +281,14 @@ ELBOKIT_INLINE V exp2_nonpositive(V x) {
   using F = Format<Lane<V>>;
 #if defined(__CUDA_ARCH__)
   if constexpr (sizeof(V) == 4) return device_exp2(x);  // below 2^-126 it is 0 by itself
-#elif defined(__AVX512F__)
+#endif
+  if constexpr (kTabledExp<V>) {
+    const V shifted = x + F::round_eighth;
+    const V f = x - (shifted - F::round_eighth);
+    const V power = power_of_eighth(shifted);
+    return select(x < F::exp2_zero, V{}, power * f * F::exp2_eighth(f) + power);
+  }
+#if defined(__AVX512F__)
   if constexpr (sizeof(V) == 64) {
     const V n = round_vector(x), f = x - n;
     return select(x < F::exp2_zero, V{}, scale(f * F::exp2(f) + Lane<V>(1), n));
