@@ -84,7 +84,7 @@ TABLES: dict[str, tuple[Function, Function, mp.mpf, mp.mpf, int, int | None]] = 
         -HALF_LN2 / 8,
         HALF_LN2 / 8,
         2,
-        None,
+        5,
     ),
     # log(1 + u) = u / (1 + u) p(u - 1/2), relative error
     "log1p": (
@@ -110,7 +110,7 @@ TABLES: dict[str, tuple[Function, Function, mp.mpf, mp.mpf, int, int | None]] = 
         mp.mpf("-0.062501"),
         mp.mpf("0.062501"),
         2,
-        None,
+        6,
     ),
     # 2 atanh(s) = 2 s + s^3 p(s^2), |s| <= 3 - 2 sqrt 2, in z = s^2, relative error
     "atanh": (

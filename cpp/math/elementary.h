@@ -36,6 +36,9 @@ struct Format<float> {
   static constexpr std::uint32_t sqrt_half = 0x3f3504f3u;
   static constexpr float round = 12582912.0f;        // 1.5 * 2^23: adding it rounds to an integer
   static constexpr float round_eighth = 1572864.0f;  // 1.5 * 2^20: to a multiple of 1/8
+  // The bits of 2^(j/8), less those of j that power_of_eighth() shifts into the mantissa.
+  static constexpr std::uint32_t eighths[8] = {0x3f800000, 0x3f7b95c2, 0x3f7837f0, 0x3f75fed7,
+                                               0x3f7504f3, 0x3f75672a, 0x3f7744fd, 0x3f7ac0c7};
   static constexpr float ln2_high = 0.693359375f;
   static constexpr float ln2_low = -2.12194440e-4f;
   static constexpr float ln2 = 0.693147182f, ln2_rest = -1.90465421e-9f;
@@ -87,7 +90,11 @@ struct Format<double> {
   static constexpr int mantissa_bits = 52;
   static constexpr std::uint64_t bias = 1023;
   static constexpr std::uint64_t sqrt_half = 0x3fe6a09e667f3bcdull;
-  static constexpr double round = 6755399441055744.0;  // 1.5 * 2^52
+  static constexpr double round = 6755399441055744.0;        // 1.5 * 2^52
+  static constexpr double round_eighth = 844424930131968.0;  // 1.5 * 2^49
+  static constexpr std::uint64_t eighths[8] = {
+      0x3ff0000000000000, 0x3fef72b83c7d517b, 0x3fef06fe0a31b715, 0x3feebfdad5362a27,
+      0x3feea09e667f3bcd, 0x3feeace5422aa0db, 0x3feee89f995ad3ad, 0x3fef5818dcfba487};
   static constexpr double ln2_high = 6.93147180369123816490e-01;
   static constexpr double ln2_low = 1.90821492927058770002e-10;
   static constexpr double exp_low = -746.0, exp_normal = -708.39, exp_high = 710.0;
@@ -112,6 +119,19 @@ struct Format<double> {
                   0.00961812910759332758, 0.00133335581463790518, 0.000154035304580860003,
                   0.0000152527338675205123, 1.32154348133790059e-6, 1.01780464713268039e-7,
                   7.07386083758058771e-9, 4.45738559675419023e-10);
+  }
+
+  template <class V>  // the same for |x| <= 1/16
+  static ELBOKIT_INLINE V exp2_eighth(V x) {
+    return horner(x, 0.693147180559945308, 0.240226506959115167, 0.055504108664825237,
+                  0.00961812908517279274, 0.00133335581154011334, 0.000154045220612334982,
+                  0.0000152537042770401355);
+  }
+
+  template <class V>  // (e^x - 1) / x for |x| <= ln(2) / 16
+  static ELBOKIT_INLINE V exp_eighth(V x) {
+    return horner(x, 1.0, 0.500000000000029618, 0.166666666666637242, 0.0416666665700735341,
+                  0.00833333337112830548, 0.00138897806729877625, 0.000198405657331639803);
   }
 
   template <class V>  // (2 atanh(s) - 2 s) / s^3 in x = s^2
@@ -146,11 +166,11 @@ ELBOKIT_INLINE V power_of_two(V n) {
   return bit_cast<V>((bit_cast<Bits<V>>(n + F::round) + F::bias) << F::mantissa_bits);
 }
 
-// Where one instruction looks eight floats up, a table of 2^(j/8) in a register leaves the
+// Where one instruction looks eight values up, a table of 2^(j/8) in a register leaves the
 // exponential a polynomial of half the length.
 #if defined(__AVX2__) && !defined(__CUDACC__)
 template <class V>
-inline constexpr bool kTabledExp = sizeof(V) == kVectorBytes && sizeof(Lane<V>) == 4;
+inline constexpr bool kTabledExp = sizeof(V) == kVectorBytes && kLanes<Lane<V>> >= 8;
 #else
 template <class V>
 inline constexpr bool kTabledExp = false;
@@ -159,11 +179,9 @@ inline constexpr bool kTabledExp = false;
 // 2^(n/8) for the integer n in the low bits of `shifted`, in the range of normal exponents.
 template <class V>
 ELBOKIT_INLINE V power_of_eighth(V shifted) {
-  // The bits of 2^(j/8), less those of j that the shift moves into the mantissa.
-  static constexpr std::uint32_t table[8] = {0x3f800000, 0x3f7b95c2, 0x3f7837f0, 0x3f75fed7,
-                                             0x3f7504f3, 0x3f75672a, 0x3f7744fd, 0x3f7ac0c7};
+  using F = Format<Lane<V>>;
   const Bits<V> n = bit_cast<Bits<V>>(shifted);
-  return bit_cast<V>(lookup(table, n) + (n << (Format<float>::mantissa_bits - 3)));
+  return bit_cast<V>(lookup(F::eighths, n) + (n << (F::mantissa_bits - 3)));
 }
 
 // x 2^n for an integral n; overflows to infinity and underflows through the subnormals to 0.
@@ -232,18 +250,6 @@ ELBOKIT_INLINE float device_reciprocal(float x) {
 }
 #endif
 
-#if defined(__AVX512F__)
-// The nearest integer in one instruction.
-template <class V>
-ELBOKIT_INLINE V round_vector(V x) {
-  constexpr int nearest = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
-  if constexpr (sizeof(Lane<V>) == 4)
-    return bit_cast<V>(_mm512_maskz_roundscale_ps(0xffff, bit_cast<__m512>(x), nearest));
-  else
-    return bit_cast<V>(_mm512_maskz_roundscale_pd(0xff, bit_cast<__m512d>(x), nearest));
-}
-#endif
-
 // e^x for x <= 0, in fewer operations than exp: what would be less than a normal number is 0.
 template <class V>
 ELBOKIT_INLINE V exp_nonpositive(V x) {
@@ -288,12 +294,6 @@ ELBOKIT_INLINE V exp2_nonpositive(V x) {
     const V power = power_of_eighth(shifted);
     return select(x < F::exp2_zero, V{}, power * f * F::exp2_eighth(f) + power);
   }
-#if defined(__AVX512F__)
-  if constexpr (sizeof(V) == 64) {
-    const V n = round_vector(x), f = x - n;
-    return select(x < F::exp2_zero, V{}, scale(f * F::exp2(f) + Lane<V>(1), n));
-  }
-#endif
   const V shifted = x + F::round;  // its low bits are the integer nearest to x
   const V f = x - (shifted - F::round);
   const V power = bit_cast<V>((bit_cast<Bits<V>>(shifted) + F::bias) << F::mantissa_bits);

@@ -149,19 +149,30 @@ ELBOKIT_INLINE void put_by(Object& object) {
   asm volatile("" : : "r"(&object) : "memory");
 }
 
-#if defined(__AVX2__)
-// Lane i of the result is table[index[i] mod 8].
+// Lane i of the result is table[index[i] mod 8], for vectors of at least eight lanes.
+#if defined(__AVX512F__)
 ELBOKIT_INLINE Vec<std::uint32_t> lookup(const std::uint32_t (&table)[8],
                                          Vec<std::uint32_t> index) {
   __m256i lanes;
   __builtin_memcpy(&lanes, table, sizeof(lanes));
-#if defined(__AVX512F__)
   const __m512i twice = _mm512_maskz_broadcast_i64x4(0xff, lanes);
   return bit_cast<Vec<std::uint32_t>>(
       _mm512_maskz_permutexvar_epi32(0xffff, bit_cast<__m512i>(index), twice));
-#else
+}
+
+ELBOKIT_INLINE Vec<std::uint64_t> lookup(const std::uint64_t (&table)[8],
+                                         Vec<std::uint64_t> index) {
+  __m512i lanes;
+  __builtin_memcpy(&lanes, table, sizeof(lanes));
+  return bit_cast<Vec<std::uint64_t>>(
+      _mm512_maskz_permutexvar_epi64(0xff, bit_cast<__m512i>(index), lanes));
+}
+#elif defined(__AVX2__)
+ELBOKIT_INLINE Vec<std::uint32_t> lookup(const std::uint32_t (&table)[8],
+                                         Vec<std::uint32_t> index) {
+  __m256i lanes;
+  __builtin_memcpy(&lanes, table, sizeof(lanes));
   return bit_cast<Vec<std::uint32_t>>(_mm256_permutevar8x32_epi32(lanes, bit_cast<__m256i>(index)));
-#endif
 }
 #endif
 
