@@ -36,9 +36,9 @@ struct Format<float> {
   static constexpr std::uint32_t sqrt_half = 0x3f3504f3u;
   static constexpr float round = 12582912.0f;        // 1.5 * 2^23: adding it rounds to an integer
   static constexpr float round_eighth = 1572864.0f;  // 1.5 * 2^20: to a multiple of 1/8
-  // The bits of 2^(j/8), less those of j that power_of_eighth() shifts into the mantissa.
-  static constexpr std::uint32_t eighths[8] = {0x3f800000, 0x3f7b95c2, 0x3f7837f0, 0x3f75fed7,
-                                               0x3f7504f3, 0x3f75672a, 0x3f7744fd, 0x3f7ac0c7};
+  // The bits of 2^(j/8).
+  static constexpr std::uint32_t eighths[8] = {0x3f800000, 0x3f8b95c2, 0x3f9837f0, 0x3fa5fed7,
+                                               0x3fb504f3, 0x3fc5672a, 0x3fd744fd, 0x3feac0c7};
   static constexpr float ln2_high = 0.693359375f;
   static constexpr float ln2_low = -2.12194440e-4f;
   static constexpr float ln2 = 0.693147182f, ln2_rest = -1.90465421e-9f;
@@ -93,8 +93,8 @@ struct Format<double> {
   static constexpr double round = 6755399441055744.0;        // 1.5 * 2^52
   static constexpr double round_eighth = 844424930131968.0;  // 1.5 * 2^49
   static constexpr std::uint64_t eighths[8] = {
-      0x3ff0000000000000, 0x3fef72b83c7d517b, 0x3fef06fe0a31b715, 0x3feebfdad5362a27,
-      0x3feea09e667f3bcd, 0x3feeace5422aa0db, 0x3feee89f995ad3ad, 0x3fef5818dcfba487};
+      0x3ff0000000000000, 0x3ff172b83c7d517b, 0x3ff306fe0a31b715, 0x3ff4bfdad5362a27,
+      0x3ff6a09e667f3bcd, 0x3ff8ace5422aa0db, 0x3ffae89f995ad3ad, 0x3ffd5818dcfba487};
   static constexpr double ln2_high = 6.93147180369123816490e-01;
   static constexpr double ln2_low = 1.90821492927058770002e-10;
   static constexpr double exp_low = -746.0, exp_normal = -708.39, exp_high = 710.0;
@@ -176,14 +176,6 @@ template <class V>
 inline constexpr bool kTabledExp = false;
 #endif
 
-// 2^(n/8) for the integer n in the low bits of `shifted`, in the range of normal exponents.
-template <class V>
-ELBOKIT_INLINE V power_of_eighth(V shifted) {
-  using F = Format<Lane<V>>;
-  const Bits<V> n = bit_cast<Bits<V>>(shifted);
-  return bit_cast<V>(lookup(F::eighths, n) + (n << (F::mantissa_bits - 3)));
-}
-
 // x 2^n for an integral n; overflows to infinity and underflows through the subnormals to 0.
 template <class V>
 ELBOKIT_INLINE V scale(V x, V n) {
@@ -200,6 +192,33 @@ ELBOKIT_INLINE V scale(V x, V n) {
     return x * power_of_two(half) * power_of_two(n - half);
   }
 }
+
+#if defined(__AVX2__)
+// The bits of 2^(j/8), less those of j that are shifted into the mantissa with the exponent.
+struct Eighths {
+  std::uint32_t bits[8] = {};
+  constexpr Eighths() {
+    for (std::uint32_t j = 0; j < 8; ++j)
+      bits[j] = Format<float>::eighths[j] - (j << (Format<float>::mantissa_bits - 3));
+  }
+};
+
+// 2^n (1 + e) for n a multiple of 1/8, and 0 where `none`; `shifted` is n + round_eighth, which has
+// 8 n in its low bits. No number on the way is subnormal: those are slow.
+template <class V, class Mask>
+ELBOKIT_INLINE V tabled_power([[maybe_unused]] V n, V shifted, V e, Mask none) {
+#if defined(__AVX512F__)
+  const V root = bit_cast<V>(lookup(Format<Lane<V>>::eighths, bit_cast<Bits<V>>(shifted)));
+  return select(none, V{}, scale(e * root + root, n));  // which takes the floor of n
+#else
+  static constexpr Eighths table;
+  const Bits<V> bits = bit_cast<Bits<V>>(select(none, V{}, shifted));
+  const V power =
+      bit_cast<V>(lookup(table.bits, bits) + (bits << (Format<float>::mantissa_bits - 3)));
+  return select(none, V{}, e * power + power);
+#endif
+}
+#endif
 
 // x = n ln 2 + r with |r| <= ln(2) / 2, after Cody and Waite (1980); p = e^r - 1.
 template <class V>
@@ -270,8 +289,7 @@ ELBOKIT_INLINE V exp_nonpositive(V x) {
   if constexpr (kTabledExp<V>) {
     const V shifted = x * log2_e + F::round_eighth, n = shifted - F::round_eighth;
     const V r = (x - n * F::ln2_high) - n * F::ln2_low;
-    const V power = power_of_eighth(shifted);
-    return select(x < F::exp_normal, V{}, power * r * F::exp_eighth(r) + power);
+    return tabled_power(n, shifted, r * F::exp_eighth(r), x < F::exp_normal);
   }
   const V shifted = x * log2_e + F::round;
   const V n = shifted - F::round;  // the nearest integer; it is in the low bits of `shifted` too
@@ -289,10 +307,8 @@ ELBOKIT_INLINE V exp2_nonpositive(V x) {
   if constexpr (sizeof(V) == 4) return device_exp2(x);  // below 2^-126 it is 0 by itself
 #endif
   if constexpr (kTabledExp<V>) {
-    const V shifted = x + F::round_eighth;
-    const V f = x - (shifted - F::round_eighth);
-    const V power = power_of_eighth(shifted);
-    return select(x < F::exp2_zero, V{}, power * f * F::exp2_eighth(f) + power);
+    const V shifted = x + F::round_eighth, n = shifted - F::round_eighth, f = x - n;
+    return tabled_power(n, shifted, f * F::exp2_eighth(f), x < F::exp2_zero);
   }
   const V shifted = x + F::round;  // its low bits are the integer nearest to x
   const V f = x - (shifted - F::round);
