@@ -172,6 +172,28 @@ def test_anything_else_goes_the_long_way(change: tuple[str, Callable[..., Operan
         assert torch.isfinite(vae_loss(*given).loss)
 
 
+@pytest.mark.parametrize(
+    "change",
+    {
+        "meta": lambda x: x.to("meta"),
+        "sparse": lambda x: x.to_sparse(),
+        "mkldnn": lambda x: x.to_mkldnn(),
+        "empty": lambda x: x[:0],
+        "nine dimensions": lambda x: x.view(5, *(1,) * 8, -1),
+        "integers": lambda x: x.long(),
+        "complex": lambda x: x.cfloat(),
+        "list": lambda x: x.tolist(),
+        "none": lambda x: None,
+    }.items(),
+    ids=lambda item: item[0],
+)
+def test_not_described(change: tuple[str, Callable[[Tensor], object]]) -> None:
+    for i, operand in enumerate(operands()):
+        given: list[object] = list(operands())
+        given[i] = change[1](operand.detach())
+        assert _core.plain_vae_loss(*given, 1.0, 0.0, "batchmean", True) is None
+
+
 def test_errors_are_those_of_the_long_way() -> None:
     x, t, mu, logvar = operands()
     with pytest.raises(ValueError, match="`target` has shape"):

@@ -41,7 +41,7 @@ py::object plain_bernoulli_loss(const py::handle& logits, const py::handle& targ
   if (!t || !scale || !same_kind(*a, *t) || (grad_enabled && requires_grad(target)))
     return py::none();
   const bool grads = grad_enabled && requires_grad(logits);
-  const py::object loss = empty_number(a->element);
+  const py::object loss = empty_number(a->element());
   const PlainGradient d_logits(grads, logits, *a);
   with_plain_type(*a, [&](auto value) {
     using T = decltype(value);

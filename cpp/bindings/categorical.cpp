@@ -28,9 +28,9 @@ py::tuple categorical_loss(const py::object& logits, const py::array& target,
 
 // Whether `target` has the shape of `logits` without the classes.
 bool positions_of(const PlainTensor& target, const PlainTensor& logits) {
-  if (target.dimensions() != logits.dimensions() - 1 || target.rows != logits.rows) return false;
-  for (std::int64_t i = 1; i < target.dimensions(); ++i)
-    if (target.length(i) != logits.length(i + 1)) return false;
+  if (target.dimensions != logits.dimensions - 1 || target.rows != logits.rows) return false;
+  for (std::int64_t i = 1; i < target.dimensions; ++i)
+    if (target.shape[i] != logits.shape[i + 1]) return false;
   return true;
 }
 
@@ -38,20 +38,20 @@ bool positions_of(const PlainTensor& target, const PlainTensor& logits) {
 py::object plain_categorical_loss(const py::handle& logits, const py::handle& target,
                                   const py::handle& reduction, bool grad_enabled) {
   const auto a = plain_tensor(logits);
-  if (!a || a->dimensions() < 2 || a->size >= kMostPlain) return py::none();
+  if (!a || a->dimensions < 2 || a->size >= kMostPlain) return py::none();
   const auto t = plain_of_any_dtype(target, false);
   const auto scale = plain_scale(reduction, *a);
-  if (!t || !scale || !t->dtype.is(TorchNames::get().int64) || !positions_of(*t, *a))
+  if (!t || !scale || t->kind != PlainTensor::Kind::kInt64 || !positions_of(*t, *a))
     return py::none();
   const bool grads = grad_enabled && requires_grad(logits);
-  const py::object loss = empty_number(a->element);
+  const py::object loss = empty_number(a->element());
   const PlainGradient d_logits(grads, logits, *a);
   bool classes = true;
   with_plain_type(*a, [&](auto value) {
     using T = decltype(value);
     CategoricalArgs<T> args{};
     args.rows = a->rows;
-    args.classes = a->length(1);
+    args.classes = a->shape[1];
     args.inner = a->cols() / args.classes;
     args.rows_per_sample = 1;
     args.logits = a->operand();

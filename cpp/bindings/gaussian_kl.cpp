@@ -61,7 +61,7 @@ py::object plain_gaussian_kl(const py::handle& mu, const py::handle& logvar, dou
   const auto scale = plain_scale(reduction, *m);
   if (!v || !scale || !same_kind(*m, *v)) return py::none();
   const bool grads = grad_enabled && (requires_grad(mu) || requires_grad(logvar));
-  const py::object loss = empty_number(m->element);
+  const py::object loss = empty_number(m->element());
   const PlainGradient d_mu(grads, mu, *m), d_logvar(grads, logvar, *v);
   with_plain_type(*m, [&](auto value) {
     using T = decltype(value);

@@ -28,8 +28,7 @@ py::tuple gaussian_loss(const py::object& mean, const py::object& target, const 
 
 // Whether `logvar` is one number for all of `mean`.
 bool is_one_for(const PlainTensor& logvar, const PlainTensor& mean) {
-  return logvar.size == 1 && logvar.dimensions() <= mean.dimensions() &&
-         logvar.dtype.is(mean.dtype);
+  return logvar.size == 1 && logvar.dimensions <= mean.dimensions && logvar.kind == mean.kind;
 }
 
 // Returns (loss, grads), with grads (mean, logvar) or None; `logvar` is None, one number, or of the
@@ -51,7 +50,7 @@ py::object plain_gaussian_loss(const py::handle& mean, const py::handle& target,
   const bool one = v && is_one_for(*v, *a);
   const bool grads = grad_enabled && requires_grad(mean);
   const bool noise_grads = grad_enabled && v && requires_grad(logvar);
-  const py::object loss = empty_number(a->element);
+  const py::object loss = empty_number(a->element());
   const PlainGradient d_mean(grads, mean, *a);
   const PlainGradient d_logvar = v ? PlainGradient(noise_grads, logvar, *v) : PlainGradient();
   with_plain_type(*a, [&](auto value) {

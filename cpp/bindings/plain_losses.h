@@ -27,7 +27,7 @@ inline std::optional<double> plain_scale(const py::handle& reduction, const Plai
 // Calls f(T{}) with the type of the operands.
 template <class F>
 void with_plain_type(const PlainTensor& operand, F&& f) {
-  operand.element == Element::kFloat32 ? f(float{}) : f(double{});
+  operand.element() == Element::kFloat32 ? f(float{}) : f(double{});
 }
 
 // A gradient that may not be asked for.
@@ -37,7 +37,7 @@ class PlainGradient {
   PlainGradient(bool wanted, const py::handle& like, const PlainTensor& operand)
       : tensor_(wanted ? gradient_like(like, operand.size) : py::object(py::none())),
         data_(wanted ? data_of(tensor_) : nullptr),
-        element_(operand.element),
+        element_(operand.element()),
         cols_(operand.cols()) {}
 
   const py::object& tensor() const { return tensor_; }

@@ -1,13 +1,15 @@
-// Tensors of torch, read through their attributes in Python: without a header of torch, so that one
-// build serves every version of it. For small losses, which are computed in the time that Python
-// code takes to look at their operands.
+// Tensors of torch, read without a header of torch, so that one build serves every version of it:
+// through DLPack's table (torch from 2.10 on), or through their attributes in Python. For small
+// losses, which are computed in the time that Python code takes to look at their operands.
 #pragma once
 
 #include <pybind11/gil_safe_call_once.h>
 #include <pybind11/pybind11.h>
 
+#include <algorithm>
 #include <optional>
 
+#include "bindings/dlpack.h"
 #include "elbokit/matrix.h"
 
 namespace elbokit::bindings {
@@ -20,9 +22,9 @@ struct TorchNames {
   py::object number32, number64;  // of shape (), to make others like them
   py::object gradient;            // of elbokit.torch, for so many elements and more:
   std::int64_t pooled;
+  const dlpack::ExchangeTable* table;  // null where torch has none
   py::str is_cpu{"is_cpu"}, layout{"layout"}, dtype{"dtype"}, shape{"shape"}, data_ptr{"data_ptr"},
-      is_contiguous{"is_contiguous"}, stride{"stride"}, is_neg{"is_neg"},
-      requires_grad{"requires_grad"};
+      stride{"stride"}, is_neg{"is_neg"}, requires_grad{"requires_grad"};
 
   static const TorchNames& get() {
     PYBIND11_CONSTINIT static py::gil_safe_call_once_and_store<TorchNames> names;
@@ -47,6 +49,15 @@ struct TorchNames {
     pooled = operands.attr("POOLED").cast<std::int64_t>();
     number32 = number(float32);
     number64 = number(float64);
+    table = exchange_table();
+  }
+
+  const dlpack::ExchangeTable* exchange_table() const {
+    const py::object found = py::getattr(tensor, "__dlpack_c_exchange_api__", py::none());
+    if (!PyCapsule_IsValid(found.ptr(), dlpack::kCapsule)) return nullptr;
+    const auto* const newest = static_cast<const dlpack::ExchangeTable*>(
+        PyCapsule_GetPointer(found.ptr(), dlpack::kCapsule));
+    return newest->major == dlpack::kMajorVersion && newest->describe ? newest : nullptr;
   }
 };
 
@@ -64,83 +75,132 @@ inline py::object call(const py::handle& object, const py::str& method) {
 
 inline bool is_true(const py::object& value) { return value.ptr() == Py_True; }
 
+// The memory of a tensor of one's own.
 inline void* data_of(const py::handle& tensor) {
-  return PyLong_AsVoidPtr(call(tensor, TorchNames::get().data_ptr).ptr());
+  const TorchNames& torch = TorchNames::get();
+  dlpack::Tensor made;
+  if (torch.table && torch.table->describe(tensor.ptr(), &made) == 0) return made.data;
+  return PyLong_AsVoidPtr(call(tensor, torch.data_ptr).ptr());
+}
+
+// What a tensor is, before anything is asked of it.
+struct Described {
+  static constexpr int kMostDimensions = 8;
+  enum class Kind : std::uint8_t { kFloat32, kFloat64, kInt64, kOther };
+
+  void* data;
+  Kind kind;
+  int dimensions;
+  std::int64_t shape[kMostDimensions], strides[kMostDimensions];  // in elements
+};
+
+// Nothing for a tensor that is not plainly in the CPU's memory.
+inline std::optional<Described> described_by_table(const py::handle& given) {
+  dlpack::Tensor tensor;
+  if (TorchNames::get().table->describe(given.ptr(), &tensor) != 0) {
+    PyErr_Clear();
+    return {};
+  }
+  if (tensor.device_type != dlpack::kCpu || tensor.dimensions > Described::kMostDimensions)
+    return {};
+  using Kind = Described::Kind;
+  const auto is = [&](std::uint8_t code, std::uint8_t bits) {
+    return tensor.code == code && tensor.bits == bits && tensor.lanes == 1;
+  };
+  Described made;
+  made.data = static_cast<char*>(tensor.data) + tensor.byte_offset;
+  made.kind = is(dlpack::kFloat, 32)   ? Kind::kFloat32
+              : is(dlpack::kFloat, 64) ? Kind::kFloat64
+              : is(dlpack::kInt, 64)   ? Kind::kInt64
+                                       : Kind::kOther;
+  made.dimensions = tensor.dimensions;
+  std::copy_n(tensor.shape, tensor.dimensions, made.shape);
+  std::copy_n(tensor.strides, tensor.dimensions, made.strides);
+  return made;
+}
+
+// The same, in several times the time.
+inline std::optional<Described> described_by_attributes(const py::handle& given) {
+  const TorchNames& torch = TorchNames::get();
+  if (!is_true(attribute(given, torch.is_cpu)) || !attribute(given, torch.layout).is(torch.strided))
+    return {};
+  const py::object shape = attribute(given, torch.shape), strides = call(given, torch.stride),
+                   dtype = attribute(given, torch.dtype);
+  if (PyTuple_GET_SIZE(shape.ptr()) > Described::kMostDimensions) return {};
+  using Kind = Described::Kind;
+  Described made;
+  made.data = PyLong_AsVoidPtr(call(given, torch.data_ptr).ptr());
+  made.kind = dtype.is(torch.float32)   ? Kind::kFloat32
+              : dtype.is(torch.float64) ? Kind::kFloat64
+              : dtype.is(torch.int64)   ? Kind::kInt64
+                                        : Kind::kOther;
+  made.dimensions = static_cast<int>(PyTuple_GET_SIZE(shape.ptr()));
+  for (int i = 0; i < made.dimensions; ++i) {
+    made.shape[i] = PyLong_AsLongLong(PyTuple_GET_ITEM(shape.ptr(), i));
+    made.strides[i] = PyLong_AsLongLong(PyTuple_GET_ITEM(strides.ptr(), i));
+  }
+  return made;
 }
 
 // A tensor in the CPU's memory, each row contiguous; a number is a row.
-struct PlainTensor {
-  void* data;
-  py::object dtype;
-  Element element;  // of float32 and float64
-  py::object shape;
+struct PlainTensor : Described {
   std::int64_t rows, size;
   std::ptrdiff_t row_stride;
 
-  std::int64_t dimensions() const { return PyTuple_GET_SIZE(shape.ptr()); }
-  std::int64_t length(std::int64_t dimension) const {
-    return PyLong_AsLongLong(PyTuple_GET_ITEM(shape.ptr(), dimension));
+  explicit PlainTensor(const Described& made) : Described(made), rows(1), size(1), row_stride(0) {
+    for (int i = 0; i < dimensions; ++i) size *= shape[i];
+    if (dimensions > 0) rows = shape[0];
   }
+
+  bool is_floating() const { return kind == Kind::kFloat32 || kind == Kind::kFloat64; }
+  Element element() const { return kind == Kind::kFloat64 ? Element::kFloat64 : Element::kFloat32; }
   std::int64_t cols() const { return size / rows; }
   template <class T>
   Matrix<const T> matrix() const {
     return {static_cast<const T*>(data), row_stride, 1};
   }
-  Operand operand() const { return {data, element, row_stride, 1}; }
+  Operand operand() const { return {data, element(), row_stride, 1}; }
+
+  // Whether the dimensions from the first one on lie one behind the other.
+  bool contiguous_from(int first) const {
+    std::int64_t expected = 1;
+    for (int i = dimensions; i-- > first; expected *= shape[i])
+      if (shape[i] != 1 && strides[i] != expected) return false;
+    return true;
+  }
 };
 
-// Elements from row to row, which have to lie one behind the other, or if `apart` may have
-// something in between: as the halves have that `chunk` makes of an encoder's output. Else nothing.
-inline std::optional<std::ptrdiff_t> row_stride_of(const py::handle& given,
-                                                   const PlainTensor& plain, bool apart) {
-  const std::int64_t cols = plain.rows > 0 ? plain.cols() : 0;
-  const TorchNames& torch = TorchNames::get();
-  if (is_true(call(given, torch.is_contiguous))) return cols;
-  if (!apart || plain.dimensions() != 2) return {};
-  const py::object strides = call(given, torch.stride);  // a tuple
-  const auto stride = [&](int i) { return PyLong_AsSsize_t(PyTuple_GET_ITEM(strides.ptr(), i)); };
-  if (stride(1) != 1 || stride(0) < cols) return {};
-  return stride(0);
-}
-
-// Nothing for something else, or a tensor of any other kind. `apart`: rows may lie apart.
+// Nothing for something else, or a tensor of any other kind. Rows have to lie one behind the other,
+// or if `apart` may have something in between: as the halves have that `chunk` makes of an
+// encoder's output.
 inline std::optional<PlainTensor> plain_of_any_dtype(const py::handle& given, bool apart) {
   const TorchNames& torch = TorchNames::get();
   const auto* const type = reinterpret_cast<PyObject*>(Py_TYPE(given.ptr()));
   if (type != torch.tensor.ptr() && type != torch.parameter.ptr()) return {};
-  if (!is_true(attribute(given, torch.is_cpu)) ||
-      !attribute(given, torch.layout).is(torch.strided) || is_true(call(given, torch.is_neg)))
+  const auto made = torch.table ? described_by_table(given) : described_by_attributes(given);
+  // No elements, or no memory behind them.
+  if (!made || !made->data || is_true(call(given, torch.is_neg))) return {};
+  PlainTensor plain(*made);
+  if (plain.size == 0) return {};
+  plain.row_stride = plain.cols();
+  if (plain.contiguous_from(0)) return plain;
+  if (!apart || plain.dimensions != 2 || !plain.contiguous_from(1) ||
+      plain.strides[0] < plain.row_stride)
     return {};
-  PlainTensor plain{};
-  plain.dtype = attribute(given, torch.dtype);
-  plain.element = plain.dtype.is(torch.float64) ? Element::kFloat64 : Element::kFloat32;
-  plain.shape = attribute(given, torch.shape);  // a tuple
-  plain.size = 1;
-  for (std::int64_t i = 0; i < plain.dimensions(); ++i) plain.size *= plain.length(i);
-  plain.rows = plain.dimensions() > 0 ? plain.length(0) : 1;
-  const auto row_stride = row_stride_of(given, plain, apart);
-  if (!row_stride) return {};
-  plain.row_stride = *row_stride;
-  plain.data = data_of(given);
-  if (!plain.data) return {};  // nothing in it, or no memory behind it
+  plain.row_stride = plain.strides[0];
   return plain;
-}
-
-inline bool is_floating(const PlainTensor& plain) {
-  const TorchNames& torch = TorchNames::get();
-  return plain.dtype.is(torch.float32) || plain.dtype.is(torch.float64);
 }
 
 // The same for float32 and float64 alone, with a batch dimension.
 inline std::optional<PlainTensor> plain_tensor(const py::handle& given, bool apart = false) {
   auto plain = plain_of_any_dtype(given, apart);
-  if (!plain || plain->dimensions() == 0 || !is_floating(*plain)) return {};
+  if (!plain || plain->dimensions == 0 || !plain->is_floating()) return {};
   return plain;
 }
 
 inline bool same_kind(const PlainTensor& a, const PlainTensor& b) {
-  return a.dtype.is(b.dtype) && a.size == b.size &&
-         PyObject_RichCompareBool(a.shape.ptr(), b.shape.ptr(), Py_EQ) == 1;
+  return a.kind == b.kind &&
+         std::equal(a.shape, a.shape + a.dimensions, b.shape, b.shape + b.dimensions);
 }
 
 inline bool requires_grad(const py::handle& tensor) {

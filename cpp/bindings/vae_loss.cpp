@@ -76,8 +76,8 @@ py::object plain_vae_loss(const py::handle& logits, const py::handle& target, co
   if (!a || a->size >= kMostPlain) return py::none();
   const auto t = plain_tensor(target), m = plain_tensor(mu, true), v = plain_tensor(logvar, true);
   const auto scale = plain_scale(reduction, *a);
-  if (!t || !m || !v || !scale || !same_kind(*a, *t) || !same_kind(*m, *v) ||
-      !a->dtype.is(m->dtype) || a->rows != m->rows || m->size >= kMostPlain)
+  if (!t || !m || !v || !scale || !same_kind(*a, *t) || !same_kind(*m, *v) || a->kind != m->kind ||
+      a->rows != m->rows || m->size >= kMostPlain)
     return py::none();
   bool grads = false;
   if (grad_enabled) {
@@ -86,7 +86,7 @@ py::object plain_vae_loss(const py::handle& logits, const py::handle& target, co
     if (grads != latent || requires_grad(target)) return py::none();
   }
   py::object terms[3];
-  for (auto& term : terms) term = empty_number(a->element);
+  for (auto& term : terms) term = empty_number(a->element());
   const PlainGradient d_logits(grads, logits, *a), d_mu(grads, mu, *m), d_logvar(grads, logvar, *v);
   with_plain_type(*a, [&](auto value) {
     using T = decltype(value);
