@@ -255,3 +255,14 @@ def test_categorical_targets() -> None:
     assert by_core(core, (x, target), "sum") is None
     with pytest.raises(ValueError, match=r"`target` holds 7 at position \(3,\)"):
         categorical_loss(x, target)
+
+
+def test_what_is_one() -> None:
+    one = torch.tensor(1.0)
+    assert _core.is_one(one)
+    assert _core.is_one(one.double())
+    assert _core.is_one(one.expand(3)[1])
+    near = torch.tensor(math.nextafter(1.0, 2.0), dtype=torch.float64)
+    others: list[Any] = [near, torch.zeros(()), torch.ones(1), one.long(), one.bfloat16()]
+    others += [one.to("meta"), torch._neg_view(one), one.to_sparse(), 1.0, None]
+    assert not any(_core.is_one(other) for other in others)

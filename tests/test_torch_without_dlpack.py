@@ -17,7 +17,9 @@ import pytest, torch
 torch.Tensor.__dlpack_c_exchange_api__ = None
 sys.exit(pytest.main(sys.argv[1:]))
 """
-SELECTED = "same_bits or halves or one_network or anything_else or not_described"
+SELECTED = (
+    "same_bits or halves or one_network or anything_else or not_described or is_one or batched"
+)
 
 
 def test_attributes_tell_the_same() -> None:

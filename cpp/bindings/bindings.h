@@ -18,6 +18,7 @@ void register_gmm_split(pybind11::module_& m);
 void register_kmeans(pybind11::module_& m);
 void register_logsumexp(pybind11::module_& m);
 void register_multi_sample(pybind11::module_& m);
+void register_plain_tensors(pybind11::module_& m);
 void register_precision_cholesky(pybind11::module_& m);
 void register_system(pybind11::module_& m);
 void register_vae_loss(pybind11::module_& m);

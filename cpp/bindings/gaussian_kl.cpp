@@ -53,19 +53,21 @@ void gaussian_kl_backward(const py::object& mu, const py::object& logvar,
 }
 
 // Returns (charged KL, grads), with grads (mu, logvar) or None.
-py::object plain_gaussian_kl(const py::handle& mu, const py::handle& logvar, double free_bits,
-                             const py::handle& reduction, bool grad_enabled) {
+py::object plain_gaussian_kl(const py::handle& mu, const py::handle& logvar,
+                             const py::handle& free_bits, const py::handle& reduction,
+                             bool grad_enabled) {
   const auto m = plain_tensor(mu, true);
   if (!m || m->size >= kMostPlain) return py::none();
   const auto v = plain_tensor(logvar, true);
   const auto scale = plain_scale(reduction, *m);
-  if (!v || !scale || !same_kind(*m, *v)) return py::none();
+  const auto floor = plain_factor(free_bits);
+  if (!v || !scale || !floor || !same_kind(*m, *v)) return py::none();
   const bool grads = grad_enabled && (requires_grad(mu) || requires_grad(logvar));
   const py::object loss = empty_number(m->element());
   const PlainGradient d_mu(grads, mu, *m), d_logvar(grads, logvar, *v);
   with_plain_type(*m, [&](auto value) {
     using T = decltype(value);
-    const auto args = plain_kl_args<T>(*m, *v, free_bits, *scale, d_mu, d_logvar);
+    const auto args = plain_kl_args<T>(*m, *v, *floor, *scale, d_mu, d_logvar);
     T* const out = static_cast<T*>(data_of(loss));
     const py::gil_scoped_release release;
     *out = static_cast<T>(cpu::gaussian_kl(args).charged * *scale);

@@ -16,6 +16,7 @@ PYBIND11_MODULE(_core, m, pybind11::mod_gil_not_used()) {
   register_kmeans(m);
   register_logsumexp(m);
   register_multi_sample(m);
+  register_plain_tensors(m);
   register_precision_cholesky(m);
   register_system(m);
   register_vae_loss(m);

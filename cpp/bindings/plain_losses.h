@@ -3,6 +3,8 @@
 // long way, which also has the errors.
 #pragma once
 
+#include <cmath>
+
 #include "bindings/plain_tensors.h"
 #include "elbokit/bernoulli.h"
 #include "elbokit/gaussian_kl.h"
@@ -22,6 +24,14 @@ inline std::optional<double> plain_scale(const py::handle& reduction, const Plai
   if (is("batchmean")) return 1.0 / static_cast<double>(operand.rows);
   if (is("mean")) return 1.0 / static_cast<double>(operand.size);
   return {};
+}
+
+// A number that is finite and not negative; anything else has to be looked at.
+inline std::optional<double> plain_factor(const py::handle& given) {
+  if (!PyFloat_CheckExact(given.ptr()) && !PyLong_CheckExact(given.ptr())) return {};
+  const double value = PyFloat_AsDouble(given.ptr());
+  if (PyErr_Occurred()) PyErr_Clear();  // an integer of more than 300 digits: -1
+  return value >= 0 && std::isfinite(value) ? std::optional(value) : std::nullopt;
 }
 
 // Calls f(T{}) with the type of the operands.

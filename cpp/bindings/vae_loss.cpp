@@ -70,8 +70,11 @@ std::int64_t vae_loss(const py::object& logits, const py::object& target, const 
 
 // Returns (total, reconstruction, kl, grads), with grads (logits, mu, logvar) or None.
 py::object plain_vae_loss(const py::handle& logits, const py::handle& target, const py::handle& mu,
-                          const py::handle& logvar, double beta, double free_bits,
-                          const py::handle& reduction, bool grad_enabled) {
+                          const py::handle& logvar, const py::handle& beta,
+                          const py::handle& free_bits, const py::handle& reduction,
+                          bool grad_enabled) {
+  const auto weight = plain_factor(beta), floor = plain_factor(free_bits);
+  if (!weight || !floor) return py::none();
   const auto a = plain_tensor(logits);
   if (!a || a->size >= kMostPlain) return py::none();
   const auto t = plain_tensor(target), m = plain_tensor(mu, true), v = plain_tensor(logvar, true);
@@ -91,12 +94,12 @@ py::object plain_vae_loss(const py::handle& logits, const py::handle& target, co
   with_plain_type(*a, [&](auto value) {
     using T = decltype(value);
     const auto bernoulli = plain_bernoulli_args<T>(*a, *t, *scale, d_logits);
-    const auto kl = plain_kl_args<T>(*m, *v, free_bits, *scale, d_mu, d_logvar);
+    const auto kl = plain_kl_args<T>(*m, *v, *floor, *scale, d_mu, d_logvar);
     T* out[3];
     for (int i = 0; i < 3; ++i) out[i] = static_cast<T*>(data_of(terms[i]));
     const py::gil_scoped_release release;
     const VaeLossTotals totals = cpu::vae_loss(bernoulli, kl);
-    write_terms(totals, beta, *scale, 1, false, out[0], out[1], out[2]);
+    write_terms(totals, weight, *scale, 1, false, out[0], out[1], out[2]);
   });
   return py::make_tuple(terms[0], terms[1], terms[2],
                         gradients_or_none(grads, d_logits, d_mu, d_logvar));

@@ -173,11 +173,12 @@ def plain_vae_loss(
     target: Tensor,
     mu: Tensor,
     logvar: Tensor,
-    beta: float,
+    beta: float | Tensor,
     free_bits: float,
     reduction: str,
     grad_enabled: bool,
 ) -> tuple[Tensor, Tensor, Tensor, tuple[Tensor, Tensor, Tensor] | None] | None: ...
+def is_one(tensor: Tensor) -> bool: ...
 def precision_cholesky(covariances: _Float64, factors: _Float64) -> int: ...
 def precision_product(factors: _Float64, precisions: _Float64) -> None: ...
 def kmeans(

@@ -14,6 +14,7 @@ from torch._C import (
     _len_torch_dispatch_stack,
 )
 
+from elbokit import _core
 from elbokit.torch import _backends, _cuda
 from elbokit.torch._reduction import storage_order
 from elbokit.torch._transforms import has_dual_numbers
@@ -39,6 +40,9 @@ __all__ = [
 _saved_tensors_hooks: Callable[[bool], Any] = getattr(
     torch._C._autograd, "_top_saved_tensors_default_hooks", lambda ignore_tracing: ()
 )
+
+# Whether there may be another backward after the one that is running.
+_keeps_graph: Callable[[], bool] = torch._C._autograd._get_current_graph_task_keep_graph
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 _PLAIN = (Tensor, torch.nn.Parameter)
@@ -161,13 +165,16 @@ def passes_on(grad: Tensor) -> bool:
     """Whether gradients that were saved for an upstream one of 1 may be handed out as they are.
 
     That a CPU scalar is exactly one can be seen for free; the check would stop a GPU. What is
-    handed out must die with the graph in this backward, for its next owner may write to it.
+    handed out must die with the graph in this backward, for its next owner may write to it, and
+    not be differentiated.
     """
-    return _frees_graph(grad) and _is_one(grad)
-
-
-def _is_one(grad: Tensor) -> bool:
-    return grad.dim() == 0 and grad.item() == 1.0
+    return not (
+        torch.compiler.is_compiling()
+        or torch.is_grad_enabled()
+        or has_dual_numbers()
+        or _are_functorch_transforms_active()
+        or _keeps_graph()
+    ) and _core.is_one(grad)
 
 
 def _frees_graph(grad: Tensor) -> bool:
@@ -178,7 +185,7 @@ def _frees_graph(grad: Tensor) -> bool:
         and _backends.on_cpu(grad)
         and not torch._C._functorch.peek_interpreter_stack()
         and not is_batched(grad)
-        and not torch._C._autograd._get_current_graph_task_keep_graph()
+        and not _keeps_graph()
     )
 
 
@@ -195,12 +202,12 @@ def all_scaled(saved: Sequence[Tensor | None], grad: Tensor) -> tuple[Tensor | N
     In a backward that frees its graph, the memory of `saved` is that of the results: fresh pages
     would take longer than the products.
     """
-    dies = _frees_graph(grad)
-    if dies and _is_one(grad):
+    if passes_on(grad):
         return tuple(saved)
     products = scaled_on_gpu(saved, (1.0,) * len(saved), grad)
     if products is not None:
         return tuple(products)
+    dies = _frees_graph(grad)
     return tuple(None if s is None else _product(s, grad, dies) for s in saved)
 
 
@@ -227,7 +234,7 @@ def scaled_on_gpu(
         or not all(s is None or _fills_its_memory(s) for s in saved)
     ):
         return None
-    dies = not torch._C._autograd._get_current_graph_task_keep_graph()
+    dies = not _keeps_graph()
     return _cuda.scale(saved, factors, grad, dies)
 
 

@@ -33,7 +33,7 @@ from elbokit.torch._checks import (
     check_weight,
 )
 from elbokit.torch._formulas import gaussian_kl_grads
-from elbokit.torch._plain import PLAIN_REDUCTIONS, is_plain_factor, plain_track
+from elbokit.torch._plain import PLAIN_REDUCTIONS, plain_track
 from elbokit.torch._reduction import spread
 from elbokit.torch._transforms import apply_of
 
@@ -273,7 +273,6 @@ def gaussian_kl(
         and logvar_range is None
         and reduction in PLAIN_REDUCTIONS
         and undisturbed()
-        and is_plain_factor(free_bits)
     ):
         loss = plain_gaussian_kl(mu, logvar, free_bits, reduction)
         if loss is not None:

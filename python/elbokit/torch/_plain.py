@@ -8,25 +8,26 @@ for more. Nothing may trace or intercept these (`elbokit.torch._autograd.undistu
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from math import inf
-from typing import Any, TypeGuard
+from typing import Any
 
 from torch import Tensor
 
-from elbokit.torch._autograd import all_scaled, direct_apply, save, to_differentiate, unpacked
+from elbokit.torch._autograd import (
+    all_scaled,
+    direct_apply,
+    passes_on,
+    save,
+    to_differentiate,
+    unpacked,
+)
 
-__all__ = ["PLAIN_REDUCTIONS", "is_one", "is_plain_factor", "plain_track"]
+__all__ = ["PLAIN_REDUCTIONS", "is_one", "plain_track"]
 
 # Of those that users name; "none" is more than a number.
 PLAIN_REDUCTIONS = ("batchmean", "sum")
 
 Grads = tuple[Tensor | None, ...]
 Backward = Callable[..., Sequence[Tensor | None]]
-
-
-def is_plain_factor(value: object) -> TypeGuard[float]:
-    """Whether `value` is a float that is finite and not negative: nothing is left to check."""
-    return type(value) is float and 0 <= value < inf
 
 
 def is_one(value: object) -> bool:
@@ -46,21 +47,25 @@ def plain_track(
     """
 
     def forward(ctx: Any, found: Any, options: tuple[Any, ...], *operands: Tensor | None) -> Any:
+        gradients = found[-1]
         ctx.options, ctx.count = options, len(operands)
+        ctx.rest = ctx.count - len(gradients)
         ctx.set_materialize_grads(False)
-        save(ctx, *operands, *found[-1])
+        save(ctx, *operands, *gradients)
         return _outputs(found)
 
     def to_operands(ctx: Any, grad: Tensor | None, *more: Tensor | None) -> Grads:
         count: int = ctx.count
+        alone = set(more) <= {None}  # all() takes four times the time
+        served = alone and multiples_serve(*ctx.options)
+        if served and ctx.owned and grad is not None and passes_on(grad):  # the usual one
+            return None, None, *ctx.saved_tensors[count:], *(None,) * ctx.rest
         saved = unpacked(ctx, count)
         operands, gradients = saved[:count], saved[count:]
-        alone = all(g is None for g in more)
         if grad is None and alone:
             return (None,) * (2 + count)
-        if grad is not None and alone and multiples_serve(*ctx.options) and not to_differentiate():
-            own = all_scaled(gradients, grad)
-            return None, None, *own, *(None,) * (count - len(own))
+        if served and grad is not None and not to_differentiate():
+            return None, None, *all_scaled(gradients, grad), *(None,) * ctx.rest
         upstream = (grad, *more) if more else grad
         needs = ctx.needs_input_grad[2:]
         return None, None, *backward(upstream, operands, gradients, ctx.options, needs)

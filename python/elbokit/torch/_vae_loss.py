@@ -18,7 +18,7 @@ from elbokit.torch._checks import (
     check_weight,
 )
 from elbokit.torch._gaussian_kl import BATCH_REDUCTIONS, MEAN_HINT, both_of_prior, clamped
-from elbokit.torch._plain import PLAIN_REDUCTIONS, is_one, is_plain_factor
+from elbokit.torch._plain import PLAIN_REDUCTIONS, is_one
 from elbokit.torch._statistics import VAEStatistics
 from elbokit.torch._transforms import apply_of
 from elbokit.torch._vae_terms import VAETerms, direct_vae_terms, plain_vae_terms
@@ -210,10 +210,8 @@ def vae_loss(
         and reduction in PLAIN_REDUCTIONS
         and undisturbed()
         and is_one(target_scale)
-        and is_plain_factor(beta)
-        and is_plain_factor(free_bits)
     ):
-        # Nothing is left to check but the operands, which the core does.
+        # The core checks what is left.
         terms = plain_vae_terms(logits, target, mu, logvar, beta, free_bits, reduction)
         if terms is not None:
             return VAELossOutput(*terms)

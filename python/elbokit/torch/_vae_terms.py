@@ -188,7 +188,7 @@ def plain_vae_terms(
     target: Tensor,
     mu: Tensor,
     logvar: Tensor,
-    beta: float,
+    beta: float | Tensor,
     free_bits: float,
     reduction: str,
 ) -> Sequence[Tensor] | None:

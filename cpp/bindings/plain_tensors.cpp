@@ -1,0 +1,28 @@
+#include "bindings/plain_tensors.h"
+
+#include "bindings/bindings.h"
+
+namespace elbokit::bindings {
+
+namespace {
+
+// Whether `given` is a plain tensor of shape () in the CPU's memory, and exactly 1.
+bool is_one(const py::handle& given) {
+  try {
+    const auto plain = plain_of_any_dtype(given, false);
+    if (!plain || plain->dimensions > 0 || !plain->is_floating()) return false;
+    return plain->element() == Element::kFloat32 ? *static_cast<const float*>(plain->data) == 1
+                                                 : *static_cast<const double*>(plain->data) == 1;
+  } catch (const py::error_already_set&) {
+    return false;  // it has no memory: a batched tensor's attributes tell so by an error
+  }
+}
+
+}  // namespace
+
+void register_plain_tensors(py::module_& m) {
+  using namespace py::literals;
+  m.def("is_one", &is_one, "tensor"_a);
+}
+
+}  // namespace elbokit::bindings
