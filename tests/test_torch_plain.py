@@ -259,10 +259,10 @@ def test_categorical_targets() -> None:
 
 def test_what_is_one() -> None:
     one = torch.tensor(1.0)
-    assert _core.is_one(one)
-    assert _core.is_one(one.double())
-    assert _core.is_one(one.expand(3)[1])
+    assert _core.is_one_tensor(one)
+    assert _core.is_one_tensor(one.double())
+    assert _core.is_one_tensor(one.expand(3)[1])
     near = torch.tensor(math.nextafter(1.0, 2.0), dtype=torch.float64)
     others: list[Any] = [near, torch.zeros(()), torch.ones(1), one.long(), one.bfloat16()]
     others += [one.to("meta"), torch._neg_view(one), one.to_sparse(), 1.0, None]
-    assert not any(_core.is_one(other) for other in others)
+    assert not any(_core.is_one_tensor(other) for other in others)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable
 from unittest import mock
@@ -37,7 +38,8 @@ def by_both(given: Operands, pick: Callable[..., Tensor] | None = None, **option
     with mock.patch.object(_vae_loss, "plain_vae_terms", wraps=_vae_loss.plain_vae_terms) as way:
         short = vae_loss(*given, **options)
     assert way.called
-    assert _core.plain_vae_loss(*given, 1.0, 0.0, "batchmean", torch.is_grad_enabled()) is not None
+    chosen = {"beta": 1.0, "free_bits": 0.0, "reduction": "batchmean", **options}
+    assert _core.plain_vae_loss(*given, *chosen.values(), torch.is_grad_enabled()) is not None
     with mock.patch.object(_vae_loss, "plain_vae_terms", return_value=None):
         long = vae_loss(*given, **options)
     for a, b in zip(short, long, strict=True):
@@ -60,7 +62,10 @@ PICKS = {
 
 
 @pytest.mark.parametrize("pick", PICKS.values(), ids=PICKS.keys())
-@pytest.mark.parametrize("options", [{}, {"beta": 0.3}, {"free_bits": 0.2, "reduction": "sum"}])
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"beta": 0.3}, {"free_bits": 0.2, "reduction": "sum"}, {"beta": 2, "free_bits": 1}],
+)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_same_bits(
     cpu_level: str, dtype: torch.dtype, options: dict[str, object], pick: Callable[..., Tensor]
@@ -192,6 +197,15 @@ def test_not_described(change: tuple[str, Callable[[Tensor], object]]) -> None:
         given: list[object] = list(operands())
         given[i] = change[1](operand.detach())
         assert _core.plain_vae_loss(*given, 1.0, 0.0, "batchmean", True) is None
+
+
+@pytest.mark.parametrize("factor", [-1.0, math.nan, math.inf, -1, 10**400, True, None, "1"])
+def test_factors_that_have_to_be_looked_at(factor: object) -> None:
+    given = operands()
+    assert _core.plain_vae_loss(*given, factor, 0.0, "batchmean", True) is None
+    assert _core.plain_vae_loss(*given, 1.0, factor, "batchmean", True) is None
+    assert _core.plain_gaussian_kl(*given[2:], factor, "batchmean", True) is None
+    assert _core.plain_vae_loss(*given, torch.tensor(1.0), 0.0, "batchmean", True) is None
 
 
 def test_errors_are_those_of_the_long_way() -> None:

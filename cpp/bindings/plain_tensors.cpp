@@ -7,7 +7,7 @@ namespace elbokit::bindings {
 namespace {
 
 // Whether `given` is a plain tensor of shape () in the CPU's memory, and exactly 1.
-bool is_one(const py::handle& given) {
+bool is_one_tensor(const py::handle& given) {
   try {
     const auto plain = plain_of_any_dtype(given, false);
     if (!plain || plain->dimensions > 0 || !plain->is_floating()) return false;
@@ -22,7 +22,7 @@ bool is_one(const py::handle& given) {
 
 void register_plain_tensors(py::module_& m) {
   using namespace py::literals;
-  m.def("is_one", &is_one, "tensor"_a);
+  m.def("is_one_tensor", &is_one_tensor, "tensor"_a);
 }
 
 }  // namespace elbokit::bindings

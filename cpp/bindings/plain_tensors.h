@@ -78,8 +78,11 @@ inline bool is_true(const py::object& value) { return value.ptr() == Py_True; }
 // The memory of a tensor of one's own.
 inline void* data_of(const py::handle& tensor) {
   const TorchNames& torch = TorchNames::get();
-  dlpack::Tensor made;
-  if (torch.table && torch.table->describe(tensor.ptr(), &made) == 0) return made.data;
+  if (torch.table) {
+    dlpack::Tensor made;
+    if (torch.table->describe(tensor.ptr(), &made) != 0) throw py::error_already_set();
+    return made.data;
+  }
   return PyLong_AsVoidPtr(call(tensor, torch.data_ptr).ptr());
 }
 

@@ -174,7 +174,7 @@ def passes_on(grad: Tensor) -> bool:
         or has_dual_numbers()
         or _are_functorch_transforms_active()
         or _keeps_graph()
-    ) and _core.is_one(grad)
+    ) and _core.is_one_tensor(grad)
 
 
 def _frees_graph(grad: Tensor) -> bool:
