@@ -168,10 +168,30 @@ def test_views_that_torch_negates_on_reading() -> None:
     assert torch.equal(loss, et.vae_loss(-x, t, -mu, mu).loss)
 
 
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
+@pytest.mark.parametrize(("low", "high"), [(None, 0.5), (-0.5, None), (None, None)])
+def test_limits_of_one_side(low: float | None, high: float | None) -> None:
+    x, other, mu = draw(7, 3), draw(7, 3, seed=1), draw(7, 2, seed=2)
+    limits = low, high
+    for loss in (
+        lambda v, **range_: et.gaussian_kl(x, v, **range_),
+        lambda v, **range_: et.gaussian_loss(x, other, v, **range_),
+        lambda v, **range_: et.vae_loss(x, other.sigmoid(), mu, v[:, :2], **range_).loss,
+    ):
+        logvar = draw(7, 3, seed=3).requires_grad_()
+        found = loss(logvar, logvar_range=limits)
+        expected = loss(logvar if limits == (None, None) else logvar.clamp(low, high))
+        torch.testing.assert_close(found, expected)
+        grads = (torch.autograd.grad(value, logvar)[0] for value in (found, expected))
+        torch.testing.assert_close(*grads)
+    compiled = torch.compile(et.gaussian_kl, fullgraph=True, backend="aot_eager")
+    compiled(x, other, logvar_range=limits)
+
+
 def test_errors_name_the_argument() -> None:
     given = (torch.zeros(2, 3),) * 4
-    with pytest.raises(TypeError, match="`logvar_range` is \\(None, 2\\), expected a pair"):
-        et.vae_loss(*given, logvar_range=(None, 2))  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="`logvar_range` is \\('0', 2\\), expected a pair"):
+        et.vae_loss(*given, logvar_range=("0", 2))  # type: ignore[arg-type]
     limit = et.cache_limit()
     try:
         et.set_cache_limit(2**70)

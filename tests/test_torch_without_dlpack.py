@@ -1,4 +1,4 @@
-"""The short way of plain losses with a torch that has no DLPack table, as before 2.10."""
+"""The short way of plain losses with a torch that has no DLPack table, as older ones."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 // Tensors of torch, read without a header of torch, so that one build serves every version of it:
-// through DLPack's table (torch from 2.10 on), or through their attributes in Python. For small
-// losses, which are computed in the time that Python code takes to look at their operands.
+// through DLPack's table where torch has it (2.13 does), or through their attributes in Python. For
+// small losses, which are computed in the time that Python code takes to look at their operands.
 #pragma once
 
 #include <pybind11/gil_safe_call_once.h>

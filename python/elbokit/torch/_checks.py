@@ -215,13 +215,14 @@ def check_path(name: str, value: object) -> Path:
 
 
 def check_limits(name: str, limits: object) -> tuple[float, float]:
-    """Return `limits` as two floats, -inf and inf if it is None."""
+    """Return `limits` as two floats, -inf or inf for what is None, and for all if `limits` is."""
     if limits is None:
         return -math.inf, math.inf
     pair = tuple(limits) if isinstance(limits, (tuple, list)) else ()
-    if len(pair) != 2 or not all(isinstance(limit, (int, float, Real)) for limit in pair):
-        raise TypeError(f"`{name}` is {limits!r}, expected a pair of numbers")
-    low, high = pair
+    if len(pair) != 2 or not all(isinstance(x, (int, float, Real, type(None))) for x in pair):
+        raise TypeError(f"`{name}` is {limits!r}, expected a pair of numbers or None")
+    low = -math.inf if pair[0] is None else pair[0]
+    high = math.inf if pair[1] is None else pair[1]
     if not low <= high:
         raise ValueError(f"`{name}` is {limits!r}, expected its first number to be the smaller")
     return float(low), float(high)

@@ -197,7 +197,7 @@ def both_of_prior(
     )
 
 
-def clamped(name: str, logvar: Tensor, limits: tuple[float, float] | None) -> Tensor:
+def clamped(name: str, logvar: Tensor, limits: tuple[float | None, float | None] | None) -> Tensor:
     """Clamp log-variances to `limits`, the argument `name`; None leaves them as they are."""
     if limits is None:
         return logvar
@@ -213,7 +213,7 @@ def gaussian_kl(
     *,
     free_bits: float = 0.0,
     weight: Tensor | None = None,
-    logvar_range: tuple[float, float] | None = None,
+    logvar_range: tuple[float | None, float | None] | None = None,
 ) -> Tensor:
     r"""KL divergence of a diagonal Gaussian from another, by default from :math:`N(0, I)`.
 
@@ -233,8 +233,9 @@ def gaussian_kl(
         a dimension below it is 0.
     weight : Tensor of shape (n_samples,), optional
         Factor of each sample's divergence. The average is still over the number of samples.
-    logvar_range : pair of float, optional
-        Limits that `logvar` is clamped to. As of `torch.clamp`, the gradient is 0 outside of them.
+    logvar_range : pair of float or None, optional
+        Limits that `logvar` is clamped to, None for no limit. As of `torch.clamp`, the gradient is
+        0 outside of them.
 
     Returns
     -------

@@ -161,7 +161,7 @@ def gaussian_loss(
     *,
     weight: Tensor | None = None,
     mask: Tensor | None = None,
-    logvar_range: tuple[float, float] | None = None,
+    logvar_range: tuple[float | None, float | None] | None = None,
     target_scale: float = 1.0,
     reduction: str = "batchmean",
 ) -> Tensor:
@@ -182,8 +182,9 @@ def gaussian_loss(
         Factor of each sample's loss. The average is still over the number of samples.
     mask : Tensor broadcasting to the shape of `mean`, optional
         Where it is 0 (or False), an element does not count, whatever it holds.
-    logvar_range : pair of float, optional
-        Limits that `logvar` is clamped to. As of `torch.clamp`, the gradient is 0 outside of them.
+    logvar_range : pair of float or None, optional
+        Limits that `logvar` is clamped to, None for no limit. As of `torch.clamp`, the gradient is
+        0 outside of them.
         Without them the variance must be a number of the dtype.
     target_scale : float, default=1.0
         Factor of the targets: 1 / 255 for images of bytes, which are read as they are.

@@ -204,9 +204,10 @@ class GaussianLikelihood(Likelihood):
         then emits means and log-variances along dimension 1: 2 * n_features, or 2 * channels.
     logvar : float, default=0.0
         The logarithm of the one variance, or what it starts from.
-    logvar_range : pair of float, optional
+    logvar_range : pair of float or None, optional
         Limits that log-variances are clamped to, so that the density of data that are fitted
-        exactly stays bounded. As of `torch.clamp`, the gradient is 0 outside of them.
+        exactly stays bounded; None for no limit. As of `torch.clamp`, the gradient is 0 outside of
+        them.
 
     Raises
     ------
@@ -215,13 +216,13 @@ class GaussianLikelihood(Likelihood):
         or empty.
     """
 
-    logvar_range: tuple[float, float] | None = None
+    logvar_range: tuple[float | None, float | None] | None = None
 
     def __init__(
         self,
         variance: str = "learned",
         logvar: float = 0.0,
-        logvar_range: tuple[float, float] | None = None,
+        logvar_range: tuple[float | None, float | None] | None = None,
     ) -> None:
         super().__init__()
         check_limits("logvar_range", logvar_range)

@@ -150,9 +150,9 @@ class DiagonalPosterior(Posterior):
 
     Parameters
     ----------
-    logvar_range : pair of float, optional
-        Limits that the log-variances are clamped to. As of `torch.clamp`, the gradient is 0 outside
-        of them.
+    logvar_range : pair of float or None, optional
+        Limits that the log-variances are clamped to, None for no limit. As of `torch.clamp`, the
+        gradient is 0 outside of them.
 
     Raises
     ------
@@ -160,9 +160,9 @@ class DiagonalPosterior(Posterior):
         `logvar_range` is no pair of numbers, or empty.
     """
 
-    logvar_range: tuple[float, float] | None = None
+    logvar_range: tuple[float | None, float | None] | None = None
 
-    def __init__(self, logvar_range: tuple[float, float] | None = None) -> None:
+    def __init__(self, logvar_range: tuple[float | None, float | None] | None = None) -> None:
         check_limits("logvar_range", logvar_range)
         self.logvar_range = logvar_range
 

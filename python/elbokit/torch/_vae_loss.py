@@ -124,7 +124,7 @@ def vae_loss(
     weight: Tensor | None = None,
     mask: Tensor | None = None,
     target_scale: float = 1.0,
-    logvar_range: tuple[float, float] | None = None,
+    logvar_range: tuple[float | None, float | None] | None = None,
     statistics: VAEStatistics | None = None,
 ) -> VAELossOutput:
     r"""Negative evidence lower bound of a VAE: Bernoulli decoder, diagonal Gaussian posterior.
@@ -159,8 +159,9 @@ def vae_loss(
         Where it is 0 (or False), an element does not count, whatever it holds.
     target_scale : float, default=1.0
         Factor of the targets: 1 / 255 for images of bytes, which are read as they are.
-    logvar_range : pair of float, optional
-        Limits that `logvar` is clamped to. As of `torch.clamp`, the gradient is 0 outside of them.
+    logvar_range : pair of float or None, optional
+        Limits that `logvar` is clamped to, None for no limit. As of `torch.clamp`, the gradient is
+        0 outside of them.
     statistics : VAEStatistics, optional
         Is told the KL of each dimension, the active units and the targets out of range.
 
