@@ -27,6 +27,7 @@ __all__ = [
     "in_backward",
     "is_batched",
     "passes_on",
+    "products",
     "save",
     "scaled",
     "scaled_on_gpu",
@@ -197,16 +198,19 @@ def scaled(saved: Tensor, grad: Tensor) -> Tensor:
 
 
 def all_scaled(saved: Sequence[Tensor | None], grad: Tensor) -> tuple[Tensor | None, ...]:
-    """Return each of `saved` times `grad`, without a pass over them if that is 1 (see `passes_on`).
+    """Return each of `saved` times `grad`, without a pass if that is 1 (see `passes_on`)."""
+    return tuple(saved) if passes_on(grad) else products(saved, grad)
+
+
+def products(saved: Sequence[Tensor | None], grad: Tensor) -> tuple[Tensor | None, ...]:
+    """Return each of `saved` times `grad`.
 
     In a backward that frees its graph, the memory of `saved` is that of the results: fresh pages
     would take longer than the products.
     """
-    if passes_on(grad):
-        return tuple(saved)
-    products = scaled_on_gpu(saved, (1.0,) * len(saved), grad)
-    if products is not None:
-        return tuple(products)
+    on_gpu = scaled_on_gpu(saved, (1.0,) * len(saved), grad)
+    if on_gpu is not None:
+        return tuple(on_gpu)
     dies = _frees_graph(grad)
     return tuple(None if s is None else _product(s, grad, dies) for s in saved)
 

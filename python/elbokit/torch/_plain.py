@@ -13,9 +13,9 @@ from typing import Any
 from torch import Tensor
 
 from elbokit.torch._autograd import (
-    all_scaled,
     direct_apply,
     passes_on,
+    products,
     save,
     to_differentiate,
     unpacked,
@@ -65,7 +65,7 @@ def plain_track(
         if grad is None and alone:
             return (None,) * (2 + count)
         if served and grad is not None and not to_differentiate():
-            return None, None, *all_scaled(gradients, grad), *(None,) * ctx.rest
+            return None, None, *products(gradients, grad), *(None,) * ctx.rest
         upstream = (grad, *more) if more else grad
         needs = ctx.needs_input_grad[2:]
         return None, None, *backward(upstream, operands, gradients, ctx.options, needs)
