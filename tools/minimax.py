@@ -78,6 +78,7 @@ TABLES: dict[str, tuple[Function, Function, mp.mpf, mp.mpf, int, int | None]] = 
         4,
         None,
     ),
+    # the same for |r| <= ln(2) / 16
     "exp_eighth": (
         series(lambda r: (mp.expm1(r) - r) / r**2),
         lambda r: r * r / mp.exp(r) + mp.mpf("1e-9"),
@@ -104,6 +105,7 @@ TABLES: dict[str, tuple[Function, Function, mp.mpf, mp.mpf, int, int | None]] = 
         5,
         10,
     ),
+    # the same for |f| <= 1/16
     "exp2_eighth": (
         series(lambda x: (mp.power(2, x) - 1) / x),
         lambda x: abs(x) + mp.mpf("1e-6"),

@@ -20,6 +20,8 @@ struct Tensor {
   std::uint16_t lanes;
   const std::int64_t *shape, *strides;  // in elements
   std::uint64_t byte_offset;
+
+  void* first_element() const { return static_cast<char*>(data) + byte_offset; }
 };
 
 struct ExchangeTable {

@@ -81,7 +81,7 @@ inline void* data_of(const py::handle& tensor) {
   if (torch.table) {
     dlpack::Tensor made;
     if (torch.table->describe(tensor.ptr(), &made) != 0) throw py::error_already_set();
-    return made.data;
+    return made.first_element();
   }
   return PyLong_AsVoidPtr(call(tensor, torch.data_ptr).ptr());
 }
@@ -111,7 +111,7 @@ inline std::optional<Described> described_by_table(const py::handle& given) {
     return tensor.code == code && tensor.bits == bits && tensor.lanes == 1;
   };
   Described made;
-  made.data = static_cast<char*>(tensor.data) + tensor.byte_offset;
+  made.data = tensor.first_element();
   made.kind = is(dlpack::kFloat, 32)   ? Kind::kFloat32
               : is(dlpack::kFloat, 64) ? Kind::kFloat64
               : is(dlpack::kInt, 64)   ? Kind::kInt64

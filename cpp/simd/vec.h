@@ -65,28 +65,26 @@ ELBOKIT_INLINE V select(Mask mask, V a, V b) {
   return mask ? a : b;
 }
 
-// The larger of the two; b if either is NaN. GCC makes two instructions of a select.
-ELBOKIT_INLINE Vec<float> max(Vec<float> a, Vec<float> b) {
+// max() of math/elementary.h where it is one instruction: GCC makes two of the select.
 #if defined(__AVX512F__)
+ELBOKIT_INLINE Vec<float> max(Vec<float> a, Vec<float> b) {
   return bit_cast<Vec<float>>(
       _mm512_maskz_max_ps(0xffff, bit_cast<__m512>(a), bit_cast<__m512>(b)));
-#elif defined(__AVX2__)
-  return bit_cast<Vec<float>>(_mm256_max_ps(bit_cast<__m256>(a), bit_cast<__m256>(b)));
-#else
-  return select(a > b, a, b);
-#endif
 }
 
 ELBOKIT_INLINE Vec<double> max(Vec<double> a, Vec<double> b) {
-#if defined(__AVX512F__)
   return bit_cast<Vec<double>>(
       _mm512_maskz_max_pd(0xff, bit_cast<__m512d>(a), bit_cast<__m512d>(b)));
-#elif defined(__AVX2__)
-  return bit_cast<Vec<double>>(_mm256_max_pd(bit_cast<__m256d>(a), bit_cast<__m256d>(b)));
-#else
-  return select(a > b, a, b);
-#endif
 }
+#elif defined(__AVX2__)
+ELBOKIT_INLINE Vec<float> max(Vec<float> a, Vec<float> b) {
+  return bit_cast<Vec<float>>(_mm256_max_ps(bit_cast<__m256>(a), bit_cast<__m256>(b)));
+}
+
+ELBOKIT_INLINE Vec<double> max(Vec<double> a, Vec<double> b) {
+  return bit_cast<Vec<double>>(_mm256_max_pd(bit_cast<__m256d>(a), bit_cast<__m256d>(b)));
+}
+#endif
 
 template <class T>
 ELBOKIT_INLINE Vec<T> broadcast(T value) {
@@ -253,7 +251,7 @@ ELBOKIT_INLINE T reduce_add(Vec<T> v) {
 template <class T, int Half = kLanes<T> / 2>
 ELBOKIT_INLINE T reduce_max(Vec<T> v) {
   const Vec<T> other = shuffle<T>(v, v, [](int lane) { return lane ^ Half; });
-  v = max(v, other);
+  v = v > other ? v : other;
   if constexpr (Half > 1)
     return reduce_max<T, Half / 2>(v);
   else

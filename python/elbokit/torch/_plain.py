@@ -47,11 +47,9 @@ def plain_track(
     """
 
     def forward(ctx: Any, found: Any, options: tuple[Any, ...], *operands: Tensor | None) -> Any:
-        gradients = found[-1]
         ctx.options, ctx.count = options, len(operands)
-        ctx.rest = ctx.count - len(gradients)
         ctx.set_materialize_grads(False)
-        save(ctx, *operands, *gradients)
+        save(ctx, *operands, *found[-1])
         return _outputs(found)
 
     def to_operands(ctx: Any, grad: Tensor | None, *more: Tensor | None) -> Grads:
@@ -59,13 +57,13 @@ def plain_track(
         alone = set(more) <= {None}  # all() takes four times the time
         served = alone and multiples_serve(*ctx.options)
         if served and ctx.owned and grad is not None and passes_on(grad):  # the usual one
-            return None, None, *ctx.saved_tensors[count:], *(None,) * ctx.rest
+            return _for_inputs(ctx.saved_tensors[count:], count)
         saved = unpacked(ctx, count)
         operands, gradients = saved[:count], saved[count:]
         if grad is None and alone:
             return (None,) * (2 + count)
         if served and grad is not None and not to_differentiate():
-            return None, None, *products(gradients, grad), *(None,) * ctx.rest
+            return _for_inputs(products(gradients, grad), count)
         upstream = (grad, *more) if more else grad
         needs = ctx.needs_input_grad[2:]
         return None, None, *backward(upstream, operands, gradients, ctx.options, needs)
@@ -80,6 +78,10 @@ def plain_track(
         return apply(found, options, *operands)
 
     return track
+
+
+def _for_inputs(gradients: Sequence[Tensor | None], n_operands: int) -> Grads:
+    return None, None, *gradients, *(None,) * (n_operands - len(gradients))
 
 
 def _outputs(found: Sequence[Any]) -> Any:
