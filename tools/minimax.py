@@ -87,6 +87,14 @@ TABLES: dict[str, tuple[Function, Function, mp.mpf, mp.mpf, int, int | None]] = 
         2,
         5,
     ),
+    "exp_sixteenth": (
+        series(lambda r: (mp.expm1(r) - r) / r**2),
+        lambda r: r * r / mp.exp(r) + mp.mpf("1e-9"),
+        -HALF_LN2 / 16,
+        HALF_LN2 / 16,
+        1,
+        None,
+    ),
     # log(1 + u) = u / (1 + u) p(u - 1/2), relative error
     "log1p": (
         lambda v: _share_of_log1p(v + mp.mpf("0.5")),
@@ -113,6 +121,14 @@ TABLES: dict[str, tuple[Function, Function, mp.mpf, mp.mpf, int, int | None]] = 
         mp.mpf("0.062501"),
         2,
         6,
+    ),
+    "exp2_sixteenth": (
+        series(lambda x: (mp.power(2, x) - 1) / x),
+        lambda x: abs(x) + mp.mpf("1e-6"),
+        mp.mpf("-0.031251"),
+        mp.mpf("0.031251"),
+        2,
+        None,
     ),
     # 2 atanh(s) = 2 s + s^3 p(s^2), |s| <= 3 - 2 sqrt 2, in z = s^2, relative error
     "atanh": (

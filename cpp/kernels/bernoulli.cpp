@@ -34,11 +34,8 @@ class Rows {
     }
     for (std::int64_t row = begin; row < end; ++row) {
       const T weight = args_.row_weight ? args_.row_weight[row] : T(1);
-      double loss = 0;
-      for_each_span(cols, [&](std::int64_t col, int n) {
-        loss += plain ? plain_span(row, col, n, weight) : weighted_span(row, col, n, weight);
-      });
-      loss *= weight;
+      const double loss =
+          weight * (plain ? plain_row(row, cols, weight) : weighted_row(row, cols, weight));
       if (args_.row_loss) args_.row_loss[row] = static_cast<T>(loss);
       totals_.loss += loss;
     }
@@ -55,20 +52,30 @@ class Rows {
   }
 
   // Two operands and no options: the loop that has to keep up with the memory.
-  double plain_span(std::int64_t row, std::int64_t col, int n, T weight) {
-    const T* const logits = logits_(row, col, n);
-    const T* const target = target_(row, col, n);
+  double plain_row(std::int64_t row, std::int64_t cols, T weight) {
     const Vec<T> factor = broadcast<T>(args_.scale * weight);
-    BernoulliSum<T> loss;
-    for_each_term(row, col, n, logits,
-                  [&](std::int64_t i, int v, int count, Vec<T> power) ELBOKIT_INLINE_LAMBDA {
-                    const auto parts = bernoulli_parts<Vec<T>>(read(logits + i, count), power,
-                                                               read(target + i, count), factor);
-                    loss.add(v, parts.linear, first_lanes<T>(parts.power, count));
-                    return parts.grad;
-                  });
-    if (args_.count) totals_.out_of_range += count_out_of_range<T>(target, nullptr, n);
-    return loss.total();
+    BernoulliSum<T> sum;
+    for_each_span(cols, [&](std::int64_t col, int n) ELBOKIT_INLINE_LAMBDA {
+      const T* const logits = logits_(row, col, n);
+      const T* const target = target_(row, col, n);
+      for_each_term(row, col, n, logits,
+                    [&](std::int64_t i, int v, int count, Vec<T> power) ELBOKIT_INLINE_LAMBDA {
+                      const auto parts = bernoulli_parts<Vec<T>>(read(logits + i, count), power,
+                                                                 read(target + i, count), factor);
+                      sum.add(v, parts.linear, first_lanes<T>(parts.power, count));
+                      return parts.grad;
+                    });
+      sum.end_span();
+      if (args_.count) totals_.out_of_range += count_out_of_range<T>(target, nullptr, n);
+    });
+    return sum.total();
+  }
+
+  double weighted_row(std::int64_t row, std::int64_t cols, T weight) {
+    double loss = 0;
+    for_each_span(cols,
+                  [&](std::int64_t col, int n) { loss += weighted_span(row, col, n, weight); });
+    return loss;
   }
 
   double weighted_span(std::int64_t row, std::int64_t col, int n, T row_weight) {

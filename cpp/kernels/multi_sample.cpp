@@ -109,13 +109,12 @@ class Rows {
   double sweep(std::int64_t sample, std::int64_t row, T factor_value) {
     const std::int64_t index = sample * args_.rows + row;
     const Vec<T> factor = broadcast<T>(factor_value);
-    double loss = 0;
+    BernoulliSum<T> sum;
     for_each_span(args_.cols, [&](std::int64_t col, int n) ELBOKIT_INLINE_LAMBDA {
       const T* const logits = logits_(index, col, n);
       const T* const target = target_(row, col, n);
       const T* const mask = kMasked ? mask_(row, col, n) : nullptr;
       T* const kept = kSlopes == Slopes::kKept ? slopes_of(sample) + col : nullptr;
-      BernoulliSum<T> sum;
       Vec<T> powers[kAhead];
       const auto find_power = [&](int v, std::int64_t i, int count) ELBOKIT_INLINE_LAMBDA {
         powers[v] = bernoulli_power<Vec<T>>(read(logits + i, count));
@@ -137,9 +136,9 @@ class Rows {
         grad_.write_ahead(index, col, n, find_power, term);
       else
         for_each_ahead<T>(n, find_power, term);
-      if constexpr (kLoss) loss += sum.total();
+      if constexpr (kLoss) sum.end_span();
     });
-    return loss;
+    return sum.total();
   }
 
   T* slopes_of(std::int64_t sample) { return slopes_ + sample * kept_slopes_stride(args_.cols); }

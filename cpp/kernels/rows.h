@@ -106,8 +106,9 @@ ELBOKIT_INLINE void for_each_vector(std::int64_t cols, F&& f) {
 }
 
 // So many vectors take the first part of a long chain of operations before the first of them takes
-// the second: a core looks ahead over one such chain, not over several.
-inline constexpr int kAhead = 4;
+// the second: a core looks ahead over one such chain, not over several. AVX-512 has registers for
+// eight.
+inline constexpr int kAhead = kVectorBytes == 64 ? 8 : 4;
 
 // Calls first(v, col, count) for kAhead vectors of the row, v = 0, 1, ..., and then second(v, col,
 // count) for the same ones, and so on; those that are left go one by one.

@@ -6,6 +6,8 @@
 // reciprocals where the losses and mixtures need them; their errors are stated beside them.
 #pragma once
 
+#include <iterator>
+
 #include "math/value.h"
 
 namespace elbokit::ELBOKIT_LEVEL {
@@ -34,11 +36,12 @@ struct Format<float> {
   static constexpr int mantissa_bits = 23;
   static constexpr std::uint32_t bias = 127;
   static constexpr std::uint32_t sqrt_half = 0x3f3504f3u;
-  static constexpr float round = 12582912.0f;        // 1.5 * 2^23: adding it rounds to an integer
-  static constexpr float round_eighth = 1572864.0f;  // 1.5 * 2^20: to a multiple of 1/8
-  // The bits of 2^(j/8).
-  static constexpr std::uint32_t eighths[8] = {0x3f800000, 0x3f8b95c2, 0x3f9837f0, 0x3fa5fed7,
-                                               0x3fb504f3, 0x3fc5672a, 0x3fd744fd, 0x3feac0c7};
+  static constexpr float round = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer
+  // The bits of 2^(j/16).
+  static constexpr std::uint32_t roots[16] = {0x3f800000, 0x3f85aac3, 0x3f8b95c2, 0x3f91c3d3,
+                                              0x3f9837f0, 0x3f9ef532, 0x3fa5fed7, 0x3fad583f,
+                                              0x3fb504f3, 0x3fbd08a4, 0x3fc5672a, 0x3fce248c,
+                                              0x3fd744fd, 0x3fe0ccdf, 0x3feac0c7, 0x3ff5257d};
   static constexpr float ln2_high = 0.693359375f;
   static constexpr float ln2_low = -2.12194440e-4f;
   static constexpr float ln2 = 0.693147182f, ln2_rest = -1.90465421e-9f;
@@ -69,13 +72,15 @@ struct Format<float> {
                   0.000154763027f);
   }
 
-  template <class V>  // the same for |x| <= 1/16
-  static ELBOKIT_INLINE V exp2_eighth(V x) {
+  template <int Roots, class V>  // the same for |x| <= 1 / (2 Roots)
+  static ELBOKIT_INLINE V exp2_rest(V x) {
+    if constexpr (Roots == 16) return horner(x, 0.69314718f, 0.240234289f, 0.0555059503f);
     return horner(x, 0.693147172f, 0.240257634f, 0.0555114751f);
   }
 
-  template <class V>  // (e^x - 1) / x for |x| <= ln(2) / 16
-  static ELBOKIT_INLINE V exp_eighth(V x) {
+  template <int Roots, class V>  // (e^x - 1) / x for |x| <= ln(2) / (2 Roots)
+  static ELBOKIT_INLINE V exp_rest(V x) {
+    if constexpr (Roots == 16) return horner(x, 1.0f, 0.500016161f, 0.166667185f);
     return horner(x, 1.0f, 0.500000013f, 0.166680261f, 0.0416604307f);
   }
 
@@ -90,9 +95,9 @@ struct Format<double> {
   static constexpr int mantissa_bits = 52;
   static constexpr std::uint64_t bias = 1023;
   static constexpr std::uint64_t sqrt_half = 0x3fe6a09e667f3bcdull;
-  static constexpr double round = 6755399441055744.0;        // 1.5 * 2^52
-  static constexpr double round_eighth = 844424930131968.0;  // 1.5 * 2^49
-  static constexpr std::uint64_t eighths[8] = {
+  static constexpr double round = 6755399441055744.0;  // 1.5 * 2^52
+  static constexpr std::uint64_t roots[8] = {
+      // of 2^(j/8)
       0x3ff0000000000000, 0x3ff172b83c7d517b, 0x3ff306fe0a31b715, 0x3ff4bfdad5362a27,
       0x3ff6a09e667f3bcd, 0x3ff8ace5422aa0db, 0x3ffae89f995ad3ad, 0x3ffd5818dcfba487};
   static constexpr double ln2_high = 6.93147180369123816490e-01;
@@ -121,15 +126,15 @@ struct Format<double> {
                   7.07386083758058771e-9, 4.45738559675419023e-10);
   }
 
-  template <class V>  // the same for |x| <= 1/16
-  static ELBOKIT_INLINE V exp2_eighth(V x) {
+  template <int Roots, class V>  // the same for |x| <= 1/16
+  static ELBOKIT_INLINE V exp2_rest(V x) {
     return horner(x, 0.693147180559945308, 0.240226506959115167, 0.055504108664825237,
                   0.00961812908517279274, 0.00133335581154011334, 0.000154045220612334982,
                   0.0000152537042770401355);
   }
 
-  template <class V>  // (e^x - 1) / x for |x| <= ln(2) / 16
-  static ELBOKIT_INLINE V exp_eighth(V x) {
+  template <int Roots, class V>  // (e^x - 1) / x for |x| <= ln(2) / 16
+  static ELBOKIT_INLINE V exp_rest(V x) {
     return horner(x, 1.0, 0.500000000000029618, 0.166666666666637242, 0.0416666665700735341,
                   0.00833333337112830548, 0.00138897806729877625, 0.000198405657331639803);
   }
@@ -166,15 +171,32 @@ ELBOKIT_INLINE V power_of_two(V n) {
   return bit_cast<V>((bit_cast<Bits<V>>(n + F::round) + F::bias) << F::mantissa_bits);
 }
 
-// Where one instruction looks eight values up, a table of 2^(j/8) in a register leaves the
-// exponential a polynomial of half the length.
+// How many roots 2^(j/n) one instruction looks up in a register: with them the exponential's
+// polynomial is half as long. 0 where there is no such instruction.
 #if defined(__AVX2__) && !defined(__CUDACC__)
 template <class V>
-inline constexpr bool kTabledExp = sizeof(V) == kVectorBytes && kLanes<Lane<V>> >= 8;
+inline constexpr int kRoots =
+    sizeof(V) == kVectorBytes && kLanes<Lane<V>> >= 8 ? kLanes<Lane<V>> : 0;
 #else
 template <class V>
-inline constexpr bool kTabledExp = false;
+inline constexpr int kRoots = 0;
 #endif
+
+// The bits of 2^(j/n), less those of j that are shifted into the mantissa with the exponent.
+template <class T, int Count>
+struct Roots {
+  static constexpr int kShift = Format<T>::mantissa_bits - (Count == 16 ? 4 : 3);
+  static constexpr T round = Format<T>::round / Count;  // adding it rounds to a multiple of 1/n
+  Bits<T> bits[Count] = {};
+
+  constexpr Roots() {
+    constexpr int kStep = std::size(Format<T>::roots) / Count;
+    for (int j = 0; j < Count; ++j) bits[j] = Format<T>::roots[j * kStep] - (Bits<T>(j) << kShift);
+  }
+};
+
+template <class V>
+inline constexpr Roots<Lane<V>, kRoots<V>> kRootTable;
 
 // x 2^n for an integral n; overflows to infinity and underflows through the subnormals to 0.
 template <class V>
@@ -194,29 +216,13 @@ ELBOKIT_INLINE V scale(V x, V n) {
 }
 
 #if defined(__AVX2__)
-// The bits of 2^(j/8), less those of j that are shifted into the mantissa with the exponent.
-struct Eighths {
-  std::uint32_t bits[8] = {};
-  constexpr Eighths() {
-    for (std::uint32_t j = 0; j < 8; ++j)
-      bits[j] = Format<float>::eighths[j] - (j << (Format<float>::mantissa_bits - 3));
-  }
-};
-
-// 2^n (1 + e) for n a multiple of 1/8, and 0 where `none`; `shifted` is n + round_eighth, which has
-// 8 n in its low bits. No number on the way is subnormal: those are slow.
+// 2^x (1 + e) for a multiple x of 1/n, and 0 where `none`; `shifted` is x + Roots::round, which has
+// n x in its low bits. No number on the way is subnormal: those are slow.
 template <class V, class Mask>
-ELBOKIT_INLINE V tabled_power([[maybe_unused]] V n, V shifted, V e, Mask none) {
-#if defined(__AVX512F__)
-  const V root = bit_cast<V>(lookup(Format<Lane<V>>::eighths, bit_cast<Bits<V>>(shifted)));
-  return select(none, V{}, scale(e * root + root, n));  // which takes the floor of n
-#else
-  static constexpr Eighths table;
+ELBOKIT_INLINE V tabled_power(V shifted, V e, Mask none) {
   const Bits<V> bits = bit_cast<Bits<V>>(select(none, V{}, shifted));
-  const V power =
-      bit_cast<V>(lookup(table.bits, bits) + (bits << (Format<float>::mantissa_bits - 3)));
+  const V power = bit_cast<V>(lookup(kRootTable<V>.bits, bits) + (bits << kRootTable<V>.kShift));
   return select(none, V{}, e * power + power);
-#endif
 }
 #endif
 
@@ -286,10 +292,11 @@ ELBOKIT_INLINE V exp_nonpositive(V x) {
   }
 #endif
   constexpr Lane<V> log2_e = Lane<V>(1.4426950408889634074);
-  if constexpr (kTabledExp<V>) {
-    const V shifted = x * log2_e + F::round_eighth, n = shifted - F::round_eighth;
+  if constexpr (kRoots<V> > 0) {
+    constexpr Lane<V> magic = kRootTable<V>.round;
+    const V shifted = x * log2_e + magic, n = shifted - magic;
     const V r = (x - n * F::ln2_high) - n * F::ln2_low;
-    return tabled_power(n, shifted, r * F::exp_eighth(r), x < F::exp_normal);
+    return tabled_power(shifted, r * F::template exp_rest<kRoots<V>>(r), x < F::exp_normal);
   }
   const V shifted = x * log2_e + F::round;
   const V n = shifted - F::round;  // the nearest integer; it is in the low bits of `shifted` too
@@ -306,9 +313,10 @@ ELBOKIT_INLINE V exp2_nonpositive(V x) {
 #if defined(__CUDA_ARCH__)
   if constexpr (sizeof(V) == 4) return device_exp2(x);  // below 2^-126 it is 0 by itself
 #endif
-  if constexpr (kTabledExp<V>) {
-    const V shifted = x + F::round_eighth, n = shifted - F::round_eighth, f = x - n;
-    return tabled_power(n, shifted, f * F::exp2_eighth(f), x < F::exp2_zero);
+  if constexpr (kRoots<V> > 0) {
+    constexpr Lane<V> magic = kRootTable<V>.round;
+    const V shifted = x + magic, f = x - (shifted - magic);
+    return tabled_power(shifted, f * F::template exp2_rest<kRoots<V>>(f), x < F::exp2_zero);
   }
   const V shifted = x + F::round;  // its low bits are the integer nearest to x
   const V f = x - (shifted - F::round);

@@ -170,15 +170,15 @@ ELBOKIT_INLINE void put_by(Object& object) {
   asm volatile("" : : "r"(&object) : "memory");
 }
 
-// Lane i of the result is table[index[i] mod 8], for vectors of at least eight lanes.
+// Lane i of the result is table[index[i] mod n] for a table of as many values as a vector has
+// lanes, eight at least.
 #if defined(__AVX512F__)
-ELBOKIT_INLINE Vec<std::uint32_t> lookup(const std::uint32_t (&table)[8],
+ELBOKIT_INLINE Vec<std::uint32_t> lookup(const std::uint32_t (&table)[16],
                                          Vec<std::uint32_t> index) {
-  __m256i lanes;
+  __m512i lanes;
   __builtin_memcpy(&lanes, table, sizeof(lanes));
-  const __m512i twice = _mm512_maskz_broadcast_i64x4(0xff, lanes);
   return bit_cast<Vec<std::uint32_t>>(
-      _mm512_maskz_permutexvar_epi32(0xffff, bit_cast<__m512i>(index), twice));
+      _mm512_maskz_permutexvar_epi32(0xffff, bit_cast<__m512i>(index), lanes));
 }
 
 ELBOKIT_INLINE Vec<std::uint64_t> lookup(const std::uint64_t (&table)[8],

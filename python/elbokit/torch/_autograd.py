@@ -26,6 +26,8 @@ __all__ = [
     "eager_twin",
     "in_backward",
     "is_batched",
+    "keep",
+    "kept",
     "passes_on",
     "products",
     "save",
@@ -134,8 +136,32 @@ def unpacked(ctx: Any, n_operands: int) -> tuple[Any, ...]:
     saved: tuple[Any, ...] = ctx.saved_tensors  # once: a checkpoint's hooks ask for that
     if ctx.owned:
         return saved
-    gradients = (None if g is None else g.clone() for g in saved[n_operands:])
-    return *saved[:n_operands], *gradients
+    return *saved[:n_operands], *_copies(saved[n_operands:])
+
+
+def _copies(gradients: Sequence[Tensor | None]) -> list[Tensor | None]:
+    return [None if g is None else g.clone() for g in gradients]
+
+
+def keep(ctx: Any, operands: Sequence[Tensor | None], gradients: Sequence[Tensor | None]) -> None:
+    """Save operands for the backward, and gradients that nothing but `kept` has to do with.
+
+    As an attribute these take less time than as saved tensors, which they are where hooks ask for
+    what is saved.
+    """
+    alone = _saved_tensors_hooks(False) is None
+    ctx.save_for_backward(*operands, *(() if alone else gradients))
+    ctx.count, ctx.gradients = len(operands), gradients if alone else None
+
+
+def kept(ctx: Any, saved: Sequence[Any]) -> tuple[Sequence[Any], Sequence[Any]]:
+    """Return operands and gradients of `saved`, the saved tensors; as of `unpacked`."""
+    gradients, count = ctx.gradients, ctx.count
+    if gradients is None:
+        return saved[:count], _copies(saved[count:])
+    if not (torch.compiler.is_compiling() or _keeps_graph()):
+        ctx.gradients = None  # who gets them is then the only owner
+    return saved, gradients
 
 
 def to_differentiate() -> bool:

@@ -14,11 +14,11 @@ from torch import Tensor
 
 from elbokit.torch._autograd import (
     direct_apply,
+    keep,
+    kept,
     passes_on,
     products,
-    save,
     to_differentiate,
-    unpacked,
 )
 
 __all__ = ["PLAIN_REDUCTIONS", "is_one", "plain_track"]
@@ -47,23 +47,25 @@ def plain_track(
     """
 
     def forward(ctx: Any, found: Any, options: tuple[Any, ...], *operands: Tensor | None) -> Any:
-        ctx.options, ctx.count = options, len(operands)
+        ctx.options = options
         ctx.set_materialize_grads(False)
-        save(ctx, *operands, *found[-1])
+        keep(ctx, operands, found[-1])
         return _outputs(found)
 
     def to_operands(ctx: Any, grad: Tensor | None, *more: Tensor | None) -> Grads:
-        count: int = ctx.count
+        # Asked for in any case: it raises where an operand was changed, or the graph is gone.
+        saved, gradients = ctx.saved_tensors, ctx.gradients
         alone = set(more) <= {None}  # all() takes four times the time
         served = alone and multiples_serve(*ctx.options)
-        if served and ctx.owned and grad is not None and passes_on(grad):  # the usual one
-            return _for_inputs(ctx.saved_tensors[count:], count)
-        saved = unpacked(ctx, count)
-        operands, gradients = saved[:count], saved[count:]
+        usual = served and gradients is not None and grad is not None and passes_on(grad)
+        if usual:
+            ctx.gradients = None
+            return _for_inputs(gradients, len(saved))
+        operands, gradients = kept(ctx, saved)
         if grad is None and alone:
-            return (None,) * (2 + count)
+            return (None,) * (2 + len(operands))
         if served and grad is not None and not to_differentiate():
-            return _for_inputs(products(gradients, grad), count)
+            return _for_inputs(products(gradients, grad), len(operands))
         upstream = (grad, *more) if more else grad
         needs = ctx.needs_input_grad[2:]
         return None, None, *backward(upstream, operands, gradients, ctx.options, needs)
