@@ -103,6 +103,16 @@ def test_bernoulli_sums_keep_their_digits(
         np.testing.assert_allclose(total, exact.sum(), rtol=RELATIVE[dtype])
 
 
+def test_bernoulli_rows_are_right_to_a_unit(cpu_level: str, rng: np.random.Generator) -> None:
+    """Importance weights are powers of such sums: what is lost here is lost of them."""
+    logits = (0.2 * rng.normal(size=(10_000, 784))).astype(np.float32)
+    target = rng.random(logits.shape, dtype=np.float32)
+    exact = (np.logaddexp(0, logits.astype(np.float64)) - logits * target.astype(np.float64)).sum(1)
+    row_loss = out(len(logits), np.float32)
+    _core.bernoulli_loss(logits, target, None, None, None, None, 1.0, 1.0, None, row_loss, None)
+    assert np.abs(row_loss - exact).max() <= np.spacing(np.float32(exact.max()))
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_bernoulli_extreme_logits(cpu_level: str, dtype: type) -> None:
     logits = np.array([[1e4, -1e4, 1e4, -1e4, 0.0]], dtype)

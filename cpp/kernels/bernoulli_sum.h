@@ -36,7 +36,7 @@ class BernoulliSum {
   ELBOKIT_INLINE void flush() {
     Vec<T> sum{};
     for (int i = 0; i < kChains; ++i) sum += linear_[i] + product_[i].log();
-    total_ += reduce_add<T>(sum);
+    total_ += reduce_add_wide(sum);
     clear();
   }
   // One by one: `= {}` makes GCC clear memory, and read it back.

@@ -248,6 +248,16 @@ ELBOKIT_INLINE T reduce_add(Vec<T> v) {
   return v[0];
 }
 
+// The same, added in double.
+ELBOKIT_INLINE double reduce_add_wide(Vec<double> v) { return reduce_add<double>(v); }
+ELBOKIT_INLINE double reduce_add_wide(Vec<float> v) {
+  typedef float Half __attribute__((vector_size(kVectorBytes / 2)));
+  Half half[2];
+  __builtin_memcpy(half, &v, sizeof(v));
+  return reduce_add<double>(__builtin_convertvector(half[0], Vec<double>) +
+                            __builtin_convertvector(half[1], Vec<double>));
+}
+
 template <class T, int Half = kLanes<T> / 2>
 ELBOKIT_INLINE T reduce_max(Vec<T> v) {
   const Vec<T> other = shuffle<T>(v, v, [](int lane) { return lane ^ Half; });
