@@ -228,3 +228,17 @@ def test_narrow_priors(cpu_level: str, dtype: torch.dtype) -> None:
         )
         exact = torch.autograd.grad(expected, (mu, logvar), retain_graph=True)
         torch.testing.assert_close(grads, exact, rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize("latent", [64, 50])
+@pytest.mark.parametrize("apart", [False, True])
+def test_gradients_that_exceed_the_caches(apart: bool, latent: int) -> None:
+    """Those of more than 8 MiB are written past the caches, where they lie on whole vectors."""
+    n = 2_400_000 // latent
+    mu, logvar = torch.randn(n, 2 * latent).chunk(2, 1)
+    if not apart:
+        mu, logvar = mu.contiguous(), logvar.contiguous()
+    mu, logvar = mu.detach().requires_grad_(), logvar.detach().requires_grad_()
+    d_mu, d_logvar = torch.autograd.grad(gaussian_kl(mu, logvar, reduction="sum"), (mu, logvar))
+    assert torch.equal(d_mu, mu)
+    torch.testing.assert_close(d_logvar, torch.expm1(logvar) / 2, rtol=1e-6, atol=0)

@@ -2,12 +2,14 @@
 
 #include "dispatch/cpu_level.h"
 #include "dispatch/kl_tasks.h"
+#include "dispatch/loss_outputs.h"
 #include "dispatch/row_tasks.h"
 
 namespace elbokit::cpu {
 
 template <class T>
-KlTotals gaussian_kl(const GaussianKlArgs<T>& args) {
+KlTotals gaussian_kl(const GaussianKlArgs<T>& given) {
+  const GaussianKlArgs<T> args = with_outputs_ready(given);
   const auto kernel = ELBOKIT_KERNEL(gaussian_kl<T>);
   const dispatch::RowTasks tasks(args.rows, args.cols);
   dispatch::KlTasks<T> parts(args, tasks.count());

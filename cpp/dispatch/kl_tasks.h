@@ -22,10 +22,7 @@ class KlTasks {
 
   KlTotals merged() const {
     KlTotals sum;
-    for (const KlTotals& each : totals_) {
-      sum.kl += each.kl;
-      sum.charged += each.charged;
-    }
+    for (const KlTotals& each : totals_) sum += each;
     const std::int64_t size = 3 * args_.cols;
     for (std::size_t i = 0; i < dimensions_.size(); ++i)
       args_.dimensions[i % size] += dimensions_[i];

@@ -3,6 +3,7 @@
 
 #include "dispatch/huge_pages.h"
 #include "elbokit/bernoulli.h"
+#include "elbokit/gaussian_kl.h"
 
 namespace elbokit::cpu {
 
@@ -28,6 +29,16 @@ BernoulliArgs<T> with_outputs_ready(BernoulliArgs<T> args) {
         args.elementwise.data,
         static_cast<std::size_t>(args.rows * args.elementwise.row_stride) * sizeof(T));
   args.stream = ready_to_stream(args.grad, args.rows) && args.grad.data != args.logits.data;
+  return args;
+}
+
+template <class T>
+GaussianKlArgs<T> with_outputs_ready(GaussianKlArgs<T> args) {
+  const auto ready = [&](const Matrix<T>& grad) {
+    const auto size = static_cast<std::size_t>(args.rows * grad.row_stride) * sizeof(T);
+    return grad && ready_to_stream(grad.data, size);
+  };
+  args.stream = ready(args.grad_mu) & ready(args.grad_logvar);
   return args;
 }
 

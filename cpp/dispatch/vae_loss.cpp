@@ -8,10 +8,11 @@
 namespace elbokit::cpu {
 
 template <class T>
-VaeLossTotals vae_loss(const BernoulliArgs<T>& given, const GaussianKlArgs<T>& kl) {
+VaeLossTotals vae_loss(const BernoulliArgs<T>& given_bernoulli, const GaussianKlArgs<T>& given_kl) {
   const auto reconstruction_kernel = ELBOKIT_KERNEL(bernoulli_loss<T>);
   const auto kl_kernel = ELBOKIT_KERNEL(gaussian_kl<T>);
-  const BernoulliArgs<T> bernoulli = with_outputs_ready(given);
+  const BernoulliArgs<T> bernoulli = with_outputs_ready(given_bernoulli);
+  const GaussianKlArgs<T> kl = with_outputs_ready(given_kl);
   const dispatch::RowTasks tasks(bernoulli.rows, bernoulli.cols + kl.cols);
   std::vector<BernoulliTotals> reconstructions(tasks.count());
   dispatch::KlTasks<T> divergences(kl, tasks.count());

@@ -47,45 +47,80 @@ void add_to_dimensions(const GaussianKlArgs<T>& args, std::int64_t col, int coun
   }
 }
 
+template <class T>
+class Rows {
+ public:
+  explicit Rows(const GaussianKlArgs<T>& args)
+      : args_(args),
+        one_by_one_(args.row_weight || args.row_kl || args.row_charged),
+        floor_(floor_of(args.free_bits)) {}
+
+  KlTotals run(std::int64_t begin, std::int64_t end) {
+    std::int64_t cols = args_.cols;
+    if (!one_by_one_ && !args_.dimensions &&
+        rows_join(cols, args_.mu, args_.logvar, args_.prior_mu, args_.prior_logvar, args_.grad_mu,
+                  args_.grad_logvar)) {
+      cols *= end - begin;
+      end = begin + 1;
+    }
+    for (std::int64_t row = begin; row < end; ++row) {
+      const T weight = args_.row_weight ? args_.row_weight[row] : T(1);
+      add(row, cols, weight);
+      if (one_by_one_) close(row, weight);
+    }
+    if (!one_by_one_) totals_ = {kl_.total(), charged_.total()};
+    if (args_.stream) stream_fence();
+    return totals_;
+  }
+
+ private:
+  void add(std::int64_t row, std::int64_t cols, T weight) {
+    const KlRow<T, GaussianKlArgs<T>> term(args_, row);
+    const RowReader<T> mu(args_.mu, row);
+    const Vec<T> factor = broadcast<T>(args_.scale * weight);
+    T* const grad_mu = args_.grad_mu ? args_.grad_mu.row(row) : nullptr;
+    T* const grad_logvar = args_.grad_mu ? args_.grad_logvar.row(row) : nullptr;
+    const bool past = args_.stream && aligned(grad_mu) && aligned(grad_logvar);
+    const auto put = [&](T* to, Vec<T> v, int count) ELBOKIT_INLINE_LAMBDA {
+      past&& count == kLanes<T> ? stream(to, v) : write<T>(to, v, count);
+    };
+    for_each_vector<T>(cols, [&](std::int64_t col, int count) ELBOKIT_INLINE_LAMBDA {
+      const GaussianKl<Vec<T>> value = term(col, count);
+      const auto floored = value.kl < floor_;
+      kl_.add(first_lanes<T>(value.kl, count));
+      charged_.add(first_lanes<T>(select(floored, floor_, value.kl), count));
+      if (grad_mu) {
+        const Vec<T> g = select(floored, Vec<T>{}, factor);
+        put(grad_mu + col, value.grad_mu() * g, count);
+        put(grad_logvar + col, value.grad_logvar() * g, count);
+      }
+      if (args_.dimensions) add_to_dimensions(args_, col, count, value.kl, mu(col, count));
+    });
+  }
+
+  // Adds the row's own numbers to the totals.
+  void close(std::int64_t row, T weight) {
+    const KlTotals sums{kl_.total() * weight, charged_.total() * weight};
+    kl_ = charged_ = {};
+    if (args_.row_kl) args_.row_kl[row] = static_cast<T>(sums.kl);
+    if (args_.row_charged) args_.row_charged[row] = static_cast<T>(sums.charged);
+    totals_ += sums;
+  }
+
+  static bool aligned(T* to) { return reinterpret_cast<std::uintptr_t>(to) % kVectorBytes == 0; }
+
+  const GaussianKlArgs<T>& args_;
+  const bool one_by_one_;  // someone asks for a number of each row
+  const Vec<T> floor_;
+  Sum<T> kl_, charged_;
+  KlTotals totals_;
+};
+
 }  // namespace
 
 template <class T>
 KlTotals gaussian_kl(const GaussianKlArgs<T>& args, std::int64_t begin, std::int64_t end) {
-  const Vec<T> floor = floor_of(args.free_bits);
-  std::int64_t cols = args.cols;
-  // Rows of which nobody asks for a number each may be taken as one.
-  if (!args.row_weight && !args.row_kl && !args.row_charged && !args.dimensions &&
-      rows_join(cols, args.mu, args.logvar, args.prior_mu, args.prior_logvar, args.grad_mu,
-                args.grad_logvar)) {
-    cols *= end - begin;
-    end = begin + 1;
-  }
-  KlTotals totals;
-  for (std::int64_t row = begin; row < end; ++row) {
-    const KlRow<T, GaussianKlArgs<T>> term(args, row);
-    const RowReader<T> mu(args.mu, row);
-    const T weight = args.row_weight ? args.row_weight[row] : T(1);
-    const Vec<T> factor = broadcast<T>(args.scale * weight);
-    Sum<T> kl, charged;
-    for_each_vector<T>(cols, [&](std::int64_t col, int count) ELBOKIT_INLINE_LAMBDA {
-      const GaussianKl<Vec<T>> value = term(col, count);
-      const auto floored = value.kl < floor;
-      kl.add(first_lanes<T>(value.kl, count));
-      charged.add(first_lanes<T>(select(floored, floor, value.kl), count));
-      if (args.grad_mu) {
-        const Vec<T> g = select(floored, Vec<T>{}, factor);
-        write<T>(args.grad_mu.row(row) + col, value.grad_mu() * g, count);
-        write<T>(args.grad_logvar.row(row) + col, value.grad_logvar() * g, count);
-      }
-      if (args.dimensions) add_to_dimensions(args, col, count, value.kl, mu(col, count));
-    });
-    const double row_kl = kl.total() * weight, row_charged = charged.total() * weight;
-    if (args.row_kl) args.row_kl[row] = static_cast<T>(row_kl);
-    if (args.row_charged) args.row_charged[row] = static_cast<T>(row_charged);
-    totals.kl += row_kl;
-    totals.charged += row_charged;
-  }
-  return totals;
+  return Rows<T>(args).run(begin, end);
 }
 
 template <class T>

@@ -39,9 +39,9 @@ ELBOKIT_INLINE void write(T* to, Vec<T> v, int count) {
 template <class T>
 ELBOKIT_INLINE Vec<T> first_lanes(Vec<T> v, int count) {
   if (count == kLanes<T>) return v;
-  T lane[kLanes<T>];
-  store(lane, v);
-  return load_partial(lane, count);
+  Vec<T> number;
+  for (int i = 0; i < kLanes<T>; ++i) number[i] = T(i);
+  return select(number < broadcast<T>(T(count)), v, Vec<T>{});
 }
 
 // So many values are summed in their own type before the sum goes to a wider one.

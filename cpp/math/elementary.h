@@ -147,10 +147,15 @@ struct Format<double> {
   }
 };
 
-// The larger of the two; b if either is NaN.
+// The larger and the smaller of the two; b if either is NaN.
 template <class V>
 ELBOKIT_INLINE V max(V a, V b) {
   return select(a > b, a, b);
+}
+
+template <class V>
+ELBOKIT_INLINE V min(V a, V b) {
+  return select(a < b, a, b);
 }
 
 template <class V>
@@ -233,12 +238,10 @@ struct ReducedExp {
 };
 
 template <class V>
-ELBOKIT_INLINE ReducedExp<V> reduce_exp(V x) {
+ELBOKIT_INLINE ReducedExp<V> reduce_exp(V x, Lane<V> low) {
   using F = Format<Lane<V>>;
   constexpr Lane<V> log2_e = Lane<V>(1.4426950408889634074);
-  // Written so that NaN passes both comparisons unchanged.
-  x = select(x < F::exp_low, constant<V>(F::exp_low), x);
-  x = select(x > F::exp_high, constant<V>(F::exp_high), x);
+  x = min(constant<V>(F::exp_high), max(constant<V>(low), x));  // NaN passes
   const V n = round(x * log2_e);
   const V r = (x - n * F::ln2_high) - n * F::ln2_low;
   return {n, r + r * r * F::expm1(r)};
@@ -246,17 +249,15 @@ ELBOKIT_INLINE ReducedExp<V> reduce_exp(V x) {
 
 template <class V>
 ELBOKIT_INLINE V exp(V x) {
-  const ReducedExp<V> e = reduce_exp(x);
+  const ReducedExp<V> e = reduce_exp(x, Format<Lane<V>>::exp_low);
   return scale(e.p + Lane<V>(1), e.n);
 }
 
 template <class V>
 ELBOKIT_INLINE V expm1(V x) {
-  const ReducedExp<V> e = reduce_exp(x);
-  const V power = scale(constant<V>(1), e.n);
-  // Far above 1 the difference is e^x itself, and 2^n may overflow where e^x does not.
-  return select(power < constant<V>(Lane<V>(1e30)), e.p * power + (power - Lane<V>(1)),
-                scale(e.p + Lane<V>(1), e.n));
+  const ReducedExp<V> e = reduce_exp(x, Lane<V>(-80));  // far below where the result rounds to -1
+  const V half = power_of_two(e.n - Lane<V>(1));        // 2^n may overflow where e^x does not
+  return (e.p * half + (half - Lane<V>(0.5))) * Lane<V>(2);
 }
 
 #if defined(__CUDA_ARCH__)

@@ -65,7 +65,7 @@ ELBOKIT_INLINE V select(Mask mask, V a, V b) {
   return mask ? a : b;
 }
 
-// max() of math/elementary.h where it is one instruction: GCC makes two of the select.
+// max() and min() of math/elementary.h where they are one instruction: GCC makes two of the select.
 #if defined(__AVX512F__)
 ELBOKIT_INLINE Vec<float> max(Vec<float> a, Vec<float> b) {
   return bit_cast<Vec<float>>(
@@ -76,6 +76,16 @@ ELBOKIT_INLINE Vec<double> max(Vec<double> a, Vec<double> b) {
   return bit_cast<Vec<double>>(
       _mm512_maskz_max_pd(0xff, bit_cast<__m512d>(a), bit_cast<__m512d>(b)));
 }
+
+ELBOKIT_INLINE Vec<float> min(Vec<float> a, Vec<float> b) {
+  return bit_cast<Vec<float>>(
+      _mm512_maskz_min_ps(0xffff, bit_cast<__m512>(a), bit_cast<__m512>(b)));
+}
+
+ELBOKIT_INLINE Vec<double> min(Vec<double> a, Vec<double> b) {
+  return bit_cast<Vec<double>>(
+      _mm512_maskz_min_pd(0xff, bit_cast<__m512d>(a), bit_cast<__m512d>(b)));
+}
 #elif defined(__AVX2__)
 ELBOKIT_INLINE Vec<float> max(Vec<float> a, Vec<float> b) {
   return bit_cast<Vec<float>>(_mm256_max_ps(bit_cast<__m256>(a), bit_cast<__m256>(b)));
@@ -83,6 +93,14 @@ ELBOKIT_INLINE Vec<float> max(Vec<float> a, Vec<float> b) {
 
 ELBOKIT_INLINE Vec<double> max(Vec<double> a, Vec<double> b) {
   return bit_cast<Vec<double>>(_mm256_max_pd(bit_cast<__m256d>(a), bit_cast<__m256d>(b)));
+}
+
+ELBOKIT_INLINE Vec<float> min(Vec<float> a, Vec<float> b) {
+  return bit_cast<Vec<float>>(_mm256_min_ps(bit_cast<__m256>(a), bit_cast<__m256>(b)));
+}
+
+ELBOKIT_INLINE Vec<double> min(Vec<double> a, Vec<double> b) {
+  return bit_cast<Vec<double>>(_mm256_min_pd(bit_cast<__m256d>(a), bit_cast<__m256d>(b)));
 }
 #endif
 

@@ -9,6 +9,12 @@ namespace elbokit {
 struct KlTotals {
   double kl = 0;       // the divergence
   double charged = 0;  // the divergence with each dimension of each row floored at free_bits
+
+  KlTotals& operator+=(const KlTotals& other) {
+    kl += other.kl;
+    charged += other.charged;
+    return *this;
+  }
 };
 
 // Inputs are (rows, cols) with col_stride 0 or 1. row_weight is a factor of all but `dimensions`.
@@ -22,7 +28,8 @@ struct GaussianKlArgs {
   Vector<T> row_kl, row_charged;   // optional
   Matrix<T> grad_mu, grad_logvar;  // optional, both: d charged / d ... * scale; col_stride 1
   T scale;
-  double* dimensions;  // optional, (3, cols): sums over the rows of kl, mu and mu^2, to add to
+  double* dimensions;   // optional, (3, cols): sums over the rows of kl, mu and mu^2, to add to
+  bool stream = false;  // the gradients exceed the caches: write past them
 };
 
 // Gradient of sum_rows factor * kl + charged_factor * charged.
