@@ -102,7 +102,7 @@ class Rows {
                       write<T>(elementwise + i, each * broadcast<T>(row_weight), count);
                     return select(counts, raw.grad * w, Vec<T>{});
                   });
-    return reduce_add<T>(loss);
+    return reduce_add_wide(loss);
   }
 
   // Calls term(i, v, count, e^-|logit|) for each vector, the v-th of those that are at work at

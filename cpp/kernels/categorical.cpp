@@ -355,7 +355,7 @@ class CategoricalRows {
       store(share_ + i, select(counts, -term.share * factor, Vec<T>{}));
       loss += load(loss_ + i);
     }
-    return reduce_add<T>(loss);
+    return reduce_add_wide(loss);
   }
 
   // Sums over a run of classes join the others in double.

@@ -139,7 +139,7 @@ class GaussianRows {
                          [&](int i, int) ELBOKIT_INLINE_LAMBDA { return load(slopes_ + i); });
     if (kNoise != Noise::kOfColumns && args_.col_grad_logvar)
       for (int i = 0; i < n; ++i) args_.col_grad_logvar[col + i] += slopes_[i];
-    return {reduce_add<T>(loss), reduce_add<T>(slopes)};
+    return {reduce_add_wide(loss), reduce_add_wide(slopes)};
   }
 
   const GaussianLossArgs<T>& args_;
