@@ -153,9 +153,10 @@ class Rows {
     });
   }
 
-  // Calls f(s, i, count, ratio) for each sample's vectors of a span.
+  // Calls f(s, for_each) for each sample s of a row's span; for_each(g) calls g(i, count, ratio)
+  // for the vectors of the span.
   template <class F>
-  ELBOKIT_INLINE void for_each_ratio(std::int64_t row, std::int64_t col, int n, F&& f) {
+  ELBOKIT_INLINE void for_each_sample(std::int64_t row, std::int64_t col, int n, F&& f) {
     const double* const mu = mu_(row, col, n);
     const double* const logvar = logvar_(row, col, n);
     alignas(kVectorBytes) double precision[kSpan];
@@ -164,21 +165,25 @@ class Rows {
     });
     for (std::int64_t s = 0; s < args_.samples; ++s) {
       const double* const z = z_(s * args_.rows + row, col, n);
-      for_each_vector<double>(n, [&](std::int64_t i, int count) ELBOKIT_INLINE_LAMBDA {
-        f(s, i, count,
-          latent_ratio<Vec<double>>(read(z + i, count), read(mu + i, count),
-                                    read(logvar + i, count), read(precision + i, count)));
+      f(s, [&](auto&& g) ELBOKIT_INLINE_LAMBDA {
+        for_each_vector<double>(n, [&](std::int64_t i, int count) ELBOKIT_INLINE_LAMBDA {
+          g(i, count,
+            latent_ratio<Vec<double>>(read(z + i, count), read(mu + i, count),
+                                      read(logvar + i, count), read(precision + i, count)));
+        });
       });
     }
   }
 
   void add_latent(std::int64_t row) {
     for_each_span(args_.latent, [&](std::int64_t col, int n) {
-      for_each_ratio(
-          row, col, n,
-          [&](std::int64_t s, std::int64_t, int count, const auto& ratio) ELBOKIT_INLINE_LAMBDA {
-            weights_[s] += reduce_add<double>(first_lanes<double>(ratio.log_ratio(), count));
-          });
+      for_each_sample(row, col, n, [&](std::int64_t s, auto&& for_each) ELBOKIT_INLINE_LAMBDA {
+        Vec<double> sum{};
+        for_each([&](std::int64_t, int count, const auto& ratio) ELBOKIT_INLINE_LAMBDA {
+          sum += first_lanes<double>(ratio.log_ratio(), count);
+        });
+        weights_[s] += reduce_add<double>(sum);
+      });
     });
   }
 
@@ -188,16 +193,15 @@ class Rows {
       for (int i = 0; i < n; ++i) d_mu[i] = d_logvar[i] = 0;
       const auto add = [](double* to, Vec<double> v, int count)
                            ELBOKIT_INLINE_LAMBDA { write<double>(to, read(to, count) + v, count); };
-      for_each_ratio(row, col, n,
-                     [&](std::int64_t s, std::int64_t i, int count, const auto& ratio)
-                         ELBOKIT_INLINE_LAMBDA {
-                           const Vec<double> weight = broadcast<double>(-factor * weights_[s]);
-                           add(d_mu + i, weight * ratio.grad_mu(), count);
-                           add(d_logvar + i, weight * ratio.grad_logvar(), count);
-                           write<double>(d_z + i, weight * ratio.grad_z(), count);
-                           if (i + count == n)
-                             convert(d_z, n, args_.grad_z.row(s * args_.rows + row) + col);
-                         });
+      for_each_sample(row, col, n, [&](std::int64_t s, auto&& for_each) ELBOKIT_INLINE_LAMBDA {
+        const Vec<double> weight = broadcast<double>(-factor * weights_[s]);
+        for_each([&](std::int64_t i, int count, const auto& ratio) ELBOKIT_INLINE_LAMBDA {
+          add(d_mu + i, weight * ratio.grad_mu(), count);
+          add(d_logvar + i, weight * ratio.grad_logvar(), count);
+          write<double>(d_z + i, weight * ratio.grad_z(), count);
+        });
+        convert(d_z, n, args_.grad_z.row(s * args_.rows + row) + col);
+      });
       convert(d_mu, n, args_.grad_mu.row(row) + col);
       convert(d_logvar, n, args_.grad_logvar.row(row) + col);
     });
