@@ -82,7 +82,10 @@ class Rows {
     T* const grad_logvar = args_.grad_mu ? args_.grad_logvar.row(row) : nullptr;
     const bool past = args_.stream && aligned(grad_mu) && aligned(grad_logvar);
     const auto put = [&](T* to, Vec<T> v, int count) ELBOKIT_INLINE_LAMBDA {
-      past&& count == kLanes<T> ? stream(to, v) : write<T>(to, v, count);
+      if (past && count == kLanes<T>)
+        stream(to, v);
+      else
+        write<T>(to, v, count);
     };
     for_each_vector<T>(cols, [&](std::int64_t col, int count) ELBOKIT_INLINE_LAMBDA {
       const GaussianKl<Vec<T>> value = term(col, count);

@@ -96,8 +96,8 @@ struct Format<double> {
   static constexpr std::uint64_t bias = 1023;
   static constexpr std::uint64_t sqrt_half = 0x3fe6a09e667f3bcdull;
   static constexpr double round = 6755399441055744.0;  // 1.5 * 2^52
+  // The bits of 2^(j/8).
   static constexpr std::uint64_t roots[8] = {
-      // of 2^(j/8)
       0x3ff0000000000000, 0x3ff172b83c7d517b, 0x3ff306fe0a31b715, 0x3ff4bfdad5362a27,
       0x3ff6a09e667f3bcd, 0x3ff8ace5422aa0db, 0x3ffae89f995ad3ad, 0x3ffd5818dcfba487};
   static constexpr double ln2_high = 6.93147180369123816490e-01;

@@ -26,6 +26,7 @@ __all__ = [
     "eager_twin",
     "in_backward",
     "is_batched",
+    "is_last",
     "keep",
     "kept",
     "passes_on",
@@ -188,6 +189,17 @@ def in_backward(operator: str, grad: Tensor, *operands: Tensor | None) -> Callab
     return run
 
 
+def is_last() -> bool:
+    """Whether what was saved dies in the running backward, which is not recorded itself."""
+    return not (
+        torch.compiler.is_compiling()
+        or torch.is_grad_enabled()
+        or has_dual_numbers()
+        or _are_functorch_transforms_active()
+        or _keeps_graph()
+    )
+
+
 def passes_on(grad: Tensor) -> bool:
     """Whether gradients that were saved for an upstream one of 1 may be handed out as they are.
 
@@ -195,13 +207,7 @@ def passes_on(grad: Tensor) -> bool:
     handed out must die with the graph in this backward, for its next owner may write to it, and
     not be differentiated.
     """
-    return not (
-        torch.compiler.is_compiling()
-        or torch.is_grad_enabled()
-        or has_dual_numbers()
-        or _are_functorch_transforms_active()
-        or _keeps_graph()
-    ) and _core.is_one_tensor(grad)
+    return is_last() and _core.is_one_tensor(grad)
 
 
 def _frees_graph(grad: Tensor) -> bool:
