@@ -38,7 +38,7 @@ GaussianKlArgs<T> with_outputs_ready(GaussianKlArgs<T> args) {
     const auto size = static_cast<std::size_t>(args.rows * grad.row_stride) * sizeof(T);
     return grad && ready_to_stream(grad.data, size);
   };
-  args.stream = ready(args.grad_mu) & ready(args.grad_logvar);
+  args.stream = ready(args.grad_mu) & ready(args.grad_logvar);  // not &&: both are made ready
   return args;
 }
 

@@ -26,9 +26,9 @@ __all__ = [
     "eager_twin",
     "in_backward",
     "is_batched",
-    "is_last",
     "keep",
     "kept",
+    "own_multiples",
     "passes_on",
     "products",
     "save",
@@ -189,7 +189,7 @@ def in_backward(operator: str, grad: Tensor, *operands: Tensor | None) -> Callab
     return run
 
 
-def is_last() -> bool:
+def _is_last() -> bool:
     """Whether what was saved dies in the running backward, which is not recorded itself."""
     return not (
         torch.compiler.is_compiling()
@@ -207,7 +207,25 @@ def passes_on(grad: Tensor) -> bool:
     handed out must die with the graph in this backward, for its next owner may write to it, and
     not be differentiated.
     """
-    return is_last() and _core.is_one_tensor(grad)
+    return _is_last() and _core.is_one_tensor(grad)
+
+
+def own_multiples(
+    gradients: Sequence[Tensor | None], grad: Tensor
+) -> Sequence[Tensor | None] | None:
+    """Return gradients that `keep` kept times `grad`, in their memory; None where that cannot be.
+
+    The usual case of `products`, with nothing asked that is known of what `keep` keeps.
+    """
+    if not _is_last():
+        return None
+    if not _core.is_one_tensor(grad):
+        if type(grad) is not Tensor or not grad.is_cpu or is_batched(grad):
+            return None
+        for gradient in gradients:
+            if gradient is not None:
+                gradient.mul_(grad)
+    return gradients
 
 
 def _frees_graph(grad: Tensor) -> bool:

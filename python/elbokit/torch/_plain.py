@@ -12,13 +12,11 @@ from typing import Any
 
 from torch import Tensor
 
-from elbokit import _core
 from elbokit.torch._autograd import (
     direct_apply,
-    is_batched,
-    is_last,
     keep,
     kept,
+    own_multiples,
     products,
     to_differentiate,
 )
@@ -59,15 +57,11 @@ def plain_track(
         saved, gradients = ctx.saved_tensors, ctx.gradients
         alone = set(more) <= {None}  # all() takes four times the time
         served = alone and multiples_serve(*ctx.options)
-        if served and gradients is not None and grad is not None and is_last():
-            scaled = not _core.is_one_tensor(grad)
-            if not scaled or (type(grad) is Tensor and grad.is_cpu and not is_batched(grad)):
+        if served and gradients is not None and grad is not None:
+            own = own_multiples(gradients, grad)
+            if own is not None:
                 ctx.gradients = None  # who gets them is then their only owner
-                if scaled:
-                    for gradient in gradients:
-                        if gradient is not None:
-                            gradient.mul_(grad)
-                return _for_inputs(gradients, len(saved))
+                return _for_inputs(own, len(saved))
         operands, gradients = kept(ctx, saved)
         if grad is None and alone:
             return (None,) * (2 + len(operands))
