@@ -271,10 +271,14 @@ def test_low_precision_is_as_good_as_torch(dtype: torch.dtype) -> None:
         assert_as_good_as(grad, their_grad, slope, rtol=1.001 * half_ulp, atol=1e-7)
 
 
-def test_same_bits_for_any_number_of_threads(restore_threads: None) -> None:
+@pytest.mark.parametrize("size", [(252, 507, 17), (1, 100_003, 5), (3, 9, 40_001)])
+def test_same_bits_for_any_number_of_threads(
+    restore_threads: None, size: tuple[int, int, int]
+) -> None:
     from elbokit import set_num_threads
 
-    given = operands(252, 507, 17, dtype=torch.float32)
+    given = operands(*size, dtype=torch.float32)
+    torch.testing.assert_close(vae_loss(*given), plain(*given))
     results = []
     for n in (1, 2, 2):
         set_num_threads(n)

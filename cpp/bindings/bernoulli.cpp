@@ -35,7 +35,7 @@ py::tuple bernoulli_loss(const py::object& logits, const py::object& target,
 py::object plain_bernoulli_loss(const py::handle& logits, const py::handle& target,
                                 const py::handle& reduction, bool grad_enabled) {
   const auto a = plain_tensor(logits);
-  if (!a || a->size >= kMostPlain) return py::none();
+  if (!a) return py::none();
   const auto t = plain_tensor(target);
   const auto scale = plain_scale(reduction, *a);
   if (!t || !scale || !same_kind(*a, *t) || (grad_enabled && requires_grad(target)))

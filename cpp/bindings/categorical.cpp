@@ -38,7 +38,7 @@ bool positions_of(const PlainTensor& target, const PlainTensor& logits) {
 py::object plain_categorical_loss(const py::handle& logits, const py::handle& target,
                                   const py::handle& reduction, bool grad_enabled) {
   const auto a = plain_tensor(logits);
-  if (!a || a->dimensions < 2 || a->size >= kMostPlain) return py::none();
+  if (!a || a->dimensions < 2) return py::none();
   const auto t = plain_of_any_dtype(target, false);
   const auto scale = plain_scale(reduction, *a);
   if (!t || !scale || t->kind != PlainTensor::Kind::kInt64 || !positions_of(*t, *a))

@@ -57,7 +57,7 @@ py::object plain_gaussian_kl(const py::handle& mu, const py::handle& logvar,
                              const py::handle& free_bits, const py::handle& reduction,
                              bool grad_enabled) {
   const auto m = plain_tensor(mu, true);
-  if (!m || m->size >= kMostPlain) return py::none();
+  if (!m) return py::none();
   const auto v = plain_tensor(logvar, true);
   const auto scale = plain_scale(reduction, *m);
   const auto floor = plain_factor(free_bits);

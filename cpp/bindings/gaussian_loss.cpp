@@ -37,7 +37,7 @@ py::object plain_gaussian_loss(const py::handle& mean, const py::handle& target,
                                const py::handle& logvar, double low, double high,
                                const py::handle& reduction, bool grad_enabled) {
   const auto a = plain_tensor(mean, true);
-  if (!a || a->size >= kMostPlain) return py::none();
+  if (!a) return py::none();
   const auto t = plain_tensor(target);
   const auto scale = plain_scale(reduction, *a);
   if (!t || !scale || !same_kind(*a, *t) || (grad_enabled && requires_grad(target)))

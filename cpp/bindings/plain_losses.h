@@ -11,9 +11,6 @@
 
 namespace elbokit::bindings {
 
-// Of more elements Python's time no longer matters: it is 60 us of some 4 ms there.
-inline constexpr std::int64_t kMostPlain = std::int64_t{1} << 23;
-
 // The factor from the sum of a loss to what is asked for; nothing where that is no single number.
 inline std::optional<double> plain_scale(const py::handle& reduction, const PlainTensor& operand) {
   const auto is = [&](const char* name) {

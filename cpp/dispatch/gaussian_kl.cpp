@@ -11,9 +11,8 @@ template <class T>
 KlTotals gaussian_kl(const GaussianKlArgs<T>& given) {
   const GaussianKlArgs<T> args = with_outputs_ready(given);
   const auto kernel = ELBOKIT_KERNEL(gaussian_kl<T>);
-  const dispatch::RowTasks tasks(args.rows, args.cols);
-  dispatch::KlTasks<T> parts(args, tasks.count());
-  tasks.run([&](std::int64_t begin, std::int64_t end, std::int64_t task) {
+  dispatch::KlTasks<T> parts(args);
+  parts.tasks().run([&](std::int64_t begin, std::int64_t end, std::int64_t task) {
     parts.run(kernel, begin, end, task);
   });
   return parts.merged();

@@ -1,8 +1,9 @@
-// The KL's sums of each task of rows, and their merger in the order of the tasks.
+// The KL split into tasks of rows, and their sums merged in the order of the tasks.
 #pragma once
 
 #include <vector>
 
+#include "dispatch/row_tasks.h"
 #include "elbokit/gaussian_kl.h"
 
 namespace elbokit::dispatch {
@@ -10,8 +11,13 @@ namespace elbokit::dispatch {
 template <class T>
 class KlTasks {
  public:
-  KlTasks(const GaussianKlArgs<T>& args, std::int64_t count)
-      : args_(args), totals_(count), dimensions_(args.dimensions ? 3 * args.cols * count : 0) {}
+  explicit KlTasks(const GaussianKlArgs<T>& args)
+      : args_(args),
+        tasks_(args.rows, args.cols),
+        totals_(tasks_.count()),
+        dimensions_(args.dimensions ? 3 * args.cols * tasks_.count() : 0) {}
+
+  const RowTasks& tasks() const { return tasks_; }
 
   template <class Kernel>
   void run(Kernel kernel, std::int64_t begin, std::int64_t end, std::int64_t task) {
@@ -31,6 +37,7 @@ class KlTasks {
 
  private:
   const GaussianKlArgs<T>& args_;
+  RowTasks tasks_;
   std::vector<KlTotals> totals_;
   std::vector<double> dimensions_;
 };

@@ -16,6 +16,13 @@ namespace elbokit::dispatch {
 inline constexpr std::int64_t kLeastElements = 1 << 13, kMostElements = 1 << 15, kTasks = 32;
 inline constexpr std::int64_t kWorthATeam = 1 << 15;  // less stays on the calling thread
 
+// f(task, slot) for every task, on the threads if there are elements enough.
+template <class F>
+void in_team(std::int64_t elements, std::int64_t count, F&& f) {
+  if (elements >= kWorthATeam) return team_for(count, f);
+  for (std::int64_t task = 0; task < count; ++task) f(task, 0);
+}
+
 class RowTasks {
  public:
   // At most `most` tasks: for those that each hold sums of their own.
@@ -29,19 +36,22 @@ class RowTasks {
         count_((rows + per_task_ - 1) / per_task_) {}
 
   std::int64_t count() const { return count_; }
+  std::int64_t elements() const { return elements_; }
 
-  // f(begin, end, task) for every task's rows; or f(begin, end, task, slot), as of team_for.
+  // f(begin, end, task) for the rows of a task; or f(begin, end, task, slot), as of team_for.
+  template <class F>
+  void run(F&& f, std::int64_t task, int slot) const {
+    const std::int64_t begin = task * per_task_, end = std::min(rows_, begin + per_task_);
+    if constexpr (std::is_invocable_v<F, std::int64_t, std::int64_t, std::int64_t, int>)
+      f(begin, end, task, slot);
+    else
+      f(begin, end, task);
+  }
+
+  // The same for every task.
   template <class F>
   void run(F&& f) const {
-    const auto part = [&](std::int64_t task, int slot) {
-      const std::int64_t begin = task * per_task_, end = std::min(rows_, begin + per_task_);
-      if constexpr (std::is_invocable_v<F, std::int64_t, std::int64_t, std::int64_t, int>)
-        f(begin, end, task, slot);
-      else
-        f(begin, end, task);
-    };
-    if (elements_ >= kWorthATeam) return team_for(count_, part);
-    for (std::int64_t task = 0; task < count_; ++task) part(task, 0);
+    in_team(elements_, count_, [&](std::int64_t task, int slot) { run(f, task, slot); });
   }
 
  private:
@@ -51,5 +61,16 @@ class RowTasks {
 
   std::int64_t rows_, elements_, per_task_, count_;
 };
+
+// The tasks of two losses in one team. Each has stretches of memory of its own: in turn, task by
+// task, on 16,384 rows they took a tenth longer.
+template <class F, class G>
+void run_both(const RowTasks& first, F&& f, const RowTasks& second, G&& g) {
+  const std::int64_t count = first.count();
+  in_team(first.elements() + second.elements(), count + second.count(),
+          [&](std::int64_t task, int slot) {
+            task < count ? first.run(f, task, slot) : second.run(g, task - count, slot);
+          });
+}
 
 }  // namespace elbokit::dispatch
