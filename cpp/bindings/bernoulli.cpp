@@ -1,6 +1,7 @@
 #include "elbokit/bernoulli.h"
 
 #include "bindings/bindings.h"
+#include "bindings/fast_call.h"
 #include "bindings/loss_args.h"
 #include "bindings/plain_losses.h"
 
@@ -41,16 +42,16 @@ py::object plain_bernoulli_loss(const py::handle& logits, const py::handle& targ
   if (!t || !scale || !same_kind(*a, *t) || (grad_enabled && requires_grad(target)))
     return py::none();
   const bool grads = grad_enabled && requires_grad(logits);
-  const py::object loss = empty_number(a->element());
+  const NewTensor loss = new_number(a->element());
   const PlainGradient d_logits(grads, logits, *a);
   with_plain_type(*a, [&](auto value) {
     using T = decltype(value);
     const auto args = plain_bernoulli_args<T>(*a, *t, *scale, d_logits);
-    T* const out = static_cast<T*>(data_of(loss));
+    T* const out = static_cast<T*>(loss.data);
     const py::gil_scoped_release release;
     *out = static_cast<T>(cpu::bernoulli_loss(args).loss * *scale);
   });
-  return py::make_tuple(loss, gradients_or_none(grads, d_logits));
+  return py::make_tuple(loss.tensor, gradients_or_none(grads, d_logits));
 }
 
 }  // namespace
@@ -60,8 +61,7 @@ void register_bernoulli(py::module_& m) {
   m.def("bernoulli_loss", &bernoulli_loss, "logits"_a, "target"_a, "weight"_a, "pos_weight"_a,
         "mask"_a, "row_weight"_a, "target_scale"_a, "scale"_a, "elementwise_out"_a, "row_out"_a,
         "grad_out"_a, "count"_a = false);
-  m.def("plain_bernoulli_loss", &plain_bernoulli_loss, "logits"_a, "target"_a, "reduction"_a,
-        "grad_enabled"_a);
+  define_fast<plain_bernoulli_loss>(m, "plain_bernoulli_loss");
 }
 
 }  // namespace elbokit::bindings

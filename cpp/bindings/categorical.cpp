@@ -1,6 +1,7 @@
 #include "elbokit/categorical.h"
 
 #include "bindings/bindings.h"
+#include "bindings/fast_call.h"
 #include "bindings/loss_args.h"
 #include "bindings/plain_losses.h"
 
@@ -41,10 +42,9 @@ py::object plain_categorical_loss(const py::handle& logits, const py::handle& ta
   if (!a || a->dimensions < 2) return py::none();
   const auto t = plain_of_any_dtype(target, false);
   const auto scale = plain_scale(reduction, *a);
-  if (!t || !scale || t->kind != PlainTensor::Kind::kInt64 || !positions_of(*t, *a))
-    return py::none();
+  if (!t || !scale || t->kind != TorchKind::kInt64 || !positions_of(*t, *a)) return py::none();
   const bool grads = grad_enabled && requires_grad(logits);
-  const py::object loss = empty_number(a->element());
+  const NewTensor loss = new_number(a->element());
   const PlainGradient d_logits(grads, logits, *a);
   bool classes = true;
   with_plain_type(*a, [&](auto value) {
@@ -58,14 +58,14 @@ py::object plain_categorical_loss(const py::handle& logits, const py::handle& ta
     args.target = static_cast<const std::int64_t*>(t->data);
     args.grad = d_logits.result();
     args.scale = static_cast<T>(*scale);
-    T* const out = static_cast<T*>(data_of(loss));
+    T* const out = static_cast<T*>(loss.data);
     const py::gil_scoped_release release;
     const CategoricalTotals totals = cpu::categorical_loss(args);
     classes = totals.outside < 0;
     *out = static_cast<T>(totals.loss * *scale);
   });
   if (!classes) return py::none();
-  return py::make_tuple(loss, gradients_or_none(grads, d_logits));
+  return py::make_tuple(loss.tensor, gradients_or_none(grads, d_logits));
 }
 
 }  // namespace
@@ -74,8 +74,7 @@ void register_categorical(py::module_& m) {
   using namespace py::literals;
   m.def("categorical_loss", &categorical_loss, "logits"_a, "target"_a, "mask"_a, "weight"_a,
         "n_samples"_a, "n_classes"_a, "scale"_a, "sample_out"_a, "grad_out"_a);
-  m.def("plain_categorical_loss", &plain_categorical_loss, "logits"_a, "target"_a, "reduction"_a,
-        "grad_enabled"_a);
+  define_fast<plain_categorical_loss>(m, "plain_categorical_loss");
 }
 
 }  // namespace elbokit::bindings

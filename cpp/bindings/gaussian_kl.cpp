@@ -1,6 +1,7 @@
 #include "elbokit/gaussian_kl.h"
 
 #include "bindings/bindings.h"
+#include "bindings/fast_call.h"
 #include "bindings/loss_args.h"
 #include "bindings/plain_losses.h"
 
@@ -63,16 +64,16 @@ py::object plain_gaussian_kl(const py::handle& mu, const py::handle& logvar,
   const auto floor = plain_factor(free_bits);
   if (!v || !scale || !floor || !same_kind(*m, *v)) return py::none();
   const bool grads = grad_enabled && (requires_grad(mu) || requires_grad(logvar));
-  const py::object loss = empty_number(m->element());
+  const NewTensor loss = new_number(m->element());
   const PlainGradient d_mu(grads, mu, *m), d_logvar(grads, logvar, *v);
   with_plain_type(*m, [&](auto value) {
     using T = decltype(value);
     const auto args = plain_kl_args<T>(*m, *v, *floor, *scale, d_mu, d_logvar);
-    T* const out = static_cast<T*>(data_of(loss));
+    T* const out = static_cast<T*>(loss.data);
     const py::gil_scoped_release release;
     *out = static_cast<T>(cpu::gaussian_kl(args).charged * *scale);
   });
-  return py::make_tuple(loss, gradients_or_none(grads, d_mu, d_logvar));
+  return py::make_tuple(loss.tensor, gradients_or_none(grads, d_mu, d_logvar));
 }
 
 }  // namespace
@@ -85,8 +86,7 @@ void register_gaussian_kl(py::module_& m) {
   m.def("gaussian_kl_backward", &gaussian_kl_backward, "mu"_a, "logvar"_a, "prior_mu"_a,
         "prior_logvar"_a, "free_bits"_a, "factor"_a, "charged_factor"_a, "grad_mu"_a,
         "grad_logvar"_a, "grad_prior_mu"_a, "grad_prior_logvar"_a);
-  m.def("plain_gaussian_kl", &plain_gaussian_kl, "mu"_a, "logvar"_a, "free_bits"_a, "reduction"_a,
-        "grad_enabled"_a);
+  define_fast<plain_gaussian_kl>(m, "plain_gaussian_kl");
 }
 
 }  // namespace elbokit::bindings

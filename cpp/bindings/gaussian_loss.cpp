@@ -1,6 +1,7 @@
 #include "elbokit/gaussian_loss.h"
 
 #include "bindings/bindings.h"
+#include "bindings/fast_call.h"
 #include "bindings/loss_args.h"
 #include "bindings/plain_losses.h"
 
@@ -50,7 +51,7 @@ py::object plain_gaussian_loss(const py::handle& mean, const py::handle& target,
   const bool one = v && is_one_for(*v, *a);
   const bool grads = grad_enabled && requires_grad(mean);
   const bool noise_grads = grad_enabled && v && requires_grad(logvar);
-  const py::object loss = empty_number(a->element());
+  const NewTensor loss = new_number(a->element());
   const PlainGradient d_mean(grads, mean, *a);
   const PlainGradient d_logvar = v ? PlainGradient(noise_grads, logvar, *v) : PlainGradient();
   with_plain_type(*a, [&](auto value) {
@@ -69,14 +70,14 @@ py::object plain_gaussian_loss(const py::handle& mean, const py::handle& target,
     args.grad_mean = d_mean.result();
     const Result noise_slopes = d_logvar.result();
     if (!one) args.grad_logvar = noise_slopes;
-    T* const out = static_cast<T*>(data_of(loss));
+    T* const out = static_cast<T*>(loss.data);
     const py::gil_scoped_release release;
     const GaussianLossTotals totals = cpu::gaussian_loss(args);
     *out = static_cast<T>(totals.loss * *scale);
     if (one && noise_slopes)
       *static_cast<T*>(noise_slopes.data) = static_cast<T>(totals.grad_logvar);
   });
-  return py::make_tuple(loss, gradients_or_none(grads || noise_grads, d_mean, d_logvar));
+  return py::make_tuple(loss.tensor, gradients_or_none(grads || noise_grads, d_mean, d_logvar));
 }
 
 }  // namespace
@@ -86,8 +87,7 @@ void register_gaussian_loss(py::module_& m) {
   m.def("gaussian_loss", &gaussian_loss, "mean"_a, "target"_a, "logvar"_a, "mask"_a, "row_weight"_a,
         "low"_a, "high"_a, "target_scale"_a, "scale"_a, "row_out"_a, "grad_mean"_a, "grad_logvar"_a,
         "row_grad_logvar"_a, "col_grad_logvar"_a);
-  m.def("plain_gaussian_loss", &plain_gaussian_loss, "mean"_a, "target"_a, "logvar"_a, "low"_a,
-        "high"_a, "reduction"_a, "grad_enabled"_a);
+  define_fast<plain_gaussian_loss>(m, "plain_gaussian_loss");
 }
 
 }  // namespace elbokit::bindings

@@ -40,23 +40,21 @@ void with_plain_type(const PlainTensor& operand, F&& f) {
 // A gradient that may not be asked for.
 class PlainGradient {
  public:
-  PlainGradient() : tensor_(py::none()) {}
+  PlainGradient() = default;
   PlainGradient(bool wanted, const py::handle& like, const PlainTensor& operand)
-      : tensor_(wanted ? gradient_like(like, operand.size) : py::object(py::none())),
-        data_(wanted ? data_of(tensor_) : nullptr),
-        element_(operand.element()),
-        cols_(operand.cols()) {}
+      : element_(operand.element()), cols_(operand.cols()) {
+    if (wanted) made_ = gradient_like(like, operand);
+  }
 
-  const py::object& tensor() const { return tensor_; }
-  Result result() const { return {data_, element_, cols_}; }
+  const py::object& tensor() const { return made_.tensor; }
+  Result result() const { return {made_.data, element_, cols_}; }
   template <class T>
   Matrix<T> matrix() const {
-    return {static_cast<T*>(data_), cols_, 1};
+    return {static_cast<T*>(made_.data), cols_, 1};
   }
 
  private:
-  py::object tensor_;
-  void* data_ = nullptr;
+  NewTensor made_{py::none(), nullptr};
   Element element_ = Element::kFloat32;
   std::ptrdiff_t cols_ = 0;
 };

@@ -6,6 +6,16 @@ namespace elbokit::bindings {
 
 namespace {
 
+const TorchTable* table = nullptr;  // guarded by the GIL
+
+void set_torch_table(const py::object& capsule) {
+  table = nullptr;
+  if (capsule.is_none()) return;
+  void* const found = PyCapsule_GetPointer(capsule.ptr(), kTorchTable);
+  if (!found) throw py::error_already_set();
+  table = static_cast<const TorchTable*>(found);
+}
+
 // Whether `given` is a plain tensor of shape () in the CPU's memory, and exactly 1.
 bool is_one_tensor(const py::handle& given) {
   try {
@@ -20,9 +30,12 @@ bool is_one_tensor(const py::handle& given) {
 
 }  // namespace
 
+const TorchTable* torch_table() { return table; }
+
 void register_plain_tensors(py::module_& m) {
   using namespace py::literals;
   m.def("is_one_tensor", &is_one_tensor, "tensor"_a);
+  m.def("set_torch_table", &set_torch_table, "table"_a);
 }
 
 }  // namespace elbokit::bindings

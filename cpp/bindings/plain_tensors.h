@@ -1,6 +1,7 @@
 // Tensors of torch, read without a header of torch, so that one build serves every version of it:
-// through DLPack's table where torch has it (2.13 does), or through their attributes in Python. For
-// small losses, which are computed in the time that Python code takes to look at their operands.
+// by the extension where it is loaded, through DLPack's table where torch has it (2.13 does), or
+// through their attributes in Python. For small losses, which are computed in the time that Python
+// code takes to look at their operands.
 #pragma once
 
 #include <pybind11/gil_safe_call_once.h>
@@ -11,10 +12,14 @@
 
 #include "bindings/dlpack.h"
 #include "elbokit/matrix.h"
+#include "extension/torch_table.h"
 
 namespace elbokit::bindings {
 
 namespace py = pybind11;
+
+// The extension's answers; null where it is not loaded.
+const TorchTable* torch_table();
 
 // What is asked for by name; found at the first use, when torch has long been imported.
 struct TorchNames {
@@ -78,6 +83,9 @@ inline bool is_true(const py::object& value) { return value.ptr() == Py_True; }
 // The memory of a tensor of one's own.
 inline void* data_of(const py::handle& tensor) {
   const TorchNames& torch = TorchNames::get();
+  TorchTensor found;
+  if (const auto* const own = torch_table(); own && own->describe(tensor.ptr(), &found))
+    return found.data;
   if (torch.table) {
     dlpack::Tensor made;
     if (torch.table->describe(tensor.ptr(), &made) != 0) throw py::error_already_set();
@@ -89,13 +97,26 @@ inline void* data_of(const py::handle& tensor) {
 // What a tensor is, before anything is asked of it.
 struct Described {
   static constexpr int kMostDimensions = 8;
-  enum class Kind : std::uint8_t { kFloat32, kFloat64, kInt64, kOther };
 
   void* data;
-  Kind kind;
+  TorchKind kind;
   int dimensions;
   std::int64_t shape[kMostDimensions], strides[kMostDimensions];  // in elements
 };
+
+inline std::optional<Described> described_by_torch(const TorchTable& torch,
+                                                   const py::handle& given) {
+  TorchTensor tensor;
+  if (!torch.describe(given.ptr(), &tensor) || tensor.dimensions > Described::kMostDimensions)
+    return {};
+  Described made;
+  made.data = tensor.data;
+  made.kind = tensor.kind;
+  made.dimensions = static_cast<int>(tensor.dimensions);
+  std::copy_n(tensor.shape, tensor.dimensions, made.shape);
+  std::copy_n(tensor.strides, tensor.dimensions, made.strides);
+  return made;
+}
 
 // Nothing for a tensor that is not plainly in the CPU's memory.
 inline std::optional<Described> described_by_table(const py::handle& given) {
@@ -106,16 +127,15 @@ inline std::optional<Described> described_by_table(const py::handle& given) {
   }
   if (tensor.device_type != dlpack::kCpu || tensor.dimensions > Described::kMostDimensions)
     return {};
-  using Kind = Described::Kind;
   const auto is = [&](std::uint8_t code, std::uint8_t bits) {
     return tensor.code == code && tensor.bits == bits && tensor.lanes == 1;
   };
   Described made;
   made.data = tensor.first_element();
-  made.kind = is(dlpack::kFloat, 32)   ? Kind::kFloat32
-              : is(dlpack::kFloat, 64) ? Kind::kFloat64
-              : is(dlpack::kInt, 64)   ? Kind::kInt64
-                                       : Kind::kOther;
+  made.kind = is(dlpack::kFloat, 32)   ? TorchKind::kFloat32
+              : is(dlpack::kFloat, 64) ? TorchKind::kFloat64
+              : is(dlpack::kInt, 64)   ? TorchKind::kInt64
+                                       : TorchKind::kOther;
   made.dimensions = tensor.dimensions;
   std::copy_n(tensor.shape, tensor.dimensions, made.shape);
   std::copy_n(tensor.strides, tensor.dimensions, made.strides);
@@ -130,13 +150,12 @@ inline std::optional<Described> described_by_attributes(const py::handle& given)
   const py::object shape = attribute(given, torch.shape), strides = call(given, torch.stride),
                    dtype = attribute(given, torch.dtype);
   if (PyTuple_GET_SIZE(shape.ptr()) > Described::kMostDimensions) return {};
-  using Kind = Described::Kind;
   Described made;
   made.data = PyLong_AsVoidPtr(call(given, torch.data_ptr).ptr());
-  made.kind = dtype.is(torch.float32)   ? Kind::kFloat32
-              : dtype.is(torch.float64) ? Kind::kFloat64
-              : dtype.is(torch.int64)   ? Kind::kInt64
-                                        : Kind::kOther;
+  made.kind = dtype.is(torch.float32)   ? TorchKind::kFloat32
+              : dtype.is(torch.float64) ? TorchKind::kFloat64
+              : dtype.is(torch.int64)   ? TorchKind::kInt64
+                                        : TorchKind::kOther;
   made.dimensions = static_cast<int>(PyTuple_GET_SIZE(shape.ptr()));
   for (int i = 0; i < made.dimensions; ++i) {
     made.shape[i] = PyLong_AsLongLong(PyTuple_GET_ITEM(shape.ptr(), i));
@@ -155,8 +174,10 @@ struct PlainTensor : Described {
     if (dimensions > 0) rows = shape[0];
   }
 
-  bool is_floating() const { return kind == Kind::kFloat32 || kind == Kind::kFloat64; }
-  Element element() const { return kind == Kind::kFloat64 ? Element::kFloat64 : Element::kFloat32; }
+  bool is_floating() const { return kind == TorchKind::kFloat32 || kind == TorchKind::kFloat64; }
+  Element element() const {
+    return kind == TorchKind::kFloat64 ? Element::kFloat64 : Element::kFloat32;
+  }
   std::int64_t cols() const { return size / rows; }
   template <class T>
   Matrix<const T> matrix() const {
@@ -173,16 +194,22 @@ struct PlainTensor : Described {
   }
 };
 
-// Nothing for something else, or a tensor of any other kind. Rows have to lie one behind the other,
-// or if `apart` may have something in between: as the halves have that `chunk` makes of an
-// encoder's output.
-inline std::optional<PlainTensor> plain_of_any_dtype(const py::handle& given, bool apart) {
+// Nothing for anything but a Tensor or Parameter whose memory may be read as it is.
+inline std::optional<Described> described(const py::handle& given) {
+  if (const auto* const own = torch_table()) return described_by_torch(*own, given);
   const TorchNames& torch = TorchNames::get();
   const auto* const type = reinterpret_cast<PyObject*>(Py_TYPE(given.ptr()));
   if (type != torch.tensor.ptr() && type != torch.parameter.ptr()) return {};
   const auto made = torch.table ? described_by_table(given) : described_by_attributes(given);
-  // No elements, or no memory behind them.
-  if (!made || !made->data || is_true(call(given, torch.is_neg))) return {};
+  return made && !is_true(call(given, torch.is_neg)) ? made : std::nullopt;
+}
+
+// Nothing for something else, or a tensor of any other kind. Rows have to lie one behind the other,
+// or if `apart` may have something in between: as the halves have that `chunk` makes of an
+// encoder's output.
+inline std::optional<PlainTensor> plain_of_any_dtype(const py::handle& given, bool apart) {
+  const auto made = described(given);
+  if (!made || !made->data) return {};  // no elements, or no memory behind them
   PlainTensor plain(*made);
   if (plain.size == 0) return {};
   plain.row_stride = plain.cols();
@@ -207,28 +234,52 @@ inline bool same_kind(const PlainTensor& a, const PlainTensor& b) {
 }
 
 inline bool requires_grad(const py::handle& tensor) {
+  if (const auto* const own = torch_table()) return own->requires_grad(tensor.ptr());
   return is_true(attribute(tensor, TorchNames::get().requires_grad));
 }
 
-// A new one of the same shape and dtype.
-inline py::object empty_like(const py::handle& tensor) {
+// A tensor of one's own, and its memory.
+struct NewTensor {
+  py::object tensor;
+  void* data;
+};
+
+inline NewTensor new_tensor(const TorchTable& torch, const std::int64_t* shape, int dimensions,
+                            TorchKind kind) {
+  NewTensor made;
+  made.tensor = py::reinterpret_steal<py::object>(torch.empty(shape, dimensions, kind, &made.data));
+  if (!made.tensor) throw py::error_already_set();
+  return made;
+}
+
+inline NewTensor new_like(const py::handle& tensor) {
   PyObject* const arguments[] = {tensor.ptr()};
   PyObject* const made =
       PyObject_Vectorcall(TorchNames::get().empty_like.ptr(), arguments, 1, nullptr);
   if (!made) throw py::error_already_set();
-  return py::reinterpret_steal<py::object>(made);
+  return {py::reinterpret_steal<py::object>(made), data_of(made)};
 }
 
-// The same for a gradient: large ones have memory of the pool.
-inline py::object gradient_like(const py::handle& tensor, std::int64_t size) {
-  const TorchNames& torch = TorchNames::get();
-  return size < torch.pooled ? empty_like(tensor) : torch.gradient(tensor);
+// A new one of the same shape and dtype for a gradient: large ones have memory of the pool.
+inline NewTensor gradient_like(const py::handle& tensor, const PlainTensor& plain) {
+  const TorchNames& names = TorchNames::get();
+  if (plain.size >= names.pooled) {
+    py::object made = names.gradient(tensor);
+    void* const data = data_of(made);
+    return {std::move(made), data};
+  }
+  if (const auto* const own = torch_table())
+    return new_tensor(*own, plain.shape, plain.dimensions, plain.kind);
+  return new_like(tensor);
 }
 
 // A new one of shape ().
-inline py::object empty_number(Element element) {
-  const TorchNames& torch = TorchNames::get();
-  return empty_like(element == Element::kFloat32 ? torch.number32 : torch.number64);
+inline NewTensor new_number(Element element) {
+  const bool single = element == Element::kFloat32;
+  if (const auto* const own = torch_table())
+    return new_tensor(*own, nullptr, 0, single ? TorchKind::kFloat32 : TorchKind::kFloat64);
+  const TorchNames& names = TorchNames::get();
+  return new_like(single ? names.number32 : names.number64);
 }
 
 }  // namespace elbokit::bindings

@@ -1,6 +1,7 @@
 #include "elbokit/vae_loss.h"
 
 #include "bindings/bindings.h"
+#include "bindings/fast_call.h"
 #include "bindings/loss_args.h"
 #include "bindings/plain_losses.h"
 
@@ -88,20 +89,20 @@ py::object plain_vae_loss(const py::handle& logits, const py::handle& target, co
     const bool latent = requires_grad(mu) || requires_grad(logvar);
     if (grads != latent || requires_grad(target)) return py::none();
   }
-  py::object terms[3];
-  for (auto& term : terms) term = empty_number(a->element());
+  NewTensor terms[3];
+  for (auto& term : terms) term = new_number(a->element());
   const PlainGradient d_logits(grads, logits, *a), d_mu(grads, mu, *m), d_logvar(grads, logvar, *v);
   with_plain_type(*a, [&](auto value) {
     using T = decltype(value);
     const auto bernoulli = plain_bernoulli_args<T>(*a, *t, *scale, d_logits);
     const auto kl = plain_kl_args<T>(*m, *v, *floor, *scale, d_mu, d_logvar);
     T* out[3];
-    for (int i = 0; i < 3; ++i) out[i] = static_cast<T*>(data_of(terms[i]));
+    for (int i = 0; i < 3; ++i) out[i] = static_cast<T*>(terms[i].data);
     const py::gil_scoped_release release;
     const VaeLossTotals totals = cpu::vae_loss(bernoulli, kl);
     write_terms(totals, weight, *scale, 1, false, out[0], out[1], out[2]);
   });
-  return py::make_tuple(terms[0], terms[1], terms[2],
+  return py::make_tuple(terms[0].tensor, terms[1].tensor, terms[2].tensor,
                         gradients_or_none(grads, d_logits, d_mu, d_logvar));
 }
 
@@ -113,8 +114,7 @@ void register_vae_loss(py::module_& m) {
         "mu"_a, "logvar"_a, "prior_mu"_a, "prior_logvar"_a, "beta"_a, "free_bits"_a, "scale"_a,
         "by_row"_a, "total_out"_a, "reconstruction_out"_a, "kl_out"_a, "grad_logits"_a, "grad_mu"_a,
         "grad_logvar"_a, "dimensions"_a);
-  m.def("plain_vae_loss", &plain_vae_loss, "logits"_a, "target"_a, "mu"_a, "logvar"_a, "beta"_a,
-        "free_bits"_a, "reduction"_a, "grad_enabled"_a);
+  define_fast<plain_vae_loss>(m, "plain_vae_loss");
 }
 
 }  // namespace elbokit::bindings

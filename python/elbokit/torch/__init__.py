@@ -17,6 +17,7 @@ from elbokit.torch._bernoulli import binary_cross_entropy_with_logits
 from elbokit.torch._bernoulli_loss import bernoulli_loss
 from elbokit.torch._cache import cache_limit, empty_cache, set_cache_limit
 from elbokit.torch._categorical import categorical_loss
+from elbokit.torch._extension import extension_is_loaded, load_extension
 from elbokit.torch._gaussian_kl import gaussian_kl
 from elbokit.torch._gaussian_kl_full import gaussian_kl_full
 from elbokit.torch._gaussian_loss import gaussian_loss
@@ -57,6 +58,8 @@ __all__ = [
     "vae_loss",
     "VAELoss",
     "VAELossOutput",
+    "extension_is_loaded",
+    "load_extension",
     "VAE",
     "VAEOutput",
     "VAEStatistics",

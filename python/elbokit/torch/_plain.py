@@ -12,6 +12,7 @@ from typing import Any
 
 from torch import Tensor
 
+from elbokit.torch import _extension
 from elbokit.torch._autograd import (
     direct_apply,
     keep,
@@ -36,15 +37,33 @@ def is_one(value: object) -> bool:
 
 
 def plain_track(
-    name: str, backward: Backward, multiples_serve: Callable[..., bool] = lambda *options: True
+    name: str, backward: Backward, multiples_serve: Callable[..., bool] | None = None
 ) -> Callable[..., Any]:
     """Return a function of what the core found, options and operands that gives the outputs.
 
     Operands that may have a gradient come first, in the order of the core's gradients, which are
-    those of the first output where ``multiples_serve(*options)``.
+    those of the first output where ``multiples_serve(*options)``, or without one always.
     ``backward(grad, operands, gradients, options, needs)`` returns the gradients of all operands
     where no multiple of these serves; `grad` is a tuple if there are several outputs.
     """
+
+    def serve(options: tuple[Any, ...]) -> bool:
+        return multiples_serve is None or multiples_serve(*options)
+
+    def by_hand(
+        grads: Sequence[Tensor | None],
+        operands: Sequence[Tensor | None],
+        gradients: Sequence[Tensor | None],
+        options: tuple[Any, ...],
+        needs: Sequence[bool],
+    ) -> Sequence[Tensor | None]:
+        grad, *more = grads
+        if set(more) <= {None}:  # all() takes four times the time
+            if grad is None:
+                return (None,) * len(operands)
+            if serve(options) and not to_differentiate():
+                return _for_operands(products(gradients, grad), len(operands))
+        return backward(grads if more else grad, operands, gradients, options, needs)
 
     def forward(ctx: Any, found: Any, options: tuple[Any, ...], *operands: Tensor | None) -> Any:
         ctx.options = options
@@ -55,21 +74,19 @@ def plain_track(
     def to_operands(ctx: Any, grad: Tensor | None, *more: Tensor | None) -> Grads:
         # Asked for in any case: it raises where an operand was changed, or the graph is gone.
         saved, gradients = ctx.saved_tensors, ctx.gradients
-        alone = set(more) <= {None}  # all() takes four times the time
-        served = alone and multiples_serve(*ctx.options)
-        if served and gradients is not None and grad is not None:
+        if (
+            gradients is not None
+            and grad is not None
+            and set(more) <= {None}
+            and serve(ctx.options)
+        ):
             own = own_multiples(gradients, grad)
             if own is not None:
                 ctx.gradients = None  # who gets them is then their only owner
-                return _for_inputs(own, len(saved))
+                return None, None, *_for_operands(own, len(saved))
         operands, gradients = kept(ctx, saved)
-        if grad is None and alone:
-            return (None,) * (2 + len(operands))
-        if served and grad is not None and not to_differentiate():
-            return _for_inputs(products(gradients, grad), len(operands))
-        upstream = (grad, *more) if more else grad
         needs = ctx.needs_input_grad[2:]
-        return None, None, *backward(upstream, operands, gradients, ctx.options, needs)
+        return None, None, *by_hand((grad, *more), operands, gradients, ctx.options, needs)
 
     apply = direct_apply(name, forward, to_operands)
 
@@ -78,13 +95,17 @@ def plain_track(
     ) -> Any:
         if found is None or found[-1] is None:
             return None if found is None else _outputs(found)
+        if _extension.attach is not None:
+            made = _extension.attach(found, by_hand, options, multiples_serve, *operands)
+            if made is not None:
+                return made
         return apply(found, options, *operands)
 
     return track
 
 
-def _for_inputs(gradients: Sequence[Tensor | None], n_operands: int) -> Grads:
-    return None, None, *gradients, *(None,) * (n_operands - len(gradients))
+def _for_operands(gradients: Sequence[Tensor | None], n_operands: int) -> Grads:
+    return *gradients, *(None,) * (n_operands - len(gradients))
 
 
 def _outputs(found: Sequence[Any]) -> Any:

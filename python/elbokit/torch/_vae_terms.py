@@ -172,7 +172,7 @@ def _plain_backward(
     d_logits, d_target, _, _, d_mu, d_logvar, *_ = _gradients(
         (logits, target, None, None, mu, logvar, None, None, *gradients),
         (needs[0], needs[3], False, False, needs[1], needs[2], *(False,) * 9),
-        (beta, 1.0, free_bits, reduction),
+        (float(beta), 1.0, float(free_bits), reduction),  # a tensor takes no integer of any size
         grads,
     )
     return d_logits, d_mu, d_logvar, d_target

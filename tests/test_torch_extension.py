@@ -1,0 +1,182 @@
+"""The C++ extension: the same losses, past Python."""
+
+from __future__ import annotations
+
+import gc
+import os
+import subprocess
+import sys
+import threading
+import weakref
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import pytest
+import torch
+from torch import Tensor
+
+from elbokit.torch import _extension, gaussian_loss, load_extension, vae_loss
+from elbokit.torch._extension import without_extension
+
+# What is looked at there is inside of autograd functions in Python.
+PROGRAM = """
+import sys
+import pytest
+import elbokit.torch
+elbokit.torch.load_extension()
+sys.exit(pytest.main(sys.argv[1:]))
+"""
+FILES = ("plain", "plain_vae_loss", "vae_loss", "direct", "gaussian_loss")
+NOT_THERE = "not takes_the_place_of_the_saved_one"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def loaded() -> Iterator[None]:
+    load_extension()
+    yield
+    _extension._use(False)
+
+
+def operands(n: int = 5) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(n)
+    x, mu, logvar = (torch.randn(n, d, generator=generator).requires_grad_() for d in (7, 3, 3))
+    return x, torch.rand(n, 7, generator=generator), mu, logvar
+
+
+def is_by_extension(output: Tensor) -> bool:
+    return type(output.grad_fn).__name__ == "CppFunction"
+
+
+def gradients(given: tuple[Tensor, ...], scale: float = 1.0, **options: Any) -> Any:
+    loss = scale * vae_loss(*given, **options).loss
+    return torch.autograd.grad(loss, [x for x in given if x.requires_grad])
+
+
+def test_other_tests_pass_with_it() -> None:
+    here = Path(__file__).parent
+    files = [str(here / f"test_torch_{name}.py") for name in FILES]
+    options = ["-q", "-p", "no:cacheprovider", "-k", NOT_THERE]
+    run = subprocess.run(
+        [sys.executable, "-c", PROGRAM, *options, *files], capture_output=True, text=True
+    )
+    assert run.returncode == 0, run.stdout[-2000:] + run.stderr[-2000:]
+
+
+@pytest.mark.parametrize("scale", [1.0, 0.3])
+@pytest.mark.parametrize("options", [{}, {"beta": 3}, {"beta": 10**30}, {"free_bits": 0.2}])
+def test_same_bits(options: dict[str, Any], scale: float) -> None:
+    given = operands()
+    assert is_by_extension(vae_loss(*given, **options).loss)
+    for _ in range(2):  # the second call finds what the first one left
+        ours = gradients(given, scale, **options)
+        with without_extension():
+            assert not is_by_extension(vae_loss(*given, **options).loss)
+            expected = gradients(given, scale, **options)
+        assert all(torch.equal(a, b) for a, b in zip(ours, expected, strict=True))
+
+
+def test_each_graph_has_its_own_options() -> None:
+    given = operands()
+    with without_extension():
+        expected = [gradients(given, beta=beta) for beta in (0.5, 1.0, 2.0)]
+    losses = [vae_loss(*given, beta=beta).loss for beta in (0.5, 1.0, 2.0)]
+    leaves = [x for x in given if x.requires_grad]
+    for loss, wanted in reversed(list(zip(losses, expected, strict=True))):
+        got = torch.autograd.grad(loss, leaves)
+        assert all(torch.equal(a, b) for a, b in zip(got, wanted, strict=True))
+
+
+def test_operands_may_be_missing() -> None:
+    x, target, *_ = operands()
+    for logvar in (None, torch.zeros(5, 7, requires_grad=True)):
+        loss = gaussian_loss(x, target, logvar)
+        assert is_by_extension(loss)
+        wanted = [x] if logvar is None else [x, logvar]
+        got = torch.autograd.grad(loss, wanted, create_graph=True)
+        with without_extension():
+            loss = gaussian_loss(x, target, logvar)
+            expected = torch.autograd.grad(loss, wanted, create_graph=True)
+        assert all(torch.equal(a, b) for a, b in zip(got, expected, strict=True))
+
+
+def test_the_memory_of_the_gradient_is_handed_out() -> None:
+    """As it is for an upstream one of 1, multiplied in place for another, copied if kept."""
+    given = operands()
+    made: list[int] = []
+
+    def attach(found: Any, *rest: Any) -> Any:
+        made.append(found[-1][0].data_ptr())
+        return real(found, *rest)
+
+    real = _extension.attach
+    with mock.patch.object(_extension, "attach", attach):
+        for scale in (1.0, 0.25):
+            (grad,) = torch.autograd.grad(scale * vae_loss(*given).loss, given[0])
+            assert grad.data_ptr() == made[-1]
+            loss = scale * vae_loss(*given).loss
+            (first,) = torch.autograd.grad(loss, given[0], retain_graph=True)
+            assert first.data_ptr() != made[-1]
+            (last,) = torch.autograd.grad(loss, given[0])
+            assert last.data_ptr() == made[-1]
+            assert torch.equal(first, last)
+
+
+def test_a_graph_that_is_gone_and_an_operand_that_changed() -> None:
+    given = operands()
+    loss = vae_loss(*given).loss
+    loss.backward()
+    with pytest.raises(RuntimeError, match="backward through the graph a second time"):
+        loss.backward()
+    loss = vae_loss(*given).loss
+    with torch.no_grad():
+        given[2].add_(1)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
+
+
+def test_hooks_of_saved_tensors_see_them() -> None:
+    seen = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda x: seen.append(x) or x, lambda x: x):
+        loss = vae_loss(*operands()).loss
+    assert seen
+    assert not is_by_extension(loss)
+
+
+def test_errors_of_a_backward_come_through() -> None:
+    loss = vae_loss(*operands()).loss
+    with (
+        mock.patch("elbokit.torch._plain.products", side_effect=ValueError("from within")),
+        pytest.raises(ValueError, match="from within"),
+    ):
+        loss.backward(retain_graph=True)
+    loss.backward()
+
+
+def test_nothing_is_kept_of_a_graph_that_is_gone() -> None:
+    given = operands()
+    references = [weakref.ref(x) for x in given]
+    loss = vae_loss(*given, beta=1.5).loss
+    thread = threading.Thread(target=loss.backward)
+    thread.start()
+    thread.join()
+    assert all(x.grad is not None for x in given if x.requires_grad)
+    del given, loss, thread
+    gc.collect()
+    assert all(reference() is None for reference in references)
+
+
+def test_a_compiler_that_is_missing_is_named(tmp_path: Path) -> None:
+    environment = {**os.environ, "CXX": "no-such-compiler", "TORCH_EXTENSIONS_DIR": str(tmp_path)}
+    program = "import elbokit.torch as e, torch\n"
+    program += "try: e.load_extension()\nexcept RuntimeError as error: print(error)\n"
+    program += "assert not e.extension_is_loaded()\n"
+    program += "print(e.gaussian_kl(torch.zeros(2, 3), torch.zeros(2, 3)))"
+    run = subprocess.run(
+        [sys.executable, "-c", program], env=environment, capture_output=True, text=True
+    )
+    assert run.returncode == 0, run.stderr
+    assert f"the C++ extension cannot be built against torch {torch.__version__}" in run.stdout
+    assert "no-such-compiler" in run.stdout
+    assert run.stdout.endswith("tensor(0.)\n")
