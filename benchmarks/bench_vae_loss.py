@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import torch
 import torch.nn.functional as F
 
 import harness
-from elbokit.torch import vae_loss
+from elbokit.torch import load_extension, vae_loss
 from elbokit.torch._autograd import direct_apply
+from elbokit.torch._extension import without_extension
 
 # batch, pixels, latent dimensions, rounds
 CASES = [
@@ -16,6 +19,7 @@ CASES = [
     (16_384, 784, 64, 40),
     (512, 12_288, 256, 60),
 ]
+EXTENDED = 1_024  # batches up to which the C++ extension is measured too
 
 
 def plain(
@@ -52,6 +56,7 @@ def bookkeeping(*operands: torch.Tensor) -> torch.Tensor:
 
 
 def main() -> None:
+    load_extension()
     rows = []
     for batch, pixels, latent, rounds in harness.progress(CASES, "VAE loss"):
         torch.manual_seed(0)
@@ -74,30 +79,35 @@ def main() -> None:
         # Reading logits and targets and writing the gradient: nothing can pass over less.
         a, b = torch.randn(batch, pixels), torch.randn(batch, pixels)
         out = torch.empty_like(a)
-        timing = harness.interleave(
-            {name: (lambda loss=loss, step=step: step(loss)) for name, loss in peers.items()}
-            | {"limit": lambda a=a, b=b, out=out: torch.add(a, b, out=out)},
-            rounds,
-        )
-        rows.append(
-            [
-                f"{batch:,} × {pixels:,}, {latent}",
-                *(harness.duration(timing.median(name)) for name in ("eager", "compiled")),
-                harness.duration(timing.median("elbokit")),
-                f"{timing.ratio('eager', 'elbokit'):.1f}",
-                f"{timing.ratio('compiled', 'elbokit'):.1f}",
-                *(harness.duration(timing.median(name)) for name in ("bookkeeping", "limit")),
-                f"{timing.ratio('limit', 'elbokit'):.0%}",
-            ]
-        )
+        for extended in (False, True) if batch <= EXTENDED else (False,):
+            with nullcontext() if extended else without_extension():
+                timing = harness.interleave(
+                    {
+                        name: (lambda loss=loss, step=step: step(loss))
+                        for name, loss in peers.items()
+                    }
+                    | {"limit": lambda a=a, b=b, out=out: torch.add(a, b, out=out)},
+                    rounds,
+                )
+            rows.append(
+                [
+                    f"{batch:,} × {pixels:,}, {latent}{', extension' if extended else ''}",
+                    *(harness.duration(timing.median(name)) for name in ("eager", "compiled")),
+                    harness.duration(timing.median("elbokit")),
+                    f"{timing.ratio('eager', 'elbokit'):.1f}",
+                    f"{timing.ratio('compiled', 'elbokit'):.1f}",
+                    *(harness.duration(timing.median(name)) for name in ("bookkeeping", "limit")),
+                    f"{timing.ratio('limit', 'elbokit'):.0%}",
+                ]
+            )
     harness.write(
         "vae_loss",
         "VAE loss, forward and backward",
         "float32, Bernoulli decoder on logits and KL to N(0, I), batch mean; medians of "
         "interleaved rounds, Python overhead included. Values and gradients agree before anything "
         "is timed. Function: what torch takes for an autograd function of the same operands that "
-        "computes nothing. Limit: two reads and one write of the batch (`torch.add` into a third "
-        "array).",
+        "computes nothing. Extension: after `elbokit.torch.load_extension()`. Limit: two reads and "
+        "one write of the batch (`torch.add` into a third array).",
         harness.table(
             [
                 "batch × pixels, latent",
