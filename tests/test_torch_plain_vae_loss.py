@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from elbokit import _core
 from elbokit.torch import VAELossOutput, _vae_loss, vae_loss
+from torch_cases import tells_of_hooks
 
 Operands = tuple[Tensor, Tensor, Tensor, Tensor]
 
@@ -74,6 +75,7 @@ def test_same_bits(
         by_both(operands(*shape, dtype=dtype), pick, **options)
 
 
+@tells_of_hooks
 @pytest.mark.parametrize("pick", [PICKS["loss"], PICKS["scaled"]], ids=["loss", "scaled"])
 def test_large_gradients_have_memory_of_the_pool(pick: Callable[..., Tensor]) -> None:
     given = operands(400, (784,), (64,))

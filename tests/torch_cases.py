@@ -5,9 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import pytest
 import torch
 
 from elbokit import reference
+
+tells_of_hooks = pytest.mark.skipif(
+    not hasattr(torch._C._autograd, "_top_saved_tensors_default_hooks"),
+    reason="torch, before 2.8, does not tell of hooks: gradients are copied",
+)
 
 DTYPES = (torch.float32, torch.float64)
 # Around the lanes of every vector width, and one that is split over tasks.

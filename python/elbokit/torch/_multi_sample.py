@@ -30,7 +30,7 @@ from elbokit.torch._checks import (
 from elbokit.torch._formulas import multi_sample_grads
 from elbokit.torch._gaussian_kl import BATCH_REDUCTIONS, MEAN_HINT
 from elbokit.torch._logsumexp import logsumexp
-from elbokit.torch._reduction import loss_scale, spread
+from elbokit.torch._reduction import scaled_sum, spread
 from elbokit.torch._transforms import apply_of
 
 __all__ = ["importance_bound", "multi_sample_loss"]
@@ -285,4 +285,4 @@ def importance_bound(
     if reduction == "none":
         return rows
     total = rows.sum()
-    return total * loss_scale(rows.shape, reduction) if reduction == "batchmean" else total
+    return scaled_sum(total, rows.shape, reduction) if reduction == "batchmean" else total

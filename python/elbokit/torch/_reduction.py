@@ -51,13 +51,23 @@ def loss_shape(shape: Sequence[int], reduction: str) -> tuple[int, ...]:
 
 def loss_scale(shape: Sequence[int], reduction: str) -> float:
     """Return the factor from the plain sum to the reduced loss, NaN for the mean of nothing."""
-    if reduction == "mean":
-        count = math.prod(shape)
-    elif reduction == "batchmean":
-        count = shape[0]
-    else:
-        return 1.0
+    count = _count(shape, reduction)
     return 1.0 / count if count else math.nan
+
+
+def _count(shape: Sequence[int], reduction: str) -> int:
+    """Return what the sum is divided by."""
+    if reduction == "mean":
+        return math.prod(shape)
+    return shape[0] if reduction == "batchmean" else 1
+
+
+def scaled_sum(total: Tensor, shape: Sequence[int], reduction: str) -> Tensor:
+    """Return `total` times the `loss_scale`."""
+    if torch.compiler.is_compiling():
+        # Before 2.7 torch takes the inverse of a size for a constant, and compiles for each.
+        return total / _count(shape, reduction)
+    return total * loss_scale(shape, reduction)
 
 
 def spread(grad: Tensor, shape: Sequence[int], reduction: str) -> Tensor:
@@ -68,7 +78,7 @@ def spread(grad: Tensor, shape: Sequence[int], reduction: str) -> Tensor:
     if reduction == "rows":
         return grad.reshape(-1, *(1,) * (len(shape) - 1))
     if reduction in ("mean", "batchmean"):
-        return grad * loss_scale(shape, reduction)
+        return scaled_sum(grad, shape, reduction)
     return grad
 
 
