@@ -241,12 +241,53 @@ print("same")
 """
 
 
+# The same of torch's threads, on which losses run.
+TEAM_WOKEN_TOGETHER = """
+import os
+import time
+import torch
+import elbokit
+from elbokit.torch import gaussian_kl
+
+mu, logvar = torch.randn(4000, 64), torch.randn(4000, 64)
+torch.set_num_threads(2)
+elbokit.set_num_threads(2)
+
+def work():
+    time.sleep(0.02)
+    return gaussian_kl(mu, logvar)
+
+def own_threads():
+    return {int(t) for t in os.listdir("/proc/self/task")}
+
+before = own_threads()
+expected = work()
+mates = own_threads() - before
+assert mates
+everywhere = os.sched_getaffinity(0)
+one = {min(everywhere)}
+for mask in (one, everywhere, everywhere, one, everywhere):
+    # Once both were on one processor, the mate is kept off its caller's when it is woken.
+    for thread in (0, *mates):
+        os.sched_setaffinity(thread, mask)
+    for threads in (2, 1, 2):
+        elbokit.set_num_threads(threads)
+        assert torch.equal(work(), expected)
+        # Whoever was kept off has come, or was let go by the caller: there is nothing to wait for.
+        assert all(os.sched_getaffinity(thread) == mask for thread in (0, *mates))
+print("same")
+"""
+
+
 @pytest.mark.skipif(
     not sys.platform.startswith("linux") or len(os.sched_getaffinity(0)) < 2,
     reason="chooses among processors",
 )
-def test_threads_may_run_where_they_might_before_they_were_woken() -> None:
-    result = run(WOKEN_TOGETHER)
+@pytest.mark.parametrize("program", [WOKEN_TOGETHER, TEAM_WOKEN_TOGETHER], ids=["own", "torch's"])
+def test_threads_may_run_where_they_might_before_they_were_woken(program: str) -> None:
+    if program is TEAM_WOKEN_TOGETHER:
+        pytest.importorskip("torch")
+    result = run(program)
     assert result.stdout == "same\n", result.stderr
 
 

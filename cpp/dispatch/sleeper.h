@@ -16,7 +16,11 @@ namespace elbokit::dispatch {
 class Sleeper {
  public:
 #if defined(__linux__)
-  Sleeper() : thread_(static_cast<pid_t>(syscall(SYS_gettid))) {}
+  using Id = pid_t;
+
+  explicit Sleeper(Id thread = current()) : thread_(thread) {}
+
+  Id id() const { return thread_; }
 
   // While the thread sleeps. Asked for again before it is awake, it changes nothing: the thread may
   // run anywhere it might before.
@@ -29,21 +33,30 @@ class Sleeper {
     kept_off_ = CPU_COUNT(&others) > 0 && sched_setaffinity(thread_, sizeof(others), &others) == 0;
   }
 
-  // By the thread itself.
+  // By the thread itself, or whoever kept it off.
   void awake() {
-    if (kept_off_) sched_setaffinity(0, sizeof(allowed_), &allowed_);
+    if (kept_off_) sched_setaffinity(thread_, sizeof(allowed_), &allowed_);
     kept_off_ = false;
   }
 
+  static Id current() {
+    thread_local const Id id = static_cast<Id>(syscall(SYS_gettid));
+    return id;
+  }
   static int current_processor() { return sched_getcpu(); }
 
  private:
-  pid_t thread_;
+  Id thread_;
   cpu_set_t allowed_;
   bool kept_off_ = false;
 #else
+  using Id = int;
+
+  explicit Sleeper(Id = 0) {}
+  Id id() const { return 0; }
   void keep_off(int) {}
   void awake() {}
+  static Id current() { return 0; }
   static int current_processor() { return -1; }
 #endif
 };

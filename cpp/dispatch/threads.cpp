@@ -32,6 +32,10 @@ constexpr std::size_t kMostKeptOff = 8;
 
 using Clock = std::chrono::steady_clock;
 
+// After this time without work the threads of a lent team may sleep (libgomp's look out for some
+// ms).
+constexpr std::chrono::milliseconds kTeamRest{1};
+
 // Whether ready() came true in that time.
 template <class F>
 bool look_out(F&& ready) {
@@ -147,6 +151,51 @@ struct Pool {
   }
 };
 
+// The other threads of a lent team, as they were in its last run; kept by the team's caller.
+class TeamMates {
+ public:
+  // Before a run: keeps those that may sleep off the caller's processor, where that was seen to be
+  // needed.
+  void wake() {
+    posted_on_ = Sleeper::current_processor();
+    if (!stacked_ || Clock::now() - last_ < kTeamRest) return;
+    for (std::size_t i = 0; i < std::min(mates_.size(), kMostKeptOff); ++i)
+      mates_[i].keep_off(posted_on_);
+  }
+
+  // By each thread, the caller too, as it begins.
+  void arrived(int slot) {
+    const Sleeper::Id self = Sleeper::current();
+    here_[slot] = self;
+    if (self == caller_) return;
+    if (Sleeper::current_processor() == posted_on_) stacked_ = true;
+    for (Sleeper& mate : mates_)
+      if (mate.id() == self) mate.awake();
+  }
+
+  // After the run, in which so many threads were.
+  void left(int count) {
+    last_ = Clock::now();
+    bool same = static_cast<std::size_t>(count) == mates_.size() + 1;
+    for (Sleeper& mate : mates_) {
+      mate.awake();  // one that did not come
+      same = same && std::count(here_, here_ + count, mate.id()) == 1;
+    }
+    if (same) return;
+    mates_.clear();
+    for (int slot = 0; slot < count; ++slot)
+      if (here_[slot] != caller_) mates_.push_back(Sleeper(here_[slot]));
+  }
+
+ private:
+  const Sleeper::Id caller_ = Sleeper::current();
+  std::vector<Sleeper> mates_;
+  Sleeper::Id here_[kMaxThreads];
+  int posted_on_ = -1;
+  std::atomic<bool> stacked_{false};
+  Clock::time_point last_{};
+};
+
 // Never destroyed: its threads may outlive the other statics. A forked child has none of its
 // parent's threads and gets a pool of its own.
 std::atomic<Pool*> pool{nullptr};
@@ -212,19 +261,27 @@ void run_in_team(std::int64_t count, Task task, void* context) {
   if (run == nullptr) return run_tasks(count, task, context);
   const int threads = std::min(thread_count(), std::max(1, team_size.load()()));
   const int slots = static_cast<int>(std::min<std::int64_t>(threads, count));
+  thread_local TeamMates mates;  // of this caller: each has a team of its own
   struct TeamJob : Job {
     using Job::Job;
+    TeamMates* mates = nullptr;
     std::atomic<int> next_slot{0};
   } job(task, context, count, slots);
   const auto member = [](void* data) {
     TeamJob& job = *static_cast<TeamJob*>(data);
     // However many threads come, also one alone in a team within a team, they do all tasks.
-    job.work(job.next_slot.fetch_add(1, std::memory_order_relaxed));
+    const int slot = job.next_slot.fetch_add(1, std::memory_order_relaxed);
+    job.mates->arrived(slot);
+    job.work(slot);
   };
-  if (slots <= 1)
-    member(&job);
-  else
+  if (slots <= 1) {
+    job.work(0);
+  } else {
+    job.mates = &mates;
+    mates.wake();
     run(member, &job, static_cast<unsigned>(slots), 0);
+    mates.left(job.next_slot.load(std::memory_order_relaxed));
+  }
   if (job.failure) std::rethrow_exception(job.failure);
 }
 
