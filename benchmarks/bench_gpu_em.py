@@ -88,7 +88,10 @@ class Start(NamedTuple):
 
 
 def data(case: Case, device: str) -> tuple[Tensor, Start]:
-    """Clusters, and a start from rows of the data."""
+    """Clusters, and a start from rows of the data; of clusters that overlap, from means of rows.
+
+    On a single row of theirs components would collapse, as no start of k-means' does.
+    """
     generator = torch.Generator(device).manual_seed(case.k)
     size = (case.batch,) if case.batch > 1 else ()
     options: dict[str, Any] = {"generator": generator, "device": device}
@@ -96,7 +99,8 @@ def data(case: Case, device: str) -> tuple[Tensor, Start]:
     labels = torch.randint(case.k, (*size, case.n), **options)
     x = torch.randn(*size, case.n, case.d, **options)
     x += torch.take_along_dim(centers, labels[..., None], -2)
-    means = x[..., : case.k, :].clone()
+    together = 1 if case.spread > 1 else 64
+    means = x[..., : case.k * together, :].unflatten(-2, (case.k, together)).mean(-2)
     if case.kind == "full":
         factors = torch.eye(case.d, device=device).expand(*size, case.k, -1, -1).clone()
     else:

@@ -141,6 +141,7 @@ OTHER += "=========         Host Frame: launch in elbokit/_cuda.so\n"
         ("initcheck", 124, f"ok a\n{OURS}", "failed", "Time ran out after 1 operators, 1 errors"),
         ("memcheck", 124, "ok a\nok b\n", "out of time", "after 2 operators, 0 errors so far"),
         ("memcheck", 124, f"ok a\n{OURS}ok b\n", "failed", "1 errors so far"),
+        ("memcheck", 1, "========= Error: Device not supported\n", "out of time", "not run"),
     ],
 )
 def test_verdict_of_a_sanitizer(

@@ -46,7 +46,7 @@ print(json.dumps({"GPU": p.name, "compute capability": f"{p.major}.{p.minor}",
 
 def look(check: Check) -> bool:
     """Whether there is a GPU; versions of everything."""
-    status, said = check.run([sys.executable, "-c", QUESTIONS], 60)
+    status, said = check.run([sys.executable, "-c", QUESTIONS], 180)  # torch, from a cold disk
     answers = [line for line in said.splitlines() if line.startswith("{")]  # among warnings
     if status or not answers:
         print(f"no GPU that torch can use:\n{said}")

@@ -18,6 +18,10 @@ import elbokit
 import elbokit.torch as et
 from elbokit import ops
 
+# With 227 KiB of shared memory: four rows of float32 at once, two, one, none; factors in place from
+# 170 on.
+WIDE = (300, 600, 1000, 1700)
+
 Make = Callable[..., Tensor]
 
 
@@ -62,10 +66,10 @@ def losses(make: Make) -> dict[str, Callable[[], object]]:
         factor.requires_grad_()
         backward(et.gaussian_kl_full(mu, factor), mu, factor)
 
-    def several() -> None:
-        z, mu, logvar = make(3, 7, 5), leaf(7, 5), leaf(7, 5)
-        logits = leaf(3, 7, 33)
-        loss = et.multi_sample_loss(logits, make(7, 33).sigmoid(), mu, logvar, z)
+    def several(rows: int) -> None:
+        z, mu, logvar = make(3, rows, 5), leaf(rows, 5), leaf(rows, 5)
+        logits = leaf(3, rows, 33)
+        loss = et.multi_sample_loss(logits, make(rows, 33).sigmoid(), mu, logvar, z)
         backward(loss, logits, mu, logvar)
 
     def linear() -> None:
@@ -100,7 +104,9 @@ def losses(make: Make) -> dict[str, Callable[[], object]]:
         "gaussian_loss": lambda: decoder(et.gaussian_loss, make(7, 516), 7, 516),
         "categorical_loss": lambda: decoder(et.categorical_loss, classes, 7, 3, 13),
         "gaussian_kl_full": full,
-        "multi_sample_loss": several,
+        "multi_sample_loss": lambda: several(7),
+        # A block for each sample of a row, or from half as many rows as multiprocessors, for a row.
+        "multi_sample_loss, 140 rows": lambda: several(140),
         "linear_bernoulli_loss": linear,
         "logsumexp": logsumexp,
     }
@@ -127,6 +133,13 @@ def mixtures(make: Make) -> dict[str, Callable[[], object]]:
         ops.gmm_estep(x, *parameters, kind)
         ops.gmm_statistics(x, *parameters, kind)
 
+    def wide(d: int) -> None:
+        """Features of which shared memory holds few rows, or none; the M-step's factors too."""
+        x, parameters = make(40, d), start(d, 2, "full")
+        ops.gmm_estep(x, *parameters, "full")
+        ops.gmm_statistics(x, *parameters, "full")
+        ops.gmm_fit(x, *parameters, "full", max_iter=1, reg_covar=1.0)
+
     def sparse(kind: str, dtype: torch.dtype = torch.float32, apart: bool = False) -> None:
         """Few of many components matter to a row: lists of them, and sums over the lists."""
         weights, means, factors = start(40, 70, kind)
@@ -143,6 +156,7 @@ def mixtures(make: Make) -> dict[str, Callable[[], object]]:
     for kind in ("full", "tied", "diag", "spherical"):
         for d, k in ((2, 3), (17, 5), (33, 65)):
             found[f"gmm {kind} {d}, {k}"] = lambda d=d, k=k, kind=kind: sizes(d, k, kind)
+    found |= {f"gmm full {d} features": lambda d=d: wide(d) for d in WIDE}
     return found | {
         "gmm sparse diag": lambda: sparse("diag"),
         "gmm sparse spherical, unaligned": lambda: sparse("spherical", apart=True),

@@ -47,10 +47,11 @@ struct Stretches {
   }
 };
 
-// Calls f(col, pack of a, pack of b) for one thread's share of two rows, and adds up what it gives:
-// in T over the vectors in flight, in double over these.
-template <class T, int kTeam, int kWidth, class A, class B, class F>
+// Calls f(col, pack of a, pack of b, run) for one thread's share of two rows, and adds up
+// run.total() in double: a new Run has the vectors in flight.
+template <class Run, int kTeam, int kWidth, class A, class B, class F>
 ELBOKIT_DEVICE double sum_packs(const A* a, const B* b, std::int64_t cols, F&& f) {
+  static_assert(kUnroll * kWidth <= Run::kMost, "more terms than a run may have");
   double sum = 0;
   for (std::int64_t begin = team_lane<kTeam>() * kWidth; begin < cols;
        begin += kTeam * kWidth * kUnroll) {
@@ -63,14 +64,14 @@ ELBOKIT_DEVICE double sum_packs(const A* a, const B* b, std::int64_t cols, F&& f
       of_a[u] = *reinterpret_cast<const Pack<A, kWidth>*>(a + col);
       of_b[u] = *reinterpret_cast<const Pack<B, kWidth>*>(b + col);
     }
-    T run = 0;
+    Run run;
 #pragma unroll
     for (int u = 0; u < kUnroll; ++u) {
       const std::int64_t col = begin + u * kTeam * kWidth;
       if (col >= cols) break;
-      run += f(col, of_a[u], of_b[u]);
+      f(col, of_a[u], of_b[u], run);
     }
-    sum += static_cast<double>(run);
+    sum += static_cast<double>(run.total());
   }
   return sum;
 }

@@ -1,8 +1,7 @@
 #include "kernels/bernoulli.h"
 
-#include "common/plain.h"
+#include "kernels/bernoulli_pack.h"
 #include "kernels/gaussian_kl.h"
-#include "math/bernoulli.h"
 
 namespace elbokit::cuda {
 
@@ -38,22 +37,14 @@ struct PlainRows {
           static_cast<const X*>(args.target.data) + row * args.target.row_stride;
       auto* const grad =
           args.grad.data ? static_cast<G*>(args.grad.data) + row * args.grad.row_stride : nullptr;
-      double loss = sum_packs<T, kTeam, kWidth>(
+      double loss = sum_packs<BernoulliRun<T>, kTeam, kWidth>(
           logits, target, cols,
-          [&](std::int64_t col, const Pack<L, kWidth>& l, const Pack<X, kWidth>& x) {
-            Pack<T, kWidth> slope;
-            T run = 0;
-#pragma unroll
-            for (int i = 0; i < kWidth; ++i) {
-              const T logit = widened<T>(l.at[i]), t = widened<T>(x.at[i]) * args.target_scale;
-              const auto term =
-                  math::bernoulli_term<T>(logit, math::bernoulli_power(logit), t, factor);
-              run += term.loss;
-              slope.at[i] = term.grad;
+          [&](std::int64_t col, const Pack<L, kWidth>& l, const Pack<X, kWidth>& x,
+              BernoulliRun<T>& run) {
+            const auto slope = add_bernoulli(l, x, args.target_scale, factor, run, [&](T t) {
               if (args.count) sums.out_of_range += t < T(0) || t > T(1);
-            }
+            });
             if (grad) write_pack(grad + col, slope);
-            return run;
           });
       loss *= static_cast<double>(weight);
       sums.loss += loss;

@@ -70,9 +70,9 @@ void gmm_statistics(const Queue& queue, const GmmData& data, const GmmMixtures& 
       queue, plan, data, mixtures, space,
       [&](const GmmPlan& part, const GmmMixtures&) {
         const std::size_t each = sizeof(double) * part.mixtures;
-        clear(queue, partials.moments, each * part.ranges * part.moments_size());
+        clear(queue, partials.moments, each * part.moment_ranges * part.moments_size());
         if (part.triangular)
-          clear(queue, partials.scatter, each * part.ranges * part.scatter_size());
+          clear(queue, partials.scatter, each * part.scatter_ranges * part.scatter_size());
         clear(queue, partials.log_likelihood, each * part.row_blocks);
       },
       [&](const GmmPlan& part, std::int64_t m, std::int64_t begin, const GmmChunkRows<T>& rows) {

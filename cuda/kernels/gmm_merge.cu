@@ -33,7 +33,7 @@ ELBOKIT_DEVICE double moment(const GmmPlan& plan, const double* sums, std::int64
   const std::int64_t row = kind == 0 ? 0 : 1 + 4 * (kind - 1) + k % 4;
   const std::int64_t at =
       ((block * kMomentRows + row) * tiles + tile) * 4 + (kind == 0 ? k : j) % 4;
-  return over_ranges(sums + m * plan.ranges * plan.moments_size() + at, plan.ranges,
+  return over_ranges(sums + m * plan.moment_ranges * plan.moments_size() + at, plan.moment_ranges,
                      plan.moments_size());
 }
 
@@ -89,14 +89,15 @@ __global__ void __launch_bounds__(kThreads) merge_scatter(MergeArgs<T> args) {
   const ScatterSplit split = split_of(all, at_tile);
   const std::int64_t at = split.begin * tile * tile +
                           ((i % tile) * split.tiles + at_tile - split.begin) * tile + j % tile;
-  const double* const sums = args.partials.scatter + m * plan.ranges * plan.scatter_size() + at;
+  const double* const sums =
+      args.partials.scatter + m * plan.scatter_ranges * plan.scatter_size() + at;
   double total = 0;
   for (std::int64_t k = which; k < (factors == 1 ? plan.k : which + 1); ++k) {
     const std::int64_t component = m * plan.k + k;
     const double* const first = args.first + component * plan.d;
     const double* const mean = args.means + component * plan.d;
     const double shift_i = residual<T>(mean[i]), shift_j = residual<T>(mean[j]);
-    total += over_ranges(sums + k * plan.factor_size(), plan.ranges, plan.scatter_size()) -
+    total += over_ranges(sums + k * plan.factor_size(), plan.scatter_ranges, plan.scatter_size()) -
              shift_i * first[j] - shift_j * first[i] +
              args.statistics.counts[component] * shift_i * shift_j;
   }

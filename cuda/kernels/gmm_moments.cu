@@ -119,7 +119,7 @@ void add_moments(const Queue& queue, const GmmPlan& plan, const GmmTables<T>& ta
   const std::size_t shared =
       sizeof(T) * kFour * (kWarp * (fours + 2) + static_cast<std::size_t>(threads));
   launch(queue,
-         {plan.component_tiles() * plan.feature_tiles(), static_cast<int>(plan.ranges),
+         {plan.component_tiles() * plan.feature_tiles(), static_cast<int>(plan.moment_ranges),
           static_cast<int>(plan.mixtures)},
          threads, shared,
          plan.triangular ? add_moments_kernel<T, false> : add_moments_kernel<T, true>, args);

@@ -32,14 +32,15 @@ inline constexpr int kMomentRows = 9;
 struct GmmPlan {
   Covariance covariance;
   std::int64_t n, k, d;
-  bool triangular;          // full or tied
-  std::int64_t tiles;       // of features, and with them padded:
-  std::int64_t padded;      // whole tiles
-  std::int64_t mixtures;    // at once
-  std::int64_t chunk;       // rows at once
-  std::int64_t ld;          // of the logits: component k's are at logits + k * ld
-  bool widens;              // rows become T in the workspace first
-  std::int64_t ranges;      // parts of a chunk's rows, each with sums of its own
+  bool triangular;        // full or tied
+  std::int64_t tiles;     // of features, and with them padded:
+  std::int64_t padded;    // whole tiles
+  std::int64_t mixtures;  // at once
+  std::int64_t chunk;     // rows at once
+  std::int64_t ld;        // of the logits: component k's are at logits + k * ld
+  bool widens;            // rows become T in the workspace first
+  // Parts of a chunk's rows, each with sums of its own.
+  std::int64_t moment_ranges, scatter_ranges;
   std::int64_t row_blocks;  // blocks of a chunk that sum up the log-likelihood
 
   ELBOKIT_INLINE std::int64_t factors() const { return covariance == Covariance::tied ? 1 : k; }

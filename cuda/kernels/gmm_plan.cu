@@ -2,6 +2,7 @@
 #include <algorithm>
 
 #include "kernels/gmm_drive.h"
+#include "kernels/gmm_sums.h"
 
 namespace elbokit::cuda {
 
@@ -12,6 +13,7 @@ constexpr int kThreads = 256;
 // Bytes of the sums of all ranges.
 constexpr std::int64_t kSumsBytes = 32 << 20;
 constexpr std::int64_t kRowUnit = 256;  // rows of a chunk come in whole blocks of them
+constexpr std::int64_t kMostRanges = 256;
 
 std::int64_t parts(std::int64_t n, std::int64_t size) { return (n + size - 1) / size; }
 
@@ -59,16 +61,22 @@ GmmPlan gmm_plan(const GmmData& data, const GmmMixtures& mixtures, bool wide, co
   plan.ld = plan.chunk;
   plan.row_blocks = parts(plan.chunk, kWarp);
   const std::int64_t each = sizeof(double) * (plan.moments_size() + plan.scatter_size());
-  // Enough blocks for the device, if there are rows for them.
-  const std::int64_t blocks = plan.triangular ? plan.k * plan.factor_size() / 4096 + plan.k
-                                              : plan.component_tiles() * plan.feature_tiles();
   plan.mixtures = std::max(room / plan.chunk, std::int64_t{1});
   if (sums) plan.mixtures = std::min(plan.mixtures, std::max(kSumsBytes / each, std::int64_t{1}));
   plan.mixtures = std::min({plan.mixtures, data.n_mixtures, kMostMixtures});
-  const std::int64_t wanted =
-      parts(std::int64_t{4} * device.multiprocessors, blocks * plan.mixtures);
-  const std::int64_t held = std::max(kSumsBytes / (each * plan.mixtures), std::int64_t{1});
-  plan.ranges = std::min({wanted, held, parts(plan.chunk, kRowUnit), std::int64_t{256}});
+  // Enough blocks for the device, if there are rows for them; `blocks` have a range each.
+  const auto ranges = [&](std::int64_t blocks, std::int64_t size) {
+    const std::int64_t wanted = 4 * device.multiprocessors / (blocks * plan.mixtures);
+    const std::int64_t held =
+        kSumsBytes / (static_cast<std::int64_t>(sizeof(double)) * size * plan.mixtures);
+    return std::max(std::min({wanted, held, parts(plan.chunk, kRowUnit), kMostRanges}),
+                    std::int64_t{1});
+  };
+  plan.moment_ranges = ranges(plan.component_tiles() * plan.feature_tiles(), plan.moments_size());
+  if (plan.triangular) {
+    const std::int64_t tiles = plan.tiles * (plan.tiles + 1) / 2;
+    plan.scatter_ranges = ranges(plan.k * scatter_splits(tiles), plan.scatter_size());
+  }
   return plan;
 }
 
@@ -88,8 +96,8 @@ GmmSpace<T> gmm_space(const GmmPlan& plan, const Device& device, Workspace& work
   space.wide = workspace.take<T>(plan.widens ? m * plan.chunk * plan.d : 0);
   space.scratch = workspace.take<T>(logits_scratch<T>(plan, device));
   if (!sums) return space;
-  space.partials.moments = workspace.take<double>(m * plan.ranges * plan.moments_size());
-  space.partials.scatter = workspace.take<double>(m * plan.ranges * plan.scatter_size());
+  space.partials.moments = workspace.take<double>(m * plan.moment_ranges * plan.moments_size());
+  space.partials.scatter = workspace.take<double>(m * plan.scatter_ranges * plan.scatter_size());
   space.partials.log_likelihood = workspace.take<double>(m * plan.row_blocks);
   space.first = workspace.take<double>(components * plan.d);
   return space;

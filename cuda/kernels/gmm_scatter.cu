@@ -149,7 +149,8 @@ void add_scatter(const Queue& queue, const GmmPlan& plan, const GmmTables<T>& ta
   const int threads = static_cast<int>((wanted + kWarp - 1) / kWarp * kWarp);
   const std::size_t shared =
       beside + 2 * sizeof(T) * static_cast<std::size_t>(batch * (plan.padded + 4));
-  launch(queue, {plan.k * splits, static_cast<int>(plan.ranges), static_cast<int>(plan.mixtures)},
+  launch(queue,
+         {plan.k * splits, static_cast<int>(plan.scatter_ranges), static_cast<int>(plan.mixtures)},
          threads, shared, add_scatter_kernel<T>,
          {plan, tables, rows, responsibilities, sums, static_cast<int>(splits), batch});
 }

@@ -107,11 +107,14 @@ ELBOKIT_DEVICE void add_tile(const TypedRows<S>& rows, const Tile<Computed<S>>& 
     for (int begin = 0; begin < cells; begin += across) {
       const int cell = begin + thread % across;
       double* const to = out + window * cols + cell;
-      const bool writes = part == 0 && cell < cells;
+      const bool inside = cell < cells;
+      const int from = inside ? sums.start[cell / cols] : 0;
+      const int count = inside ? sums.start[cell / cols + 1] - from : 0;
+      // A label without rows in the tile keeps what it has, untouched: most of many labels.
+      const bool writes = part == 0 && inside && (first || count > 0);
       const double before = writes && !first ? *to : 0.0;
       double sum = 0;
-      if (part < parts && cell < cells) {
-        const int from = sums.start[cell / cols], count = sums.start[cell / cols + 1] - from;
+      if (part < parts && inside) {
         const int left = count * part / parts, right = count * (part + 1) / parts;
         sum = sum_column(rows, tile, row, sums.order + from + left, right - left, cell % cols);
       }

@@ -2,9 +2,8 @@
 // Sample s of data row i is row s * rows + i of the logits; its weight is weights[i * samples + s].
 #pragma once
 
-#include "common/plain.h"
 #include "elbokit/multi_sample.h"
-#include "math/bernoulli.h"
+#include "kernels/bernoulli_pack.h"
 #include "math/logsumexp.h"
 #include "math/multi_sample.h"
 
@@ -22,21 +21,11 @@ struct PlainTerms {
                                      std::int64_t row, T factor, Store&& store) {
     const auto* const logits = static_cast<const L*>(args.logits.data);
     const auto* const target = static_cast<const X*>(args.target.data);
-    return sum_packs<T, kTeam, kWidth>(
+    return sum_packs<BernoulliRun<T>, kTeam, kWidth>(
         logits + index * args.logits.row_stride, target + row * args.target.row_stride, args.cols,
-        [&](std::int64_t col, const Pack<L, kWidth>& l, const Pack<X, kWidth>& x) {
-          Pack<T, kWidth> slope;
-          T loss = 0;
-#pragma unroll
-          for (int i = 0; i < kWidth; ++i) {
-            const T logit = widened<T>(l.at[i]), t = widened<T>(x.at[i]) * args.target_scale;
-            const auto term =
-                math::bernoulli_term<T>(logit, math::bernoulli_power(logit), t, factor);
-            loss += term.loss;
-            slope.at[i] = term.grad;
-          }
-          store(col, slope);
-          return loss;
+        [&](std::int64_t col, const Pack<L, kWidth>& l, const Pack<X, kWidth>& x,
+            BernoulliRun<T>& run) {
+          store(col, add_bernoulli(l, x, args.target_scale, factor, run, [](T) {}));
         });
   }
 

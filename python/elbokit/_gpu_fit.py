@@ -66,7 +66,7 @@ class _Attempt:
 
     name: str
     not_before: int = 0
-    patience: int = 4  # iterations that do without it once it failed
+    patience: int = 1  # iterations that do without it once it failed
 
     def failed(self, number: int) -> None:
         self.not_before = number + 1 + self.patience
