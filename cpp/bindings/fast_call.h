@@ -4,6 +4,7 @@
 
 #include <pybind11/pybind11.h>
 
+#include <new>
 #include <string>
 #include <type_traits>
 #include <utility>
@@ -40,6 +41,8 @@ struct FastCall<Function> {
       error.restore();
     } catch (const py::builtin_exception& error) {
       error.set_error();
+    } catch (const std::bad_alloc&) {
+      PyErr_NoMemory();
     } catch (const std::exception& error) {
       PyErr_SetString(PyExc_RuntimeError, error.what());
     }

@@ -147,24 +147,29 @@ struct Loss {
 };
 std::vector<Loss> losses;
 
+std::size_t index_of(PyObject* by_hand) {
+  const auto is_it = [&](const Loss& each) { return each.by_hand == by_hand; };
+  const auto found = std::find_if(losses.begin(), losses.end(), is_it);
+  const std::size_t index = found - losses.begin();
+  if (found == losses.end()) losses.push_back({Py_NewRef(by_hand), PyTuple_New(0), 0, 0, {}});
+  return index;
+}
+
 at::IValue left_of(PyObject* by_hand, PyObject* options, PyObject* multiples_serve,
                    PyObject* const* operands, Py_ssize_t count) {
   std::int64_t given = 0;
   for (Py_ssize_t i = 0; i < count; ++i) given |= std::int64_t{operands[i] != Py_None} << i;
-  auto loss = std::find_if(losses.begin(), losses.end(),
-                           [&](const Loss& each) { return each.by_hand == by_hand; });
-  if (loss == losses.end())
-    loss = losses.insert(loss, {Py_NewRef(by_hand), PyTuple_New(0), 0, 0, {}});
-  else if (loss->is_alike(options, count, given))
-    return loss->left;
+  const std::size_t index = index_of(by_hand);
+  if (losses[index].is_alike(options, count, given)) return losses[index].left;
   bool serve = true;
   if (multiples_serve != Py_None)
     serve = PyObject_IsTrue(checked(PyObject_CallObject(multiples_serve, options)).get()) == 1;
-  loss->left = Left::make(loss - losses.begin(), serve, count, given, options);
-  Py_SETREF(loss->options, Py_NewRef(options));
-  loss->count = count;
-  loss->given = given;
-  return loss->left;
+  at::IValue left = Left::make(static_cast<std::int64_t>(index), serve, count, given, options);
+  Loss& loss = losses[index];  // found again: another thread may have run, and added one
+  Py_SETREF(loss.options, Py_NewRef(options));
+  loss.count = count;
+  loss.given = given;
+  return loss.left = std::move(left);
 }
 
 // What the core made: outputs, and the gradients for an upstream one of 1.

@@ -49,7 +49,11 @@ def bernoulli_loss(
     count: bool = False,
 ) -> tuple[float, int]: ...
 def plain_bernoulli_loss(
-    logits: Tensor, target: Tensor, reduction: str, grad_enabled: bool
+    logits: Tensor,
+    target: Tensor,
+    reduction: str,
+    grad_enabled: bool,
+    /,
 ) -> _PlainLoss: ...
 def categorical_loss(
     logits: _Operand,
@@ -63,7 +67,11 @@ def categorical_loss(
     grad_out: _Operand | None,
 ) -> tuple[float, int]: ...
 def plain_categorical_loss(
-    logits: Tensor, target: Tensor, reduction: str, grad_enabled: bool
+    logits: Tensor,
+    target: Tensor,
+    reduction: str,
+    grad_enabled: bool,
+    /,
 ) -> _PlainLoss: ...
 def gaussian_kl(
     mu: _Operand,
@@ -80,7 +88,12 @@ def gaussian_kl(
     dimensions: _Operand | None,
 ) -> tuple[float, float]: ...
 def plain_gaussian_kl(
-    mu: Tensor, logvar: Tensor, free_bits: float, reduction: str, grad_enabled: bool
+    mu: Tensor,
+    logvar: Tensor,
+    free_bits: float,
+    reduction: str,
+    grad_enabled: bool,
+    /,
 ) -> _PlainLoss: ...
 def gaussian_kl_backward(
     mu: _Operand,
@@ -145,6 +158,7 @@ def plain_gaussian_loss(
     high: float,
     reduction: str,
     grad_enabled: bool,
+    /,
 ) -> _PlainLoss: ...
 def vae_loss(
     logits: _Operand,
@@ -177,6 +191,7 @@ def plain_vae_loss(
     free_bits: float,
     reduction: str,
     grad_enabled: bool,
+    /,
 ) -> tuple[Tensor, Tensor, Tensor, tuple[Tensor, Tensor, Tensor] | None] | None: ...
 def is_one_tensor(tensor: Tensor) -> bool: ...
 def set_torch_table(table: object | None) -> None: ...
