@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import glob
+import os
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import hypothesis
@@ -9,6 +11,10 @@ import numpy as np
 import pytest
 
 from elbokit import _core
+
+# What tests build stays in the checkout.
+_BUILT = Path(__file__).parent.parent / "build" / "torch_extensions"
+os.environ.setdefault("TORCH_EXTENSIONS_DIR", str(_BUILT))
 
 # One profile everywhere: CI must not be luckier than a developer.
 hypothesis.settings.register_profile(
