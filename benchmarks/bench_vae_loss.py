@@ -19,7 +19,9 @@ CASES = [
     (16_384, 784, 64, 40),
     (512, 12_288, 256, 60),
 ]
-EXTENDED = 1 << 20  # elements up to which the C++ extension is measured too
+SMALL = 1 << 20  # elements up to which the C++ extension is measured too
+WORTH_THREADS = 1 << 17  # elements from which the way threads wake up shows
+PAUSE = 0.02
 
 
 def plain(
@@ -55,6 +57,18 @@ def bookkeeping(*operands: torch.Tensor) -> torch.Tensor:
     return _nothing(tuple(torch.empty(()) for _ in range(3)), *operands)[0]
 
 
+def ways(batch: int, pixels: int) -> list[tuple[bool, float]]:
+    """With the extension or not, and seconds that go by before each call."""
+    if batch * pixels > SMALL:
+        return [(False, 0.0)]
+    # As for a batch of data that is late: the threads sleep by then.
+    return [
+        (False, 0.0),
+        (True, 0.0),
+        *([(False, PAUSE)] if batch * pixels > WORTH_THREADS else []),
+    ]
+
+
 def main() -> None:
     load_extension()
     rows = []
@@ -79,19 +93,15 @@ def main() -> None:
         # Reading logits and targets and writing the gradient: nothing can pass over less.
         a, b = torch.randn(batch, pixels), torch.randn(batch, pixels)
         out = torch.empty_like(a)
-        for extended in (False, True) if batch * pixels <= EXTENDED else (False,):
+        peers = {name: (lambda f=loss, step=step: step(f)) for name, loss in peers.items()}
+        peers["limit"] = lambda a=a, b=b, out=out: torch.add(a, b, out=out)
+        for extended, pause in ways(batch, pixels):
             with nullcontext() if extended else without_extension():
-                timing = harness.interleave(
-                    {
-                        name: (lambda loss=loss, step=step: step(loss))
-                        for name, loss in peers.items()
-                    }
-                    | {"limit": lambda a=a, b=b, out=out: torch.add(a, b, out=out)},
-                    rounds,
-                )
+                timing = harness.interleave(peers, rounds, pause=pause)
+            how = ", extension" if extended else f", after {pause * 1e3:.0f} ms" if pause else ""
             rows.append(
                 [
-                    f"{batch:,} × {pixels:,}, {latent}{', extension' if extended else ''}",
+                    f"{batch:,} × {pixels:,}, {latent}{how}",
                     *(harness.duration(timing.median(name)) for name in ("eager", "compiled")),
                     harness.duration(timing.median("elbokit")),
                     f"{timing.ratio('eager', 'elbokit'):.1f}",
@@ -107,7 +117,8 @@ def main() -> None:
         "interleaved rounds, Python overhead included. Values and gradients agree before anything "
         "is timed. Function: what torch takes for an autograd function of the same operands that "
         "computes nothing. Extension: after `elbokit.torch.load_extension()`. Limit: two reads and "
-        "one write of the batch (`torch.add` into a third array).",
+        "one write of the batch (`torch.add` into a third array). After 20 ms: each call comes "
+        "after a pause, and all run on torch's threads, which have gone to sleep.",
         harness.table(
             [
                 "batch × pixels, latent",
