@@ -26,7 +26,7 @@ class Sleeper {
   // run anywhere it might before.
   void keep_off(int processor) {
     if (kept_off_) return;
-    if (processor < 0 || processor >= CPU_SETSIZE) return;
+    if (processor < 0 || processor >= CPU_SETSIZE || !is_ours()) return;
     if (sched_getaffinity(thread_, sizeof(allowed_), &allowed_) != 0) return;
     cpu_set_t others = allowed_;
     CPU_CLR(processor, &others);
@@ -46,6 +46,9 @@ class Sleeper {
   static int current_processor() { return sched_getcpu(); }
 
  private:
+  // A thread of a lent team may have ended, and its number be that of another program's.
+  bool is_ours() const { return syscall(SYS_tgkill, getpid(), thread_, 0) == 0; }
+
   Id thread_;
   cpu_set_t allowed_;
   bool kept_off_ = false;
