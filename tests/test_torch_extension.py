@@ -167,16 +167,61 @@ def test_nothing_is_kept_of_a_graph_that_is_gone() -> None:
     assert all(reference() is None for reference in references)
 
 
-def test_a_compiler_that_is_missing_is_named(tmp_path: Path) -> None:
-    environment = {**os.environ, "CXX": "no-such-compiler", "TORCH_EXTENSIONS_DIR": str(tmp_path)}
-    program = "import elbokit.torch as e, torch\n"
-    program += "try: e.load_extension()\nexcept RuntimeError as error: print(error)\n"
-    program += "assert not e.extension_is_loaded()\n"
-    program += "print(e.gaussian_kl(torch.zeros(2, 3), torch.zeros(2, 3)))"
+def program(lines: str, **environment: str) -> str:
+    """Run it with the extension loaded at import, where there is one; return what it prints."""
+    given = {k: v for k, v in os.environ.items() if k != "ELBOKIT_TORCH_EXTENSION"}
     run = subprocess.run(
-        [sys.executable, "-c", program], env=environment, capture_output=True, text=True
+        [sys.executable, "-c", lines],
+        env={**given, "CXX": "no-such-compiler", **environment},
+        capture_output=True,
+        text=True,
     )
     assert run.returncode == 0, run.stderr
-    assert f"the C++ extension cannot be built against torch {torch.__version__}" in run.stdout
-    assert "no-such-compiler" in run.stdout
-    assert run.stdout.endswith("tensor(0.)\n")
+    return run.stdout + run.stderr
+
+
+USE = """
+import elbokit.torch as et, torch
+print(et.extension_is_loaded())
+loss = et.gaussian_kl(torch.zeros(2, 3, requires_grad=True), torch.zeros(2, 3))
+print(type(loss.grad_fn).__name__)
+"""
+
+
+def test_later_programs_load_it_without_a_compiler() -> None:
+    assert program(USE) == "True\nCppFunction\n"
+    assert program(USE, ELBOKIT_TORCH_EXTENSION="0") == "False\n_GaussianKLBackward\n"
+
+
+def test_without_a_home_there_is_none() -> None:
+    homeless = "import pathlib\ndef none(*_): raise RuntimeError\npathlib.Path.home = none\n"
+    printed = program(homeless + USE, ELBOKIT_CACHE_DIR="", XDG_CACHE_HOME="")
+    assert printed.startswith("False\n")
+
+
+def test_a_broken_file_is_named_and_made_anew(tmp_path: Path) -> None:
+    broken = tmp_path / _extension._kept_at().name
+    broken.write_bytes(b"not a library")
+    printed = program(USE, ELBOKIT_CACHE_DIR=str(tmp_path))
+    assert printed.startswith("False\n")
+    assert f"delete {broken}" in printed
+    module = _extension._module
+    with (
+        mock.patch.dict(os.environ, ELBOKIT_CACHE_DIR=str(tmp_path)),
+        mock.patch.object(_extension, "_module", None),
+        mock.patch.object(_extension, "_build", return_value=module) as build,
+    ):
+        load_extension()
+    build.assert_called_once_with(broken, False)
+
+
+def test_a_compiler_that_is_missing_is_named(tmp_path: Path) -> None:
+    lines = "import elbokit.torch as e, torch\n"
+    lines += "try: e.load_extension()\nexcept RuntimeError as error: print(error)\n"
+    lines += "assert not e.extension_is_loaded()\n"
+    lines += "print(e.gaussian_kl(torch.zeros(2, 3), torch.zeros(2, 3)))"
+    printed = program(lines, ELBOKIT_CACHE_DIR=str(tmp_path))
+    assert f"the C++ extension cannot be built against torch {torch.__version__}" in printed
+    assert "no-such-compiler" in printed
+    assert "tensor(0.)\n" in printed
+    assert not list(tmp_path.iterdir())

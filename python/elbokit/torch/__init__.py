@@ -6,6 +6,8 @@
 
 from __future__ import annotations
 
+import os
+
 try:
     import torch  # noqa: F401
 except ImportError as error:
@@ -17,7 +19,7 @@ from elbokit.torch._bernoulli import binary_cross_entropy_with_logits
 from elbokit.torch._bernoulli_loss import bernoulli_loss
 from elbokit.torch._cache import cache_limit, empty_cache, set_cache_limit
 from elbokit.torch._categorical import categorical_loss
-from elbokit.torch._extension import extension_is_loaded, load_extension
+from elbokit.torch._extension import extension_is_loaded, load_built, load_extension
 from elbokit.torch._gaussian_kl import gaussian_kl
 from elbokit.torch._gaussian_kl_full import gaussian_kl_full
 from elbokit.torch._gaussian_loss import gaussian_loss
@@ -83,3 +85,6 @@ __all__ = [
     "linear_warmup",
     "load_idx",
 ]
+
+if os.environ.get("ELBOKIT_TORCH_EXTENSION") != "0":
+    load_built()

@@ -6,12 +6,15 @@ serves every version. ``cpp/extension``.
 
 from __future__ import annotations
 
+import hashlib
+import importlib.util
 import os
 import re
 import sysconfig
+import tempfile
+import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from importlib.metadata import version
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +22,10 @@ import torch
 
 from elbokit import _core
 
-__all__ = ["attach", "extension_is_loaded", "load_extension", "without_extension"]
+__all__ = ["attach", "extension_is_loaded", "load_built", "load_extension", "without_extension"]
 
 _SOURCES = Path(_core.__file__).parent / "torch" / "extension"
+_FLAGS = ["-O2", "-fvisibility=hidden"]
 
 _module: Any = None
 
@@ -31,7 +35,7 @@ attach: Callable[..., Any] | None = None
 
 
 def extension_is_loaded() -> bool:
-    """Whether `load_extension` has been called with success."""
+    """Whether the C++ extension of `load_extension` is loaded."""
     return _module is not None
 
 
@@ -40,9 +44,9 @@ def load_extension(*, verbose: bool = False) -> None:
 
     Half of the time of a loss of, say, 128 × 784 is that of Python and of torch's functions for
     it. The extension does the same in torch's own C++. It is built at the first call, in some 20
-    seconds, and kept for later ones: once for each version of torch, in torch's folder of
-    extensions (``TORCH_EXTENSIONS_DIR``). It concerns losses on the CPU that are given no weights
-    or masks; results are the same, bit for bit.
+    seconds, and kept: later programs load it when they import `elbokit.torch`, until torch or
+    elbokit is another. It concerns losses on the CPU that are given no weights or masks; results
+    are the same, bit for bit.
 
     Parameters
     ----------
@@ -52,8 +56,14 @@ def load_extension(*, verbose: bool = False) -> None:
     Raises
     ------
     RuntimeError
-        It cannot be built: that takes a C++ compiler, ninja and setuptools. Everything works
-        without it, too.
+        It cannot be built, which takes a C++ compiler, ninja and setuptools, or kept. Everything
+        works without it, too.
+
+    Notes
+    -----
+    It is kept in the folder ``ELBOKIT_CACHE_DIR``, by default ``~/.cache/elbokit``
+    (``XDG_CACHE_HOME``). With ``ELBOKIT_TORCH_EXTENSION=0`` in the environment, the import leaves
+    it there.
 
     See Also
     --------
@@ -61,27 +71,80 @@ def load_extension(*, verbose: bool = False) -> None:
     """
     global _module
     if _module is None:
-        _module = _built(verbose)
+        try:
+            kept = _kept_at()
+            with suppress(ImportError):  # it is not there, or is broken
+                _module = _import(kept)
+            if _module is None:
+                _module = _build(kept, verbose)
+        except (ImportError, OSError, RuntimeError) as error:
+            raise RuntimeError(
+                f"the C++ extension cannot be built against torch {torch.__version__}; it takes a "
+                f"C++ compiler, ninja and setuptools (pip install ninja setuptools). {error}"
+            ) from error
     _use(True)
 
 
-def _built(verbose: bool) -> Any:
-    name = re.sub(r"\W", "_", f"elbokit_{version('elbokit')}_torch_{torch.__version__}")
+def load_built() -> None:
+    """Load the extension if an earlier program has built it for this torch."""
+    global _module
     try:
-        from torch.utils import cpp_extension
+        kept = _kept_at()
+        if not kept.exists():
+            return
+    except (OSError, RuntimeError):  # there is no home, or it cannot be read
+        return
+    try:
+        _module = _import(kept)
+    except ImportError as error:
+        warnings.warn(
+            f"elbokit.torch goes without its C++ extension, which cannot be loaded ({error}): "
+            f"delete {kept}, or call elbokit.torch.load_extension() to build it anew",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+        return
+    _use(True)
 
-        with _ninja_on_path():
-            return cpp_extension.load(
-                name,
-                [str(_SOURCES / "extension.cpp")],
-                extra_cflags=["-O2", "-fvisibility=hidden"],
-                verbose=verbose,
-            )
-    except (ImportError, OSError, RuntimeError) as error:
-        raise RuntimeError(
-            f"the C++ extension cannot be built against torch {torch.__version__}; it takes a C++ "
-            f"compiler, ninja and setuptools (pip install ninja setuptools). {error}"
-        ) from error
+
+def _kept_at() -> Path:
+    """Return the file of the extension that these sources and this torch make."""
+    named = os.environ.get("ELBOKIT_CACHE_DIR")
+    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    folder = Path(named) if named else Path(cache, "elbokit")
+    made_of = [" ".join([torch.__version__, torch.version.git_version, *_FLAGS]).encode()]
+    made_of += [source.read_bytes() for source in sorted(_SOURCES.iterdir())]
+    digest = hashlib.sha256(b"\0".join(made_of)).hexdigest()[:12]
+    name = re.sub(r"\W", "_", f"torch_{torch.__version__}_{digest}")
+    return folder / f"{name}{sysconfig.get_config_var('EXT_SUFFIX')}"
+
+
+def _import(path: Path) -> Any:
+    spec = importlib.util.spec_from_file_location(path.name.partition(".")[0], path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def _build(kept: Path, verbose: bool) -> Any:
+    from torch.utils import cpp_extension
+
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    # In a folder of its own, moved when it is whole: a build that is killed leaves nothing that
+    # another would wait for or take.
+    with tempfile.TemporaryDirectory(dir=kept.parent) as folder, _ninja_on_path():
+        name = kept.name.partition(".")[0]
+        module = cpp_extension.load(
+            name,
+            [str(_SOURCES / "extension.cpp")],
+            extra_cflags=_FLAGS,
+            build_directory=folder,
+            verbose=verbose,
+        )
+        os.replace(module.__file__, kept)
+    return module
 
 
 @contextmanager
