@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from unittest import mock
+
 import numpy as np
 import pytest
 import torch
@@ -95,3 +97,39 @@ def test_errors(gpu):
         ops.gmm_fit(X[None], *given, "diag", offsets=[0, 50])
     with pytest.raises(TypeError, match="`X` has dtype torch"):
         ops.gmm_fit(X.int(), *given, "diag")
+
+
+def test_what_many_small_ones_leave_is_not_read_back(gpu):
+    rng = np.random.default_rng(1)
+    X = torch.from_numpy(3.0 * rng.normal(size=(20, 50, 2))).to(gpu)
+    given = [torch.from_numpy(a).to(gpu) for a in start("full", 3, 2, (20,))]
+    with mock.patch("elbokit._gpu_gmm_fit.read_back", side_effect=AssertionError):
+        fit = ops.gmm_fit(X, *given, "full", max_iter=4)
+    assert fit.n_iter.tolist() == [4] * 20
+
+
+@pytest.mark.parametrize("covariance_type", TYPES)
+@pytest.mark.parametrize("batch", [(), (3,)])
+@pytest.mark.parametrize(
+    ("which", "value"),
+    [(0, -1.0), (0, 0.0), (0, np.nan), (1, np.inf), (1, 1e39), (2, 0.0), (2, -2.0), (2, np.nan)],
+)
+def test_values_of_parameters(gpu, covariance_type, batch, which, value):
+    """The error of the CPU, word for word."""
+    X = np.random.default_rng(1).normal(size=(*batch, 30, 2)).astype(np.float32)
+    given = start(covariance_type, 2, 2, batch)
+    given[which][(*[-1] * len(batch), ...)] = value
+    with pytest.raises(ValueError, match="`") as expected:
+        ops.gmm_fit(X, *given, covariance_type)
+    tensors = [torch.from_numpy(a).to(gpu) for a in (X, *given)]
+    with pytest.raises(ValueError, match="`") as found:
+        ops.gmm_fit(*tensors, covariance_type)
+    assert str(found.value) == str(expected.value)
+
+
+def test_entries_below_the_diagonal(gpu):
+    X = torch.ones(30, 2).to(gpu)
+    weights, means, factors = start("full", 2, 2)
+    factors[1, 1, 0] = 0.1
+    with pytest.raises(ValueError, match="below the diagonal"):
+        ops.gmm_fit(X, weights, means, factors, "full")

@@ -6,6 +6,7 @@ and for statistics of many components two or three times.
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -26,7 +27,14 @@ from elbokit._types import GmmStatistics
 from elbokit.torch._cuda import _gmm_kernels as kernels
 from elbokit.torch._cuda._powers import power_of_two
 
-__all__ = ["estep", "log_prob", "statistics"]
+__all__ = [
+    "check_parameters",
+    "estep",
+    "explain_parameters",
+    "log_prob",
+    "parameters_fit",
+    "statistics",
+]
 
 # Second moments below this may have lost digits: _LEAST_SQUARE of _gmm_underflow.py.
 _LEAST_SQUARE = 2.0**-120
@@ -41,36 +49,55 @@ class _Mixtures(NamedTuple):
 
     @property
     def computed(self) -> torch.dtype:
-        return torch.float64 if self.X.dtype == torch.float64 else torch.float32
+        return _computed(self.X)
+
+
+def _computed(X: Tensor) -> torch.dtype:
+    return torch.float64 if X.dtype == torch.float64 else torch.float32
 
 
 def _check_mixtures(
     X: Any, weights: Any, means: Any, precisions_cholesky: Any, covariance_type: str
 ) -> _Mixtures:
-    check_covariance_type(covariance_type)
     rows = as_gpu_tensor(X, "X")
+    batch, parameters = check_parameters(rows, weights, means, precisions_cholesky, covariance_type)
+    return _Mixtures(batch, _flat(rows, batch, 2), parameters)
+
+
+def check_parameters(
+    rows: Tensor,
+    weights: Any,
+    means: Any,
+    precisions_cholesky: Any,
+    covariance_type: str,
+    n_ragged: int | None = None,
+) -> tuple[tuple[int, ...], kernels.Parameters]:
+    """Check all but values; return the batch dimensions, and the parameters of a flat batch.
+
+    n_ragged: so many mixtures share the rows of a two-dimensional `rows`.
+    """
+    check_covariance_type(covariance_type)
     check_row_shape(tuple(rows.shape))
     given = {"weights": weights, "means": means, "precisions_cholesky": precisions_cholesky}
     tensors = {name: as_gpu_tensor(a, name, rows) for name, a in given.items()}
     shapes = {name: tuple(t.shape) for name, t in tensors.items()}
-    batch = check_shapes(tuple(rows.shape), shapes, covariance_type)
-
-    def flat(a: Tensor, n_core: int) -> Tensor:
-        core = a.shape[a.dim() - n_core :]
-        return a.expand(batch + core).reshape(-1, *core)
-
-    flat_tensors = (
-        flat(t, n_core)
+    batch = check_shapes(tuple(rows.shape), shapes, covariance_type, n_ragged)
+    flat = (
+        _flat(t, batch, n_core)
         for t, n_core in zip(tensors.values(), core_dimensions(covariance_type), strict=True)
     )
-    parameters = kernels.parameters_of(covariance_type, *flat_tensors)
-    return _Mixtures(batch, flat(rows, 2), parameters)
+    return batch, kernels.parameters_of(covariance_type, *flat)
 
 
-def _parameters_fit(mixtures: _Mixtures) -> Tensor:
-    """Whether the parameters' values are allowed; on the device."""
-    covariance_type, weights, means, factors = mixtures.parameters
-    largest = torch.finfo(mixtures.computed).max / 2
+def _flat(a: Tensor, batch: tuple[int, ...], n_core: int) -> Tensor:
+    core = a.shape[a.dim() - n_core :]
+    return a.expand(batch + core).reshape(math.prod(batch), *core)
+
+
+def parameters_fit(parameters: kernels.Parameters, X: Tensor) -> Tensor:
+    """Whether the parameters' values are allowed, beside rows `X`; on the device."""
+    covariance_type, weights, means, factors = parameters
+    largest = torch.finfo(_computed(X)).max / 2
     ok = (weights >= 0).all() & (weights.sum(1) > 0).all()
     for tensor in (weights, means, factors):
         ok &= (tensor.abs() <= largest).all()  # NaN is not
@@ -80,14 +107,17 @@ def _parameters_fit(mixtures: _Mixtures) -> Tensor:
     return ok & (factors > 0).all()
 
 
+def explain_parameters(parameters: kernels.Parameters, batch: tuple[int, ...], X: Tensor) -> None:
+    """Raise the error that a value of the parameters deserves, if there is one."""
+    covariance_type, *tensors = parameters
+    weights, means, factors = (t.reshape(*batch, *t.shape[1:]).cpu().numpy() for t in tensors)
+    computed = np.dtype(np.float64 if _computed(X) == torch.float64 else np.float32)
+    check_parameter_values(weights, means, factors, covariance_type, computed)
+
+
 def _explain(mixtures: _Mixtures) -> None:
     """Raise the error that a value of the arguments deserves, if there is one."""
-    covariance_type, *tensors = mixtures.parameters
-    weights, means, factors = (
-        t.reshape(*mixtures.batch, *t.shape[1:]).cpu().numpy() for t in tensors
-    )
-    computed = np.dtype(np.float64 if mixtures.computed == torch.float64 else np.float32)
-    check_parameter_values(weights, means, factors, covariance_type, computed)
+    explain_parameters(mixtures.parameters, mixtures.batch, mixtures.X)
     X = mixtures.X.reshape(*mixtures.batch, *mixtures.X.shape[1:])
     bad = (~X.isfinite()).any(-1).nonzero()
     if len(bad):
@@ -103,7 +133,7 @@ def estep(
     density, r, _ = kernels.estep(mixtures.X, mixtures.parameters, responsibilities=True)
     assert density is not None
     assert r is not None
-    if not bool(_parameters_fit(mixtures) & density.isfinite().all()):
+    if not bool(parameters_fit(mixtures.parameters, mixtures.X) & density.isfinite().all()):
         _explain(mixtures)
     back = returns_gpu_like(X)
     return (
@@ -119,7 +149,7 @@ def log_prob(
     mixtures = _check_mixtures(X, weights, means, precisions_cholesky, covariance_type)
     density, _, _ = kernels.estep(mixtures.X, mixtures.parameters)
     assert density is not None
-    if not bool(_parameters_fit(mixtures) & density.isfinite().all()):
+    if not bool(parameters_fit(mixtures.parameters, mixtures.X) & density.isfinite().all()):
         _explain(mixtures)
     return returns_gpu_like(X)(density.reshape(*mixtures.batch, density.shape[1]))
 
@@ -183,7 +213,7 @@ def statistics(
             break
     else:
         sums = kernels.statistics(mixtures.X, weight, mixtures.parameters)
-    ok = _parameters_fit(mixtures)
+    ok = parameters_fit(mixtures.parameters, mixtures.X)
     if weight is not None:
         ok = ok & ((weight >= 0) & weight.isfinite()).all()
     for each in sums:

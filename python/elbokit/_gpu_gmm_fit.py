@@ -15,9 +15,10 @@ from elbokit._gmm_fit import FitOutcome, as_gmm_fit, check_fit_weight
 from elbokit._gpu_arrays import as_gpu_tensor, read_back, returns_gpu_like, to_host
 from elbokit._gpu_fit import GpuMixture, GpuRun
 from elbokit._gpu_fit_many import fit_many, takes_fit_many
-from elbokit._gpu_m_step import GpuEstimate
-from elbokit._mixture_arguments import Mixtures, check_mixtures, check_offsets
+from elbokit._gpu_gmm import check_parameters, explain_parameters, parameters_fit
+from elbokit._mixture_arguments import check_offsets
 from elbokit._types import FitStatus, GmmFit
+from elbokit.torch._cuda._gmm_kernels import Parameters
 
 __all__ = ["gmm_fit"]
 
@@ -48,32 +49,29 @@ def gmm_fit(
                 f"`X` has shape {tuple(rows.shape)}, expected (n_rows, n_features) with `offsets`"
             )
         cut = check_offsets(to_host(offsets, "offsets"), len(rows))
-    # The checks look at the parameters, and of the rows at shape and dtype.
-    dtype = np.float64 if rows.dtype == torch.float64 else np.float32
-    mixtures = check_mixtures(
-        np.broadcast_to(np.zeros((), dtype), tuple(rows.shape)),
-        to_host(weights, "weights"),
-        to_host(means, "means"),
-        to_host(precisions_cholesky, "precisions_cholesky"),
+    batch, start = check_parameters(
+        rows,
+        weights,
+        means,
+        precisions_cholesky,
         covariance_type,
         None if cut is None else len(cut) - 1,
     )
-    per_row = (len(rows),) if cut is not None else (*mixtures.batch, rows.shape[-2])
+    if not bool(parameters_fit(start, rows)):
+        explain_parameters(start, batch, rows)
+    per_row = (len(rows),) if cut is not None else (*batch, rows.shape[-2])
     row_weight = check_fit_weight(to_host(sample_weight, "sample_weight"), per_row, cut)
-    factors = mixtures.precisions_cholesky
-    covariances = np.empty_like(factors)
-    n_components, n_features = mixtures.means.shape[1:]
-    _core.gmm_covariances(covariance_type, n_components, n_features, factors, covariances)
-    start = (mixtures.weights, mixtures.means, covariances, factors)
     weight = None if row_weight is None else torch.from_numpy(row_weight).to(rows.device)
     if cut is None:
-        rows = rows.expand(*mixtures.batch, *rows.shape[-2:])
+        rows = rows.expand(*batch, *rows.shape[-2:])
     options = {"tol": tol, "max_iter": max_iter, "reg_covar": reg_covar}
+    size, n_components, n_features = start.means.shape
     n_rows = math.prod(rows.shape[:-1])
-    small = n_rows <= len(factors) * _MOST_ROWS and takes_fit_many(n_components, n_features)
+    small = n_rows <= size * _MOST_ROWS and takes_fit_many(n_components, n_features)
     run = _at_once if small else _one_by_one
-    fit = run(rows, cut, weight, mixtures, covariance_type, start, options)
-    if max_iter == 0 or (fit.status != FitStatus.OK).any() or np.isnan(fit.lower_bound).any():
+    fit = run(rows, cut, weight, batch, start, options)
+    failed, bound = fit.status != FitStatus.OK, torch.as_tensor(fit.lower_bound)
+    if max_iter == 0 or bool(failed.any()) or bool(bound.isnan().any()):
         _require_finite(rows)
     hand_back = returns_gpu_like(X)
 
@@ -81,27 +79,37 @@ def gmm_fit(
         return hand_back(torch.as_tensor(array, device=rows.device))
 
     given = "weights, means and precisions_cholesky"
-    return as_gmm_fit(fit, mixtures.batch, not mixtures.batch, covariance_type, given, back)
+    return as_gmm_fit(fit, batch, not batch, covariance_type, given, back)
+
+
+def _covariances(start: Parameters) -> npt.NDArray[np.float64]:
+    """Return the covariances that the factors stand for."""
+    factors = read_back(start.precisions_cholesky)
+    covariances = np.empty_like(factors)
+    _, n_components, n_features = start.means.shape
+    _core.gmm_covariances(start.covariance_type, n_components, n_features, factors, covariances)
+    return covariances
 
 
 def _one_by_one(
     rows: Tensor,
     cut: npt.NDArray[np.int64] | None,
     weight: Tensor | None,
-    mixtures: Mixtures,
-    covariance_type: str,
-    start: tuple[npt.NDArray[np.float64], ...],
+    batch: tuple[int, ...],
+    start: Parameters,
     options: dict[str, Any],
 ) -> FitOutcome:
     """Run one mixture after the other."""
+    first = [read_back(t) for t in (start.weights, start.means)]
+    starts = (*first, _covariances(start), read_back(start.precisions_cholesky))
     runs: list[GpuRun] = []
-    for b, place in enumerate(np.ndindex(mixtures.batch)):
+    for b, place in enumerate(np.ndindex(batch)):
         part = slice(None) if cut is None else slice(*cut[b : b + 2].tolist())
         X = rows[place] if cut is None else rows[part]
         share = None if weight is None else weight[b] if cut is None else weight[part]
         mass = float(len(X)) if share is None else float(read_back(share.sum()))
-        mixture = GpuMixture(X, share, mass, covariance_type, options["reg_covar"])
-        arrays = tuple(array[b] for array in start)
+        mixture = GpuMixture(X, share, mass, start.covariance_type, options["reg_covar"])
+        arrays = tuple(array[b] for array in starts)
         runs.append(mixture.run(arrays, tol=options["tol"], max_iter=options["max_iter"]))
     estimates: list[Any] = [torch.cat(a) for a in zip(*(r.estimate for r in runs), strict=True)]
     return FitOutcome(
@@ -122,30 +130,27 @@ def _at_once(
     rows: Tensor,
     cut: npt.NDArray[np.int64] | None,
     weight: Tensor | None,
-    mixtures: Mixtures,
-    covariance_type: str,
-    start: tuple[npt.NDArray[np.float64], ...],
+    batch: tuple[int, ...],
+    start: Parameters,
     options: dict[str, Any],
 ) -> FitOutcome:
-    """Run many small mixtures in one launch."""
-    X = rows if cut is not None else rows.reshape(math.prod(mixtures.batch), *rows.shape[-2:])
-    estimate = GpuEstimate(*(torch.from_numpy(np.array(a)).to(rows.device) for a in start))
-    splits = None if cut is None else torch.from_numpy(cut).to(rows.device)
+    """Run many small mixtures in one launch; what it leaves stays on the GPU."""
+    # Those of the start show only where no iteration is made.
+    covariances = torch.zeros_like(start.precisions_cholesky)
+    if options["max_iter"] == 0:
+        covariances = torch.from_numpy(_covariances(start)).to(rows.device)
     fit: Any = fit_many(
-        X,
-        splits,
-        estimate.weights,
-        estimate.means,
-        estimate.covariances,
-        estimate.precisions_cholesky,
-        covariance_type,
+        rows if cut is not None else rows.reshape(math.prod(batch), *rows.shape[-2:]),
+        None if cut is None else torch.from_numpy(cut).to(rows.device),
+        start.weights,
+        start.means,
+        covariances,
+        start.precisions_cholesky,
+        start.covariance_type,
         weight,
         **options,
     )
-    ended = [read_back(a) for a in fit[4:]]
-    return FitOutcome(
-        fit[0], fit[1], fit[2], fit[3], ended[0], ended[1], ended[2], ended[3], ended[4], []
-    )
+    return FitOutcome(**fit._asdict(), lower_bounds=[])
 
 
 def _require_finite(rows: Tensor) -> None:
