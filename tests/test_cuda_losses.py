@@ -57,9 +57,56 @@ def test_vae_loss(
         agree(ours, _cpu.vae_loss(*arguments, True, True, True))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize(("rows", "latent"), [(2, 8), (37, 24), (300, 64), (5, 2056)])
+@pytest.mark.parametrize("halves", [True, False])
+@pytest.mark.parametrize("free_bits", [0.0, 0.5])
+def test_latents_in_whole_vectors(
+    gpu: torch.device,
+    dtype: torch.dtype,
+    rows: int,
+    latent: int,
+    halves: bool,
+    free_bits: float,
+) -> None:
+    """As an encoder makes them, and by themselves; around what a block has in flight."""
+    x, t, *_ = data(rows, 8, 1, dtype, dtype)
+    both = torch.randn(rows, 2 * latent, generator=torch.Generator().manual_seed(latent))
+    mu, logvar = (h if halves else h.contiguous() for h in both.to(dtype).chunk(2, 1))
+    options = None, None, 1.5, 1.0, free_bits, "batchmean", True, True, False
+    ours = _cuda.vae_loss(*moved(gpu, x, t, None, None, mu, logvar), *options)
+    wide = torch.float64 if dtype == torch.float64 else torch.float32
+    expected = _cpu.vae_loss(x, t, None, None, mu.to(wide), logvar.to(wide), *options)
+    d_mu, d_logvar = (g.to(dtype) for g in expected[4:6] if g is not None)
+    agree(ours, (*expected[:4], d_mu, d_logvar, *expected[6:]))
+    kl = _cuda.gaussian_kl(
+        *moved(gpu, mu.to(wide), logvar.to(wide)), *options[:2], None, free_bits, "sum", True
+    )
+    agree(
+        kl, _cpu.gaussian_kl(mu.to(wide), logvar.to(wide), None, None, None, free_bits, "sum", True)
+    )
+
+
+@pytest.mark.parametrize("narrow", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("both", [True, False])
+@pytest.mark.parametrize("reduction", ["batchmean", "rows"])
+def test_narrow_latents(gpu: torch.device, narrow: torch.dtype, both: bool, reduction: str) -> None:
+    x, t, *_ = data(37, 50, 1, narrow, narrow)
+    mu, logvar = torch.randn(37, 14, generator=torch.Generator().manual_seed(1)).chunk(2, 1)
+    mu, logvar = mu.to(narrow), logvar.to(narrow) if both else logvar
+    options = None, None, 1.5, 1.0, 0.1, reduction, True, True, True
+    ours = _cuda.vae_loss(*moved(gpu, x, t, None, None, mu, logvar), *options)
+    expected = _cpu.vae_loss(x, t, None, None, mu.float(), logvar.float(), *options)
+    # The gradients of float16 are float32 until they are multiplied.
+    kept = torch.float32 if narrow == torch.float16 else narrow
+    d_mu, d_logvar = expected[4].to(kept), expected[5].to(kept if both else torch.float32)
+    agree(ours, (*expected[:4], d_mu, d_logvar, *expected[6:]))
+
+
+@pytest.mark.parametrize("latent", [3, 8])
 @pytest.mark.parametrize(("rows", "cols"), SIZES)
-def test_schedules_give_the_same_bits(rows: int, cols: int) -> None:
-    x, t, mu, logvar = data(rows, cols, 3, torch.float32, torch.float32)
+def test_schedules_give_the_same_bits(rows: int, cols: int, latent: int) -> None:
+    x, t, mu, logvar = data(rows, cols, latent, torch.float32, torch.float32)
     results = []
     for schedule in SCHEDULES:
         with emulation(schedule):

@@ -57,6 +57,12 @@ def plain(
     return VAELossOutput(terms[0] + beta * terms[1], *terms)
 
 
+def all_of(device: torch.device, dtype: torch.dtype) -> tuple[Tensor, ...]:
+    """`operands` as of an autocast VAE, whose encoder's output is narrow too."""
+    given = operands(device, dtype=dtype)
+    return tuple(x.detach().to(dtype).requires_grad_(x.requires_grad) for x in given)
+
+
 def tracked(given: tuple[Tensor, ...]) -> list[Tensor]:
     return [x for x in given if x.requires_grad]
 
@@ -80,7 +86,7 @@ def test_small_plain_losses_come_to_the_kernels(
 def test_gradients(
     dispatched: torch.device, dtype: torch.dtype, upstream: float, beta: float, reduction: str
 ) -> None:
-    given = operands(dispatched, dtype=dtype)
+    given = all_of(dispatched, dtype)
     exact = [x.detach().double().requires_grad_(x.requires_grad) for x in given]
     out = vae_loss(*given, beta=beta, reduction=reduction)
     right = plain(*exact, beta, reduction)  # type: ignore[misc]
@@ -99,6 +105,37 @@ def test_gradients(
     for grad, second, slope in zip(grads, again, expected, strict=True):
         assert torch.equal(grad, second)
         torch.testing.assert_close(grad.double(), slope, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_narrow_latents_are_read_as_they_are(
+    dispatched: torch.device, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = mock.Mock(wraps=_cuda.vae_loss)
+    monkeypatch.setattr(_cuda, "vae_loss", calls)
+    given = all_of(dispatched, dtype)
+    vae_loss(*given).loss.backward()
+    assert [x.dtype for x in calls.call_args.args[4:6]] == [dtype, dtype]
+    assert [x.grad.dtype for x in tracked(given) if x.grad is not None] == [dtype] * 3
+    vae_loss(*given, logvar_range=(-3.0, 3.0))
+    vae_loss(*given, prior_mu=torch.ones((), device=dispatched))
+    for call in calls.call_args_list[1:]:
+        assert {x.dtype for x in call.args[4:8] if x is not None} == {torch.float32}
+
+
+@pytest.mark.parametrize("free_bits", [0.0, 0.3])
+def test_second_derivatives_of_narrow_latents(dispatched: torch.device, free_bits: float) -> None:
+    given = all_of(dispatched, torch.bfloat16)
+    exact = [x.detach().double().requires_grad_(x.requires_grad) for x in given]
+    found = []
+    for each in (given, exact):
+        leaves = tracked(tuple(each))
+        loss = vae_loss(*each, beta=0.7, free_bits=free_bits).loss
+        first = torch.autograd.grad(loss, leaves, create_graph=True)
+        found.append(torch.autograd.grad(sum(g.double().square().sum() for g in first), leaves))
+    for ours, right in zip(*found, strict=True):
+        assert ours.dtype == torch.bfloat16
+        torch.testing.assert_close(ours.double(), right, rtol=2e-2, atol=2e-2 * right.abs().max())
 
 
 LOSSES: dict[str, Callable[..., Tensor]] = {

@@ -57,6 +57,7 @@ MEANT = {
     r"bernoulli_kernel<.*PlainRows<\w+, (float|double), \1, ": ["LDG.E.128", "STG.E.128"],
     r"bernoulli_kernel<.*PlainRows<float, BFloat16, BFloat16, ": ["LDG.E.128", "STG.E.128"],
     r"gaussian_kernel<float, PlainRows<float, float, float, ": ["LDG.E.128", "STG.E.128"],
+    r"^kl_kernel<": ["LDG.E.128", "STG.E.128"],
     r"^filter_kernel": ["HMMA.16816.F32.BF16"],
     r"^product_(logits|moments)": ["HMMA.16816.F32", "LDS.128"],
 }

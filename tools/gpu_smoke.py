@@ -43,13 +43,17 @@ def losses(make: Make) -> dict[str, Callable[[], object]]:
     def leaf(*size: int) -> Tensor:
         return make(*size).requires_grad_()
 
-    def vae(rows: int, cols: int, reduction: str = "batchmean", **options: Any) -> None:
-        inputs = leaf(rows, cols), make(rows, cols).sigmoid(), leaf(rows, 5), leaf(rows, 5)
+    def vae(
+        rows: int, cols: int, reduction: str = "batchmean", latent: int = 5, **options: Any
+    ) -> None:
+        mu, logvar = leaf(rows, latent), leaf(rows, latent)
+        inputs = leaf(rows, cols), make(rows, cols).sigmoid(), mu, logvar
         found = et.vae_loss(*inputs, reduction=reduction, **options)
         backward(found.loss, inputs[0], *inputs[2:])
 
-    def of_bytes(dtype: torch.dtype, cols: int, apart: bool = False) -> None:
-        logits, mu, logvar = make(7, cols).to(dtype), leaf(7, 5), leaf(7, 5)
+    def of_bytes(dtype: torch.dtype, cols: int, apart: bool = False, latent: int = 5) -> None:
+        logits, *halves = make(7, cols).to(dtype), *make(7, 2 * latent).to(dtype).chunk(2, 1)
+        mu, logvar = (h.detach().requires_grad_() for h in halves)
         target = (255 * make(7, cols).sigmoid()).byte()
         if apart:
             logits, target = unaligned(logits), unaligned(target)
@@ -96,6 +100,10 @@ def losses(make: Make) -> dict[str, Callable[[], object]]:
         "vae_loss 3 x 8196": lambda: vae(3, 8196, "sum"),
         "vae_loss by row": lambda: vae(9, 516, "none", beta=2.0),
         "vae_loss scaled": scaled,
+        "vae_loss, latents in vectors": lambda: vae(65, 33, latent=24),
+        "vae_loss bfloat16, bytes, latents in vectors": lambda: of_bytes(
+            torch.bfloat16, 784, latent=16
+        ),
         "vae_loss bfloat16, bytes": lambda: of_bytes(torch.bfloat16, 784),
         "vae_loss float32, bytes, unaligned": lambda: of_bytes(torch.float32, 516, True),
         "vae_loss bfloat16, bytes, unaligned": lambda: of_bytes(torch.bfloat16, 516, True),

@@ -17,11 +17,12 @@ py::tuple gaussian_kl(const py::object& mu, const py::object& logvar, const py::
   const View view = view_of(mu, "mu", false);
   const KlTotals totals = with_computed_type(view, [&](auto value) {
     using T = decltype(value);
-    auto args = kl_args<T, GaussianKlArgs<T>>(view, mu, logvar, prior_mu, prior_logvar, free_bits);
+    auto args = kl_forward_args<T>(view, mu, logvar, prior_mu, prior_logvar, free_bits);
     args.row_weight = vector_of<const T>(row_weight, "row_weight", args.rows);
     args.row_kl = vector_of<T>(row_out, "row_out", args.rows);
     args.row_charged = vector_of<T>(charged_out, "charged_out", args.rows);
     set_kl_outputs<T>(args, scale, grad_mu, grad_logvar, dimensions);
+    expect_computed_type(args);
     const py::gil_scoped_release release;
     return cpu::gaussian_kl(args);
   });
@@ -37,8 +38,7 @@ void gaussian_kl_backward(const py::object& mu, const py::object& logvar,
   const View view = view_of(mu, "mu", false);
   with_computed_type(view, [&](auto value) {
     using T = decltype(value);
-    auto args =
-        kl_args<T, GaussianKlBackwardArgs<T>>(view, mu, logvar, prior_mu, prior_logvar, free_bits);
+    auto args = kl_backward_args<T>(view, mu, logvar, prior_mu, prior_logvar, free_bits);
     const auto output = [&](const auto& a, const char* name) {
       return matrix_of<T>(a, name, args.rows, args.cols);
     };

@@ -29,20 +29,38 @@ BernoulliArgs<T> bernoulli_args(const View& view, const py::handle& logits,
   return args;
 }
 
-// Args: GaussianKlArgs or GaussianKlBackwardArgs.
+// All but means and log-variances. Args: GaussianKlArgs or GaussianKlBackwardArgs.
 template <class T, class Args>
-Args kl_args(const View& view, const py::handle& mu, const py::handle& logvar,
-             const py::handle& prior_mu, const py::handle& prior_logvar, double free_bits) {
+Args kl_args(const View& view, const py::handle& prior_mu, const py::handle& prior_logvar,
+             double free_bits) {
   if (prior_mu.is_none() != prior_logvar.is_none())
     throw py::value_error("`prior_mu` and `prior_logvar` go together; one of them is None");
   Args args{};
   args.rows = view.rows;
   args.cols = view.cols;
-  args.mu = matrix_of<const T>(mu, "mu", args.rows, args.cols);
-  args.logvar = matrix_of<const T>(logvar, "logvar", args.rows, args.cols);
   args.prior_mu = matrix_of<const T>(prior_mu, "prior_mu", args.rows, args.cols);
   args.prior_logvar = matrix_of<const T>(prior_logvar, "prior_logvar", args.rows, args.cols);
   args.free_bits = static_cast<T>(free_bits);
+  return args;
+}
+
+template <class T>
+GaussianKlArgs<T> kl_forward_args(const View& view, const py::handle& mu, const py::handle& logvar,
+                                  const py::handle& prior_mu, const py::handle& prior_logvar,
+                                  double free_bits) {
+  auto args = kl_args<T, GaussianKlArgs<T>>(view, prior_mu, prior_logvar, free_bits);
+  args.mu = operand<T>(mu, "mu", args.rows, args.cols);
+  args.logvar = operand<T>(logvar, "logvar", args.rows, args.cols);
+  return args;
+}
+
+template <class T>
+GaussianKlBackwardArgs<T> kl_backward_args(const View& view, const py::handle& mu,
+                                           const py::handle& logvar, const py::handle& prior_mu,
+                                           const py::handle& prior_logvar, double free_bits) {
+  auto args = kl_args<T, GaussianKlBackwardArgs<T>>(view, prior_mu, prior_logvar, free_bits);
+  args.mu = matrix_of<const T>(mu, "mu", args.rows, args.cols);
+  args.logvar = matrix_of<const T>(logvar, "logvar", args.rows, args.cols);
   return args;
 }
 
@@ -52,13 +70,27 @@ void set_kl_outputs(GaussianKlArgs<T>& args, double scale, const py::handle& gra
                     const py::handle& grad_logvar, const py::handle& dimensions) {
   if (grad_mu.is_none() != grad_logvar.is_none())
     throw py::value_error("`grad_mu` and `grad_logvar` go together; one of them is None");
-  args.grad_mu = matrix_of<T>(grad_mu, "grad_mu", args.rows, args.cols);
-  args.grad_logvar = matrix_of<T>(grad_logvar, "grad_logvar", args.rows, args.cols);
+  args.grad_mu = result(grad_mu, "grad_mu", args.rows, args.cols);
+  args.grad_logvar = result(grad_logvar, "grad_logvar", args.rows, args.cols);
   args.scale = static_cast<T>(scale);
   const Matrix<double> sums = matrix_of<double>(dimensions, "dimensions", 3, args.cols);
   if (sums && sums.row_stride != args.cols)
     throw py::value_error("`dimensions` is not C-contiguous");
   args.dimensions = sums.data;
+}
+
+// For the CPU's kernels, once all is set.
+template <class T>
+void expect_computed_type(const GaussianKlArgs<T>& args) {
+  const auto expect = [](const auto& array, const char* name) {
+    if (array && array.element != kElement<T>)
+      throw py::type_error("`" + std::string(name) + "` has another dtype, expected " +
+                           std::string(py::str(py::dtype::of<T>())));
+  };
+  expect(args.mu, "mu");
+  expect(args.logvar, "logvar");
+  expect(args.grad_mu, "grad_mu");
+  expect(args.grad_logvar, "grad_logvar");
 }
 
 inline std::int64_t divided(std::int64_t whole, std::int64_t by, const char* what) {

@@ -48,10 +48,6 @@ class PlainGradient {
 
   const py::object& tensor() const { return made_.tensor; }
   Result result() const { return {made_.data, element_, cols_}; }
-  template <class T>
-  Matrix<T> matrix() const {
-    return {static_cast<T*>(made_.data), cols_, 1};
-  }
 
  private:
   NewTensor made_{py::none(), nullptr};
@@ -80,12 +76,12 @@ GaussianKlArgs<T> plain_kl_args(const PlainTensor& mu, const PlainTensor& logvar
   GaussianKlArgs<T> args{};
   args.rows = mu.rows;
   args.cols = mu.cols();
-  args.mu = mu.matrix<T>();
-  args.logvar = logvar.matrix<T>();
+  args.mu = mu.operand();
+  args.logvar = logvar.operand();
   args.free_bits = static_cast<T>(free_bits);
   args.scale = static_cast<T>(scale);
-  args.grad_mu = grad_mu.matrix<T>();
-  args.grad_logvar = grad_logvar.matrix<T>();
+  args.grad_mu = grad_mu.result();
+  args.grad_logvar = grad_logvar.result();
   return args;
 }
 

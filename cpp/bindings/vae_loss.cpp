@@ -45,7 +45,7 @@ std::int64_t vae_loss(const py::object& logits, const py::object& target, const 
     bernoulli.row_weight = vector_of<const T>(row_weight, "row_weight", bernoulli.rows);
     bernoulli.count = !dimensions.is_none();
     bernoulli.grad = result(grad_logits, "grad_logits", bernoulli.rows, bernoulli.cols);
-    auto kl = kl_args<T, GaussianKlArgs<T>>(latent, mu, logvar, prior_mu, prior_logvar, free_bits);
+    auto kl = kl_forward_args<T>(latent, mu, logvar, prior_mu, prior_logvar, free_bits);
     kl.row_weight = bernoulli.row_weight;
     const auto term = [&](const py::object& given, const char* name) {
       const Matrix<T> out = matrix_of<T>(given, name, by_row ? view.rows : 1, 1);
@@ -57,6 +57,7 @@ std::int64_t vae_loss(const py::object& logits, const py::object& target, const 
     T* const reconstruction = term(reconstruction_out, "reconstruction_out");
     T* const divergence = term(kl_out, "kl_out");
     set_kl_outputs<T>(kl, scale, grad_mu, grad_logvar, dimensions);
+    expect_computed_type(kl);
     if (by_row) {
       bernoulli.row_loss = {reconstruction, 1};
       kl.row_kl = {divergence, 1};

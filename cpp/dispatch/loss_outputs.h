@@ -34,11 +34,9 @@ BernoulliArgs<T> with_outputs_ready(BernoulliArgs<T> args) {
 
 template <class T>
 GaussianKlArgs<T> with_outputs_ready(GaussianKlArgs<T> args) {
-  const auto ready = [&](const Matrix<T>& grad) {
-    const auto size = static_cast<std::size_t>(args.rows * grad.row_stride) * sizeof(T);
-    return grad && ready_to_stream(grad.data, size);
-  };
-  args.stream = ready(args.grad_mu) & ready(args.grad_logvar);  // not &&: both are made ready
+  // Not &&: both are made ready.
+  args.stream =
+      ready_to_stream(args.grad_mu, args.rows) & ready_to_stream(args.grad_logvar, args.rows);
   return args;
 }
 

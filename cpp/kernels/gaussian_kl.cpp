@@ -78,8 +78,8 @@ class Rows {
     const KlRow<T, GaussianKlArgs<T>> term(args_, row);
     const RowReader<T> mu(args_.mu, row);
     const Vec<T> factor = broadcast<T>(args_.scale * weight);
-    T* const grad_mu = args_.grad_mu ? args_.grad_mu.row(row) : nullptr;
-    T* const grad_logvar = args_.grad_mu ? args_.grad_logvar.row(row) : nullptr;
+    T* const grad_mu = row_of(args_.grad_mu, row);
+    T* const grad_logvar = row_of(args_.grad_logvar, row);
     const bool past = args_.stream && aligned(grad_mu) && aligned(grad_logvar);
     const auto put = [&](T* to, Vec<T> v, int count) ELBOKIT_INLINE_LAMBDA {
       if (past && count == kLanes<T>)
@@ -110,6 +110,9 @@ class Rows {
     totals_ += sums;
   }
 
+  static T* row_of(const Result& grad, std::int64_t row) {
+    return grad ? static_cast<T*>(grad.data) + row * grad.row_stride : nullptr;
+  }
   static bool aligned(T* to) { return reinterpret_cast<std::uintptr_t>(to) % kVectorBytes == 0; }
 
   const GaussianKlArgs<T>& args_;

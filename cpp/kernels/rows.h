@@ -20,6 +20,10 @@ struct RowReader {
 
   RowReader(const Matrix<const T>& m, std::int64_t row)
       : data(m.data ? m.row(row) : nullptr), repeated(m.col_stride == 0) {}
+  // Of elements of T.
+  RowReader(const Operand& m, std::int64_t row)
+      : RowReader(Matrix<const T>{static_cast<const T*>(m.data), m.row_stride, m.col_stride}, row) {
+  }
 
   ELBOKIT_INLINE Vec<T> operator()(std::int64_t col, int count) const {
     if (repeated) return broadcast<T>(*data);

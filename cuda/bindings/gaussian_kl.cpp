@@ -16,7 +16,7 @@ void gaussian_kl(const py::tuple& queue, const py::object& mu, const py::object&
   const View view = view_of(mu, "mu", false);
   with_computed_type(view, [&](auto value) {
     using T = decltype(value);
-    auto args = kl_args<T, GaussianKlArgs<T>>(view, mu, logvar, prior_mu, prior_logvar, free_bits);
+    auto args = kl_forward_args<T>(view, mu, logvar, prior_mu, prior_logvar, free_bits);
     args.row_weight = vector_of<const T>(row_weight, "row_weight", args.rows);
     args.row_kl = vector_of<T>(row_kl, "row_kl", args.rows);
     args.row_charged = vector_of<T>(row_charged, "row_charged", args.rows);
@@ -38,8 +38,7 @@ void gaussian_kl_backward(const py::tuple& queue, const py::object& mu, const py
   const View view = view_of(mu, "mu", false);
   with_computed_type(view, [&](auto value) {
     using T = decltype(value);
-    auto args =
-        kl_args<T, GaussianKlBackwardArgs<T>>(view, mu, logvar, prior_mu, prior_logvar, free_bits);
+    auto args = kl_backward_args<T>(view, mu, logvar, prior_mu, prior_logvar, free_bits);
     args.factor = vector_of<const T>(factor, "factor", args.rows);
     args.charged_factor = vector_of<const T>(charged_factor, "charged_factor", args.rows);
     args.grad_mu = matrix_of<T>(grad_mu, "grad_mu", args.rows, args.cols);

@@ -28,8 +28,7 @@ void vae_loss(const py::tuple& queue, const py::object& logits, const py::object
     bernoulli.row_weight = vector_of<const T>(row_weight, "row_weight", bernoulli.rows);
     bernoulli.count = !out_of_range.is_none();
     bernoulli.grad = result(grad_logits, "grad_logits", bernoulli.rows, bernoulli.cols);
-    auto kl_terms =
-        kl_args<T, GaussianKlArgs<T>>(latent, mu, logvar, prior_mu, prior_logvar, free_bits);
+    auto kl_terms = kl_forward_args<T>(latent, mu, logvar, prior_mu, prior_logvar, free_bits);
     kl_terms.row_weight = bernoulli.row_weight;
     set_kl_outputs<T>(kl_terms, scale, grad_mu, grad_logvar, dimensions);
     cuda::LossOutputs<T> outputs;

@@ -1,7 +1,7 @@
 #include "kernels/bernoulli.h"
 
 #include "kernels/bernoulli_pack.h"
-#include "kernels/gaussian_kl.h"
+#include "kernels/gaussian_kl_rows.h"
 
 namespace elbokit::cuda {
 
@@ -88,13 +88,13 @@ struct AnyRows {
 // shorter.
 template <class T, class Rows>
 __global__ void __launch_bounds__(kLossThreads)
-    bernoulli_kernel(BernoulliArgs<T> args, std::int64_t last, GaussianKlArgs<T> kl,
-                     std::int64_t own, LossSums* all) {
+    bernoulli_kernel(BernoulliArgs<T> args, std::int64_t last, KlWork<T> kl, std::int64_t own,
+                     LossSums* all) {
   LossSums sums;
   if (blockIdx.x < own)
     Rows::run(args, last, blockIdx.x, own, sums);
   else
-    kl_rows(kl, blockIdx.x - own, gridDim.x - own, sums);
+    run_kl(kl, blockIdx.x - own, gridDim.x - own, sums);
   store_sums(sums, all);
 }
 
@@ -102,9 +102,10 @@ template <class T, class Rows>
 std::int64_t launch_rows(const Queue& queue, const BernoulliArgs<T>& args, std::int64_t last,
                          const GaussianKlArgs<T>& kl, LossSums* sums) {
   const std::int64_t own = loss_blocks(queue, args.rows, args.cols);
-  const std::int64_t others = kl.rows ? loss_blocks(queue, kl.rows, 1) : 0;
+  const KlWork<T> work(kl);
+  const std::int64_t others = kl.rows ? work.blocks(queue) : 0;
   launch(queue, {own + others}, kLossThreads, kLossShared, bernoulli_kernel<T, Rows>, args, last,
-         kl, own, sums);
+         work, own, sums);
   return own + others;
 }
 

@@ -1,13 +1,15 @@
 #include "kernels/gaussian_kl.h"
 
+#include "kernels/gaussian_kl_rows.h"
+
 namespace elbokit::cuda {
 
 namespace {
 
 template <class T>
-__global__ void __launch_bounds__(kLossThreads) kl_kernel(GaussianKlArgs<T> args, LossSums* all) {
+__global__ void __launch_bounds__(kLossThreads) kl_kernel(KlWork<T> work, LossSums* all) {
   LossSums sums;
-  kl_rows(args, blockIdx.x, gridDim.x, sums);
+  run_kl(work, blockIdx.x, gridDim.x, sums);
   store_sums(sums, all);
 }
 
@@ -42,8 +44,7 @@ __global__ void __launch_bounds__(kLossThreads)
   const std::int64_t end = args.rows * (blockIdx.y + 1) / gridDim.y;
   double kl = 0, first = 0, second = 0;
   for (std::int64_t row = begin; row < end; ++row) {
-    const double mu =
-        static_cast<double>(args.mu.data[row * args.mu.row_stride + col * args.mu.col_stride]);
+    const auto mu = static_cast<double>(element_at<T>(args.mu, row, col));
     kl += static_cast<double>(kl_at<T>(args, row, col).kl);
     first += mu;
     second += mu * mu;
@@ -77,8 +78,9 @@ void gaussian_kl(const Queue& queue, const GaussianKlArgs<T>& args, const LossOu
   const DeviceGuard guard(queue);
   Workspace workspace(queue);
   auto* const sums = workspace.take<LossSums>(kMostLossBlocks);
-  const std::int64_t blocks = loss_blocks(queue, args.rows, 1);
-  launch(queue, {blocks}, kLossThreads, kLossShared, kl_kernel<T>, args, sums);
+  const KlWork<T> work(args);
+  const std::int64_t blocks = work.blocks(queue);
+  launch(queue, {blocks}, kLossThreads, kLossShared, kl_kernel<T>, work, sums);
   finish_loss(queue, sums, blocks, outputs);
   add_to_dimensions(queue, args, workspace.take<double>(dimensions_partial(args.cols)));
 }

@@ -18,15 +18,16 @@ struct KlTotals {
 };
 
 // Inputs are (rows, cols) with col_stride 0 or 1. row_weight is a factor of all but `dimensions`.
+// The CPU's kernels take Operands and Results of T alone.
 template <class T>
 struct GaussianKlArgs {
   std::int64_t rows, cols;
-  Matrix<const T> mu, logvar;
+  Operand mu, logvar;
   Matrix<const T> prior_mu, prior_logvar;  // both or neither: N(0, I)
   T free_bits;
-  Vector<const T> row_weight;      // optional
-  Vector<T> row_kl, row_charged;   // optional
-  Matrix<T> grad_mu, grad_logvar;  // optional, both: d charged / d ... * scale; col_stride 1
+  Vector<const T> row_weight;     // optional
+  Vector<T> row_kl, row_charged;  // optional
+  Result grad_mu, grad_logvar;    // optional, both: d charged / d ... * scale
   T scale;
   double* dimensions;   // optional, (3, cols): sums over the rows of kl, mu and mu^2, to add to
   bool stream = false;  // the gradients exceed the caches: write past them

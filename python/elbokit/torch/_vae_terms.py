@@ -23,6 +23,7 @@ from elbokit.torch._backends import implementation
 from elbokit.torch._bernoulli import bernoulli_backward
 from elbokit.torch._gaussian_kl import kl_grads
 from elbokit.torch._plain import plain_track
+from elbokit.torch._reduction import computed_dtype
 
 __all__ = ["VAETerms", "direct_vae_terms", "plain_vae_terms"]
 
@@ -103,6 +104,8 @@ def _gradients(
         if own is not None:
             return own[0], None, None, None, *own[1:], *(None,) * 9
     logits, target, mask, row_weight, *latent = saved[:8]
+    # A GPU's kernel of the forward alone takes narrow ones.
+    latent = [None if t is None else t.to(computed_dtype(t)) for t in latent]
     grad_charged = grad
     if beta is not None and grad is not None:
         grad_charged = grad * beta

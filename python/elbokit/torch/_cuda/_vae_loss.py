@@ -12,7 +12,7 @@ from elbokit.torch._cuda._bernoulli import bernoulli_loss
 from elbokit.torch._cuda._gaussian_kl import fill_statistics, gaussian_kl
 from elbokit.torch._cuda._queue import gradient, queue
 from elbokit.torch._operands import operand, output, permuted, vector
-from elbokit.torch._reduction import loss_scale, storage_order
+from elbokit.torch._reduction import computed_dtype, loss_scale, storage_order
 
 __all__ = ["vae_loss"]
 
@@ -36,7 +36,8 @@ def vae_loss(
 ) -> tuple[Tensor | None, ...]:
     """Return total, reconstruction, KL; gradients in logits, mu, logvar; by-products.
 
-    As ``_cpu.vae_loss``; the number of targets out of range stays on the GPU.
+    As ``_cpu.vae_loss``; the number of targets out of range stays on the GPU, and `mu` and `logvar`
+    may be narrow where there is no prior: their gradients are as `gradient` says.
     """
     kernels = cuda_kernels()
     shape, latent = logits.shape, mu.shape
@@ -67,7 +68,7 @@ def vae_loss(
         grad_mu, grad_logvar = gradient(mu), gradient(logvar)
     by_row = reduction == "rows"
     size, n_terms = ((rows,), rows) if by_row else ((), 1)
-    total, reconstruction, kl = mu.new_empty(size), mu.new_empty(size), mu.new_empty(size)
+    total, reconstruction, kl = (mu.new_empty(size, dtype=computed_dtype(mu)) for _ in range(3))
     kernels.vae_loss(
         where,
         operand(logits, shape, rows),
@@ -117,7 +118,11 @@ def _of_nothing(
     reconstruction, grad = bernoulli_loss(
         logits, target, None, None, mask, row_weight, target_scale, reduction, needs[0]
     )
-    kl, charged, *grads = gaussian_kl(*encoder, row_weight, free_bits, reduction, needs[1])
+    mu, logvar, prior_mu, prior_logvar = encoder
+    latent = mu.to(computed_dtype(mu)), logvar.to(computed_dtype(logvar))
+    kl, charged, *grads = gaussian_kl(
+        *latent, prior_mu, prior_logvar, row_weight, free_bits, reduction, needs[1]
+    )
     assert charged is not None
     total = charged if beta is None else reconstruction + beta * charged
     return total, reconstruction, kl, grad, *grads, statistics, count
