@@ -9,6 +9,13 @@ from scipy.special import logsumexp
 from scipy.stats import multivariate_normal
 
 
+def with_holes(rng: np.random.Generator, X: np.ndarray, rate: float = 0.3) -> np.ndarray:
+    """Some entries are missing; of row 1 all, of row 2 none, of row 3 all but one."""
+    holes = rng.random(X.shape) < rate
+    holes[1], holes[2], holes[3] = True, False, np.arange(X.shape[1]) != 0
+    return np.where(holes, np.array(np.nan, X.dtype), X)
+
+
 def matrices(covariances: np.ndarray, covariance_type: str, k: int, d: int) -> np.ndarray:
     """Return the covariance matrix of each component."""
     return {

@@ -102,20 +102,26 @@ struct Described {
   TorchKind kind;
   int dimensions;
   std::int64_t shape[kMostDimensions], strides[kMostDimensions];  // in elements
+
+  // Tensor: TorchTensor or dlpack::Tensor.
+  template <class Tensor>
+  static std::optional<Described> of(const Tensor& tensor, void* data, TorchKind kind) {
+    if (tensor.dimensions > kMostDimensions) return {};
+    Described made;
+    made.data = data;
+    made.kind = kind;
+    made.dimensions = static_cast<int>(tensor.dimensions);
+    std::copy_n(tensor.shape, tensor.dimensions, made.shape);
+    std::copy_n(tensor.strides, tensor.dimensions, made.strides);
+    return made;
+  }
 };
 
 inline std::optional<Described> described_by_torch(const TorchTable& torch,
                                                    const py::handle& given) {
   TorchTensor tensor;
-  if (!torch.describe(given.ptr(), &tensor) || tensor.dimensions > Described::kMostDimensions)
-    return {};
-  Described made;
-  made.data = tensor.data;
-  made.kind = tensor.kind;
-  made.dimensions = static_cast<int>(tensor.dimensions);
-  std::copy_n(tensor.shape, tensor.dimensions, made.shape);
-  std::copy_n(tensor.strides, tensor.dimensions, made.strides);
-  return made;
+  if (!torch.describe(given.ptr(), &tensor)) return {};
+  return Described::of(tensor, tensor.data, tensor.kind);
 }
 
 // Nothing for a tensor that is not plainly in the CPU's memory.
@@ -125,21 +131,15 @@ inline std::optional<Described> described_by_table(const py::handle& given) {
     PyErr_Clear();
     return {};
   }
-  if (tensor.device_type != dlpack::kCpu || tensor.dimensions > Described::kMostDimensions)
-    return {};
+  if (tensor.device_type != dlpack::kCpu) return {};
   const auto is = [&](std::uint8_t code, std::uint8_t bits) {
     return tensor.code == code && tensor.bits == bits && tensor.lanes == 1;
   };
-  Described made;
-  made.data = tensor.first_element();
-  made.kind = is(dlpack::kFloat, 32)   ? TorchKind::kFloat32
-              : is(dlpack::kFloat, 64) ? TorchKind::kFloat64
-              : is(dlpack::kInt, 64)   ? TorchKind::kInt64
-                                       : TorchKind::kOther;
-  made.dimensions = tensor.dimensions;
-  std::copy_n(tensor.shape, tensor.dimensions, made.shape);
-  std::copy_n(tensor.strides, tensor.dimensions, made.strides);
-  return made;
+  const TorchKind kind = is(dlpack::kFloat, 32)   ? TorchKind::kFloat32
+                         : is(dlpack::kFloat, 64) ? TorchKind::kFloat64
+                         : is(dlpack::kInt, 64)   ? TorchKind::kInt64
+                                                  : TorchKind::kOther;
+  return Described::of(tensor, tensor.first_element(), kind);
 }
 
 // The same, in several times the time.
