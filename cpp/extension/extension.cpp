@@ -195,8 +195,11 @@ bool is_one(const at::Tensor& number) {
 struct PlainLoss : torch::autograd::Function<PlainLoss> {
   // `operands` are those that are not None.
   static variable_list forward(AutogradContext* ctx, at::TensorList operands, Made* made) {
-    variable_list saved(operands.begin(), operands.end());
-    saved.insert(saved.end(), made->gradients.begin(), made->gradients.end());
+    variable_list saved;
+    saved.reserve(operands.size() + made->gradients.size());
+    saved.insert(saved.end(), operands.begin(), operands.end());
+    saved.insert(saved.end(), std::make_move_iterator(made->gradients.begin()),
+                 std::make_move_iterator(made->gradients.end()));
     ctx->save_for_backward(std::move(saved));
     ctx->set_materialize_grads(false);
     ctx->saved_data["left"] = std::move(made->left);
@@ -208,11 +211,11 @@ struct PlainLoss : torch::autograd::Function<PlainLoss> {
     // In any case: it raises where an operand was changed, or the graph is gone.
     variable_list saved = ctx->get_saved_variables();
     const Left left(ctx->saved_data["left"]);
-    variable_list operands, gradients;
+    variable_list operands(left.operands());
     auto next = std::make_move_iterator(saved.begin());
     for (std::size_t i = 0; i < left.operands(); ++i)
-      operands.push_back(left.given(i) ? *next++ : at::Tensor());
-    gradients.assign(next, std::make_move_iterator(saved.end()));
+      if (left.given(i)) operands[i] = *next++;
+    variable_list gradients(next, std::make_move_iterator(saved.end()));
     saved.clear();
     const auto undefined = [](const at::Tensor& grad) { return !grad.defined(); };
     const bool alone = std::all_of(grads.begin() + 1, grads.end(), undefined);
@@ -225,6 +228,7 @@ struct PlainLoss : torch::autograd::Function<PlainLoss> {
     }
     gradients.resize(left.operands());
     variable_list result;
+    result.reserve(left.operands() + 1);
     for (std::size_t i = 0; i < left.operands(); ++i)
       if (left.given(i)) result.push_back(std::move(gradients[i]));
     result.emplace_back();
@@ -264,11 +268,14 @@ PyObject* attach(PyObject*, PyObject* const* given, Py_ssize_t count) {
   PyObject* const gradients = PyTuple_GET_ITEM(found, outputs);
   Made made;
   made.left = left_of(given[1], given[2], given[3], operands, count);
+  made.outputs.reserve(outputs);
   for (Py_ssize_t i = 0; i < outputs; ++i)
     made.outputs.push_back(THPVariable_Unpack(PyTuple_GET_ITEM(found, i)));
+  made.gradients.reserve(PyTuple_GET_SIZE(gradients));
   for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(gradients); ++i)
     made.gradients.push_back(tensor_or_none(PyTuple_GET_ITEM(gradients, i)));
   variable_list tensors;
+  tensors.reserve(count);
   for (Py_ssize_t i = 0; i < count; ++i)
     if (operands[i] != Py_None) tensors.push_back(THPVariable_Unpack(operands[i]));
   const variable_list tracked = PlainLoss::apply(at::TensorList(tensors), &made);
