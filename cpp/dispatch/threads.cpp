@@ -13,6 +13,7 @@
 #include <exception>
 #include <list>
 #include <mutex>
+#include <stdexcept>
 #include <system_error>
 #include <thread>
 #include <vector>
@@ -51,15 +52,62 @@ bool look_out(F&& ready) {
   return false;
 }
 
+// The tasks that one thread begins with, one after the other from the front. Others who have none
+// left take them from the back.
+class Stretch {
+ public:
+  static constexpr std::int64_t kMost = 0xffffffff;
+
+  void assign(std::int64_t begin, std::int64_t end) { span_.store(span(begin, end)); }
+  bool is_empty() const { return is_empty(span_.load(std::memory_order_relaxed)); }
+
+  // The task, or -1 if there are none.
+  std::int64_t take_first() {
+    const std::uint64_t found = take([](std::uint64_t span) { return span + 1; });
+    return is_empty(found) ? -1 : begin_of(found);
+  }
+  std::int64_t take_last() {
+    const std::uint64_t found = take([](std::uint64_t span) { return span - (kMost + 1); });
+    return is_empty(found) ? -1 : end_of(found) - 1;
+  }
+
+ private:
+  static std::uint64_t span(std::int64_t begin, std::int64_t end) {
+    return static_cast<std::uint64_t>(end) << 32 | static_cast<std::uint64_t>(begin);
+  }
+  static std::int64_t begin_of(std::uint64_t span) {
+    return static_cast<std::int64_t>(span & kMost);
+  }
+  static std::int64_t end_of(std::uint64_t span) { return static_cast<std::int64_t>(span >> 32); }
+  static bool is_empty(std::uint64_t span) { return begin_of(span) >= end_of(span); }
+
+  // Puts less(span) in the place of a span that is not empty; returns what was there.
+  template <class F>
+  std::uint64_t take(F&& less) {
+    std::uint64_t found = span_.load(std::memory_order_relaxed);
+    while (!is_empty(found) &&
+           !span_.compare_exchange_weak(found, less(found), std::memory_order_relaxed)) {
+    }
+    return found;
+  }
+
+  alignas(64) std::atomic<std::uint64_t> span_;  // the end in the upper half
+};
+
+// Each thread has a stretch of the tasks to itself: two that stream through memory in turn, piece
+// by piece, fetch ahead what is the other's. On 16,384 x 784 that took a tenth to a quarter longer.
 struct Job {
   Job(Task task, void* context, std::int64_t count, int slots)
-      : task(task), context(context), count(count), slots(slots) {}
+      : task(task), context(context), slots(std::max(slots, 1)) {
+    if (count > Stretch::kMost) throw std::length_error("more than 2^32 - 1 tasks");
+    for (std::int64_t i = 0; i < this->slots; ++i)
+      stretches[i].assign(count * i / this->slots, count * (i + 1) / this->slots);
+  }
 
   Task task;
   void* context;
-  std::int64_t count;
   int slots;  // threads that may take part
-  std::atomic<std::int64_t> next{0};
+  Stretch stretches[kMaxThreads];
   int taken = 1;               // slots in use; the caller has slot 0. Guarded by the pool's mutex.
   std::atomic<int> active{0};  // workers inside; changed with the pool's mutex held
   std::mutex failure_mutex;
@@ -67,15 +115,20 @@ struct Job {
 
   void work(int slot) noexcept {
     try {
-      for (std::int64_t i; (i = next.fetch_add(1, std::memory_order_relaxed)) < count;)
-        task(context, i, slot);
+      for (std::int64_t i; (i = stretches[slot].take_first()) >= 0;) task(context, i, slot);
+      for (int away = 1; away < slots; ++away)
+        for (std::int64_t i; (i = stretches[(slot + away) % slots].take_last()) >= 0;)
+          task(context, i, slot);
     } catch (...) {
-      next.store(count, std::memory_order_relaxed);
+      for (int i = 0; i < slots; ++i) stretches[i].assign(0, 0);
       const std::lock_guard<std::mutex> lock(failure_mutex);
       if (!failure) failure = std::current_exception();
     }
   }
-  bool wants_help() const { return taken < slots && next.load(std::memory_order_relaxed) < count; }
+  bool wants_help() const {
+    const auto has_some = [](const Stretch& stretch) { return !stretch.is_empty(); };
+    return taken < slots && std::any_of(stretches, stretches + slots, has_some);
+  }
 };
 
 struct Pool {
