@@ -89,6 +89,27 @@ def statistics(seed: int) -> float:
     return float(result.log_likelihood)
 
 
+@pytest.mark.parametrize("n_tasks", [1, 2, 3, 5, 64, 257])
+@pytest.mark.parametrize("threads", [2, 3, 7, 64, 256])
+def test_each_task_is_done_once(restore_threads: None, threads: int, n_tasks: int) -> None:
+    """By whoever has time: here one task in eight takes much longer than the others."""
+    X = np.random.default_rng(0).normal(size=(257, 40, 2))[:n_tasks]
+    means = X[:, :2].copy()
+    means[np.arange(n_tasks) % 8 > 0] = 0.0  # equal components stay so
+    factors = np.broadcast_to(np.eye(2), (n_tasks, 2, 2, 2))
+    weights = np.full((n_tasks, 2), 0.5)
+
+    def fits() -> ops.GmmFit:
+        return ops.gmm_fit(X, weights, means, factors, "full", tol=1e-9, max_iter=2000)
+
+    _core.set_num_threads(1)
+    expected = fits()
+    assert expected.n_iter[0] > 5 * expected.n_iter[1:8].max(initial=1)
+    _core.set_num_threads(threads)
+    for a, b in zip(fits(), expected, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="no fork")
 @pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
 def test_after_fork(restore_threads: None) -> None:
