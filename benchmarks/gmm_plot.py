@@ -51,6 +51,7 @@ def draw(section: Section, path: Path) -> None:
         axis.axvline(1, color="black", linewidth=0.8)
         axis.set(title=f"{data} data", xlabel="time per iteration ÷ elbokit's", xscale="log")
         axis.set_yticks(range(len(cases)), [str(case.shape) for case in cases])
+        axis.set_ylim(-0.6, len(cases) - 0.4)
         axis.grid(axis="x", which="major", alpha=0.4)
         axis.set_axisbelow(True)
     axes[0][0].invert_yaxis()
