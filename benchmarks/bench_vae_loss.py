@@ -98,6 +98,12 @@ def main() -> None:
         for extended, pause in ways(batch, pixels):
             with nullcontext() if extended else without_extension():
                 timing = harness.interleave(peers, rounds, pause=pause)
+            limit = (
+                harness.duration(timing.median("limit")),
+                f"{timing.ratio('limit', 'elbokit'):.0%}",
+            )
+            if pause:  # it is that of torch's threads waking up, 0.4 ms or 6
+                limit = "–", "–"
             how = ", extension" if extended else f", after {pause * 1e3:.0f} ms" if pause else ""
             rows.append(
                 [
@@ -107,15 +113,7 @@ def main() -> None:
                     f"{timing.ratio('eager', 'elbokit'):.1f}",
                     f"{timing.ratio('compiled', 'elbokit'):.1f}",
                     harness.duration(timing.median("bookkeeping")),
-                    # After a pause that is torch's threads waking up, in 0.4 ms or 6.
-                    *(
-                        ("–", "–")
-                        if pause
-                        else (
-                            harness.duration(timing.median("limit")),
-                            f"{timing.ratio('limit', 'elbokit'):.0%}",
-                        )
-                    ),
+                    *limit,
                 ]
             )
     harness.write(

@@ -6,8 +6,6 @@
 
 from __future__ import annotations
 
-import os
-
 try:
     import torch  # noqa: F401
 except ImportError as error:
@@ -15,11 +13,12 @@ except ImportError as error:
         f"elbokit.torch needs torch, which cannot be imported ({error}): pip install elbokit[torch]"
     ) from error
 
+from elbokit.torch import _extension
 from elbokit.torch._bernoulli import binary_cross_entropy_with_logits
 from elbokit.torch._bernoulli_loss import bernoulli_loss
 from elbokit.torch._cache import cache_limit, empty_cache, set_cache_limit
 from elbokit.torch._categorical import categorical_loss
-from elbokit.torch._extension import extension_is_loaded, load_built, load_extension
+from elbokit.torch._extension import extension_is_loaded, load_extension
 from elbokit.torch._gaussian_kl import gaussian_kl
 from elbokit.torch._gaussian_kl_full import gaussian_kl_full
 from elbokit.torch._gaussian_loss import gaussian_loss
@@ -86,5 +85,4 @@ __all__ = [
     "load_idx",
 ]
 
-if os.environ.get("ELBOKIT_TORCH_EXTENSION") != "0":
-    load_built()
+_extension.load_built()

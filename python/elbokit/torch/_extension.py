@@ -88,6 +88,8 @@ def load_extension(*, verbose: bool = False) -> None:
 def load_built() -> None:
     """Load the extension if an earlier program has built it for this torch."""
     global _module
+    if os.environ.get("ELBOKIT_TORCH_EXTENSION") == "0":
+        return
     try:
         kept = _kept_at()
         if not kept.exists():
