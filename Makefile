@@ -59,12 +59,13 @@ clean:                    ## everything that the other targets made
 
 .venv/tools: constraints.txt
 	test -d .venv || $(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet -c constraints.txt scikit-build-core pybind11 cmake ninja
+	$(BIN)/pip install --quiet -c constraints.txt scikit-build-core pybind11 cmake ninja torch
 	touch $@
 
 # Python sources are used in place; only the compiled core has to be built anew.
 .venv/installed: .venv/tools pyproject.toml CMakeLists.txt cmake/isa.cmake cmake/cuda.cmake \
-    cmake/find_nvcc.cmake cuda/emulation/CMakeLists.txt $(CPP_FILES)
+    cmake/find_nvcc.cmake cmake/torch_extension.cmake \
+    python/elbokit/torch/_extension_build.py cuda/emulation/CMakeLists.txt $(CPP_FILES)
 	$(BIN)/pip install --quiet -c constraints.txt --no-build-isolation \
 	  -Cbuild-dir=build/editable -Ccmake.define.ELBOKIT_WERROR=ON \
 	  -Ccmake.define.ELBOKIT_EMULATION=ON \

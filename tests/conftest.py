@@ -12,9 +12,8 @@ import pytest
 
 from elbokit import _core
 
-# What tests build stays in the checkout, and none but its own tests load the C++ extension.
+# What tests build stays in the checkout.
 os.environ["ELBOKIT_CACHE_DIR"] = str(Path(__file__).parent.parent / "build" / "cache")
-os.environ["ELBOKIT_TORCH_EXTENSION"] = "0"
 
 # One profile everywhere: CI must not be luckier than a developer.
 hypothesis.settings.register_profile(

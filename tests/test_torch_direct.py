@@ -23,6 +23,7 @@ from elbokit.torch import (
     set_cache_limit,
     vae_loss,
 )
+from elbokit.torch._extension import without_extension
 from torch_cases import draw, targets, tells_of_hooks
 
 
@@ -97,10 +98,19 @@ def test_saved_tensors_pass_their_hooks() -> None:
     torch.autograd.grad(loss, given[0])
 
 
+@pytest.fixture
+def by_python() -> Iterator[None]:
+    """Without the C++ extension, which keeps what it saves to itself."""
+    with without_extension():
+        yield
+
+
 @tells_of_hooks
 @pytest.mark.parametrize("reduction", ["sum", "none"])
 @pytest.mark.parametrize("loss", [bernoulli_loss, categorical_loss, gaussian_kl, gaussian_loss])
-def test_a_scaled_gradient_takes_the_place_of_the_saved_one(loss: Any, reduction: str) -> None:
+def test_a_scaled_gradient_takes_the_place_of_the_saved_one(
+    loss: Any, reduction: str, by_python: None
+) -> None:
     """Only where the graph dies: another backward would read it."""
     x = draw(6, 5, grad=True)
     other = torch.arange(6) % 5 if loss is categorical_loss else targets(6, 5)

@@ -17,26 +17,25 @@ import pytest
 import torch
 from torch import Tensor
 
-from elbokit.torch import _extension, gaussian_loss, load_extension, vae_loss
+from elbokit.torch import (
+    _extension,
+    _extension_build,
+    extension_is_loaded,
+    gaussian_loss,
+    load_extension,
+    vae_loss,
+)
 from elbokit.torch._extension import without_extension
 
-# What is looked at there is inside of autograd functions in Python.
-PROGRAM = """
-import sys
-import pytest
-import elbokit.torch
-elbokit.torch.load_extension()
-sys.exit(pytest.main(sys.argv[1:]))
-"""
 FILES = ("plain", "plain_vae_loss", "vae_loss", "direct", "gaussian_loss")
-NOT_THERE = "not takes_the_place_of_the_saved_one"
 
 
 @pytest.fixture(scope="module", autouse=True)
 def loaded() -> Iterator[None]:
+    before = extension_is_loaded()
     load_extension()
     yield
-    _extension._use(False)
+    _extension._use(before)
 
 
 def operands(n: int = 5) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -54,12 +53,14 @@ def gradients(given: tuple[Tensor, ...], scale: float = 1.0, **options: Any) -> 
     return torch.autograd.grad(loss, [x for x in given if x.requires_grad])
 
 
-def test_other_tests_pass_with_it() -> None:
+def test_other_tests_pass_without_it() -> None:
     here = Path(__file__).parent
     files = [str(here / f"test_torch_{name}.py") for name in FILES]
-    options = ["-q", "-p", "no:cacheprovider", "-k", NOT_THERE]
     run = subprocess.run(
-        [sys.executable, "-c", PROGRAM, *options, *files], capture_output=True, text=True
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *files],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "ELBOKIT_TORCH_EXTENSION": "0"},
     )
     assert run.returncode == 0, run.stdout[-2000:] + run.stderr[-2000:]
 
@@ -168,7 +169,7 @@ def test_nothing_is_kept_of_a_graph_that_is_gone() -> None:
 
 
 def program(lines: str, **environment: str) -> str:
-    """Run it with the extension loaded at import, where there is one; return what it prints."""
+    """Run it where there is no compiler; return what it prints."""
     given = {k: v for k, v in os.environ.items() if k != "ELBOKIT_TORCH_EXTENSION"}
     run = subprocess.run(
         [sys.executable, "-c", lines],
@@ -186,37 +187,60 @@ print(et.extension_is_loaded())
 loss = et.gaussian_kl(torch.zeros(2, 3, requires_grad=True), torch.zeros(2, 3))
 print(type(loss.grad_fn).__name__)
 """
+# As if torch had come after elbokit.
+AFTER = """
+import os, pathlib
+os.environ["ELBOKIT_TORCH_EXTENSION"] = "0"
+from elbokit.torch import _extension
+_extension._installed_at = lambda: pathlib.Path("nowhere")
+del os.environ["ELBOKIT_TORCH_EXTENSION"]
+_extension.load_built()
+"""
 
 
-def test_later_programs_load_it_without_a_compiler() -> None:
-    assert program(USE) == "True\nCppFunction\n"
+def test_programs_load_it_without_a_compiler(tmp_path: Path) -> None:
+    if _extension._installed_at().exists():
+        assert program(USE, ELBOKIT_CACHE_DIR=str(tmp_path)) == "True\nCppFunction\n"
     assert program(USE, ELBOKIT_TORCH_EXTENSION="0") == "False\n_GaussianKLBackward\n"
+
+
+@pytest.fixture
+def kept(tmp_path: Path) -> Path:
+    """A folder with what `load_extension` leaves there."""
+    name = _extension._kept_at().name
+    (tmp_path / name).write_bytes(Path(_extension._module.__file__).read_bytes())
+    return tmp_path
+
+
+def test_programs_load_what_another_has_built(kept: Path) -> None:
+    assert program(AFTER + USE, ELBOKIT_CACHE_DIR=str(kept)) == "True\nCppFunction\n"
 
 
 def test_without_a_home_there_is_none() -> None:
     homeless = "import pathlib\ndef none(*_): raise RuntimeError\npathlib.Path.home = none\n"
-    printed = program(homeless + USE, ELBOKIT_CACHE_DIR="", XDG_CACHE_HOME="")
+    printed = program(homeless + AFTER + USE, ELBOKIT_CACHE_DIR="", XDG_CACHE_HOME="")
     assert printed.startswith("False\n")
 
 
 def test_a_broken_file_is_named_and_made_anew(tmp_path: Path) -> None:
     broken = tmp_path / _extension._kept_at().name
     broken.write_bytes(b"not a library")
-    printed = program(USE, ELBOKIT_CACHE_DIR=str(tmp_path))
+    printed = program(AFTER + USE, ELBOKIT_CACHE_DIR=str(tmp_path))
     assert printed.startswith("False\n")
-    assert f"delete {broken}" in printed
+    assert f"{broken} cannot be loaded" in printed
     module = _extension._module
     with (
         mock.patch.dict(os.environ, ELBOKIT_CACHE_DIR=str(tmp_path)),
         mock.patch.object(_extension, "_module", None),
-        mock.patch.object(_extension, "_build", return_value=module) as build,
+        mock.patch.object(_extension, "_installed_at", return_value=tmp_path / "none"),
+        mock.patch.object(_extension, "build", return_value=module) as build,
     ):
         load_extension()
-    build.assert_called_once_with(broken, False)
+    build.assert_called_once_with(_extension._SOURCES, broken, False)
 
 
 def test_a_compiler_that_is_missing_is_named(tmp_path: Path) -> None:
-    lines = "import elbokit.torch as e, torch\n"
+    lines = AFTER + "import elbokit.torch as e, torch\n"
     lines += "try: e.load_extension()\nexcept RuntimeError as error: print(error)\n"
     lines += "assert not e.extension_is_loaded()\n"
     lines += "print(e.gaussian_kl(torch.zeros(2, 3), torch.zeros(2, 3)))"
@@ -224,4 +248,28 @@ def test_a_compiler_that_is_missing_is_named(tmp_path: Path) -> None:
     assert f"the C++ extension cannot be built against torch {torch.__version__}" in printed
     assert "no-such-compiler" in printed
     assert "tensor(0.)\n" in printed
+    assert not list(tmp_path.iterdir())
+
+
+BUILD = [sys.executable, "-I", _extension_build.__file__, str(_extension._SOURCES)]
+
+
+def test_the_installation_names_and_builds_it(tmp_path: Path) -> None:
+    """As ``cmake/torch_extension.cmake`` runs the builder, elbokit being not there yet."""
+    named = subprocess.run(BUILD, capture_output=True, text=True)
+    assert named.stdout == f"{_extension._kept_at().name}\n", named.stderr
+    subprocess.run([*BUILD, "--into", str(tmp_path)], check=True, capture_output=True)
+    lines = AFTER + "print(_extension._module.__file__)"
+    printed = program(lines, ELBOKIT_CACHE_DIR=str(tmp_path))
+    assert printed == f"{tmp_path / named.stdout}"
+
+
+@pytest.mark.parametrize("optional", [False, True])
+def test_an_installation_without_it(optional: bool, tmp_path: Path) -> None:
+    command = [*BUILD, "--into", str(tmp_path), *(["--optional"] if optional else [])]
+    environment = {**os.environ, "CXX": "no-such-compiler"}
+    run = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert run.returncode == (0 if optional else 1)
+    assert "elbokit goes without its C++ extension for torch" in run.stderr
+    assert "no-such-compiler" in run.stderr
     assert not list(tmp_path.iterdir())

@@ -1,0 +1,88 @@
+"""Build the C++ extension against the torch of the Python that runs this.
+
+The installation runs it as a program, where that torch is there already
+(``cmake/torch_extension.cmake``); `load_extension` calls it for any other.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import os
+import re
+import sys
+import sysconfig
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+__all__ = ["build", "file_name"]
+
+_FLAGS = ["-O2", "-fvisibility=hidden"]
+
+
+def file_name(sources: Path) -> str:
+    """Return the name of the file that the sources in that folder and this torch make."""
+    made_of = [" ".join([torch.__version__, str(torch.version.git_version), *_FLAGS]).encode()]
+    made_of += [
+        file.read_bytes() for file in sorted(sources.iterdir()) if file.suffix in {".cpp", ".h"}
+    ]
+    digest = hashlib.sha256(b"\0".join(made_of)).hexdigest()[:12]
+    name = re.sub(r"\W", "_", f"torch_{torch.__version__}_{digest}")
+    return f"{name}{sysconfig.get_config_var('EXT_SUFFIX')}"
+
+
+def build(sources: Path, built: Path, verbose: bool = False) -> Any:
+    """Build the file ``built``, which is named as by `file_name`, and return the module."""
+    from torch.utils import cpp_extension
+
+    built.parent.mkdir(parents=True, exist_ok=True)
+    # In a folder of its own, moved when it is whole: a build that is killed leaves nothing that
+    # another would wait for or take.
+    with tempfile.TemporaryDirectory(dir=built.parent) as folder, _ninja_on_path():
+        module = cpp_extension.load(
+            built.name.partition(".")[0],
+            [str(sources / "extension.cpp")],
+            extra_cflags=_FLAGS,
+            build_directory=folder,
+            verbose=verbose,
+        )
+        os.replace(module.__file__, built)
+    return module
+
+
+@contextmanager
+def _ninja_on_path() -> Iterator[None]:
+    """Let ninja be found beside this Python, whether or not its environment is activated."""
+    before = os.environ.get("PATH", "")
+    os.environ["PATH"] = os.pathsep.join([before, sysconfig.get_path("scripts")])
+    try:
+        yield
+    finally:
+        os.environ["PATH"] = before
+
+
+def _main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("sources", type=Path)
+    parser.add_argument("--into", type=Path, help="the folder; without it, the name is printed")
+    parser.add_argument("--optional", action="store_true", help="that it fails is no error")
+    given = parser.parse_args()
+    name = file_name(given.sources)
+    if given.into is None:
+        print(name)
+        return
+    try:
+        build(given.sources, given.into / name)
+    except (ImportError, OSError, RuntimeError) as error:
+        print(f"elbokit goes without its C++ extension for torch: {error}", file=sys.stderr)
+        if not given.optional:
+            raise SystemExit(1) from None
+
+
+if __name__ == "__main__":
+    _main()
