@@ -61,6 +61,12 @@ def plain_kl(mu: Tensor, logvar: Tensor) -> Tensor:
     return -0.5 * (1 + logvar - mu.square() - logvar.exp()).sum() / len(mu)
 
 
+def plain_kl_prior(mu: Tensor, logvar: Tensor, prior_mu: Tensor, prior_logvar: Tensor) -> Tensor:
+    ratio = logvar - prior_logvar
+    squares = (mu - prior_mu).square() * (-prior_logvar).exp()
+    return 0.5 * (ratio.exp() - 1 - ratio + squares).sum() / len(mu)
+
+
 def plain_kl_full(mu: Tensor, factor: Tensor) -> Tensor:
     lower = factor.tril()
     squares = lower.square().sum() + mu.square().sum() - mu.numel()
@@ -128,6 +134,12 @@ def cases() -> list[Callable[[], Case]]:
         operands = [half.detach().requires_grad_() for half in normal(n, 2 * d).chunk(2, 1)]
         return Case(f"gaussian_kl, {n:,} × {d}", gaussian_kl, plain_kl, operands, rounds)
 
+    def kl_prior(n: int, d: int, *shape: int, rounds: int = 15) -> Case:
+        operands = [tracked(*of).mul(0.5).detach() for of in ((n, d), (n, d), shape, shape)]
+        operands = tuple(x.requires_grad_() for x in operands)
+        name = f"gaussian_kl, {n:,} × {d}, " + ("a prior each" if len(shape) > 1 else "one prior")
+        return Case(name, gaussian_kl, plain_kl_prior, operands, rounds)
+
     def kl_full() -> Case:
         factor = (0.1 * normal(8_192, 32, 32) + torch.eye(32)).requires_grad_()
         factor.data.diagonal(dim1=1, dim2=2).abs_().add_(0.1)
@@ -159,6 +171,8 @@ def cases() -> list[Callable[[], Case]]:
         lambda: gaussian(128, "noise per element", 128, 784, rounds=SMALL_ROUNDS),
         lambda: categorical("categorical_loss, 10 classes, 128 rows", 128, 10, rounds=SMALL_ROUNDS),
         lambda: kl(128, 20, SMALL_ROUNDS),
+        lambda: kl_prior(128, 20, 20, rounds=SMALL_ROUNDS),
+        lambda: kl_prior(128, 20, 128, 20, rounds=SMALL_ROUNDS),
         lambda: bernoulli(16_384, 784),
         lambda: gaussian(16_384, "one noise"),
         lambda: gaussian(16_384, "noise per feature", 784),
@@ -168,6 +182,8 @@ def cases() -> list[Callable[[], Case]]:
         lambda: categorical("categorical_loss, 256 classes, 64 × 784", 64, 256, 784),
         lambda: categorical("categorical_loss, 32,000 classes, 512 rows", 512, 32_000),
         lambda: kl(65_536, 64),
+        lambda: kl_prior(65_536, 64, 64),
+        lambda: kl_prior(65_536, 64, 65_536, 64),
         kl_full,
         lambda: iwae(8, 1_024),
         lambda: iwae(50, 256),

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 from unittest import mock
 
 import pytest
@@ -34,13 +35,28 @@ def grads(output: VAELossOutput, given: Operands, pick: Callable[..., Tensor]) -
     return list(torch.autograd.grad(pick(*output), leaves, allow_unused=True))
 
 
-def by_both(given: Operands, pick: Callable[..., Tensor] | None = None, **options: object) -> None:
+ORDER = ("prior_mu", "prior_logvar", "mask", "weight", "target_scale", "beta", "free_bits",
+         "reduction")  # fmt: skip
+USUAL = {"target_scale": 1.0, "beta": 1.0, "free_bits": 0.0, "reduction": "batchmean"}
+
+
+def by_core(given: Sequence[Any], **options: Any) -> Any:
+    chosen = {**USUAL, **options}
+    enabled = torch.is_grad_enabled()
+    return _core.plain_vae_loss(*given, *(chosen.get(name) for name in ORDER), enabled)
+
+
+def by_both(
+    given: Operands,
+    pick: Callable[..., Tensor] | None = None,
+    same_bits: bool = True,
+    **options: Any,
+) -> None:
     """Compare the two ways bit for bit, and make sure that the short one was taken."""
     with mock.patch.object(_vae_loss, "plain_vae_terms", wraps=_vae_loss.plain_vae_terms) as way:
         short = vae_loss(*given, **options)
     assert way.called
-    chosen = {"beta": 1.0, "free_bits": 0.0, "reduction": "batchmean", **options}
-    assert _core.plain_vae_loss(*given, *chosen.values(), torch.is_grad_enabled()) is not None
+    assert by_core(given, **options) is not None
     with mock.patch.object(_vae_loss, "plain_vae_terms", return_value=None):
         long = vae_loss(*given, **options)
     for a, b in zip(short, long, strict=True):
@@ -48,9 +64,13 @@ def by_both(given: Operands, pick: Callable[..., Tensor] | None = None, **option
         assert a.requires_grad == b.requires_grad
         assert torch.equal(a, b)
     if pick is not None:
+        given = (*given, *(t for t in options.values() if isinstance(t, Tensor)))
         for a, b in zip(grads(short, given, pick), grads(long, given, pick), strict=True):
             assert (a is None) == (b is None)
-            assert b is None or torch.equal(a, b)
+            if not same_bits:
+                torch.testing.assert_close(a, b)
+            else:
+                assert b is None or torch.equal(a, b)
 
 
 PICKS = {
@@ -73,6 +93,53 @@ def test_same_bits(
 ) -> None:
     for shape in ((1, (1,), (1,)), (5, (7,), (3,)), (33, (1, 4, 5), (2, 2)), (2, (), ())):
         by_both(operands(*shape, dtype=dtype), pick, **options)
+
+
+def of_rows(x: Tensor) -> Tensor:
+    """Some number for each sample, of no gradient."""
+    return x.detach().flatten(1)[:, 0].abs()
+
+
+@pytest.mark.parametrize("pick", PICKS.values(), ids=PICKS.keys())
+@pytest.mark.parametrize(
+    "change",
+    {
+        "weights": lambda x, t, m: ((x, t), {"weight": of_rows(x)}),
+        "mask": lambda x, t, m: ((x, t), {"mask": t > 0.3}),
+        "mask of numbers": lambda x, t, m: ((x, t), {"mask": t.round(), "beta": 0.5}),
+        "bytes": lambda x, t, m: ((x, (255 * t).byte()), {"target_scale": 1 / 255}),
+        "bool": lambda x, t, m: ((x, t > 0.5), {"weight": of_rows(x), "mask": t > 0.3}),
+        "scaled": lambda x, t, m: ((x, t), {"target_scale": 0.5}),
+        "priors": lambda x, t, m: ((x, t), {"prior_mu": m, "prior_logvar": 0.3 * m}),
+        "one prior": lambda x, t, m: (
+            (x, t),
+            {"prior_mu": m[0], "prior_logvar": m[0].square(), "weight": of_rows(x), "beta": 2.0},
+        ),
+        "fixed prior": lambda x, t, m: (
+            (x, t),
+            {"prior_mu": m.detach()[:1], "prior_logvar": m.detach()[:1], "free_bits": 0.2},
+        ),
+    }.items(),
+    ids=lambda item: item[0],
+)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_more_operands(
+    cpu_level: str,
+    dtype: torch.dtype,
+    change: tuple[str, Callable[..., Any]],
+    pick: Callable[..., Tensor],
+) -> None:
+    name, changed = change
+    for shape in ((1, (1,), (1,)), (33, (1, 4, 5), (2, 2)), (400, (130,), (21,))):
+        x, t, mu, logvar = operands(*shape, dtype=dtype)
+        prior = (0.7 * mu.roll(1, -1)).detach().requires_grad_()
+        (x, t), options = changed(x, t, prior)
+        options = {k: leaf(v) if "prior" in k else v for k, v in options.items()}
+        by_both((x, t, mu, logvar), pick, same_bits="prior" not in name, **options)
+
+
+def leaf(t: Tensor) -> Tensor:
+    return t.detach().clone().requires_grad_(t.requires_grad)
 
 
 @tells_of_hooks
@@ -156,7 +223,6 @@ def test_a_changed_operand_is_an_error() -> None:
     "change",
     {
         "low precision": lambda x, t, m, v: (x.bfloat16(), t, m, v),
-        "bytes": lambda x, t, m, v: (x, t.byte(), m, v),
         "transposed": lambda x, t, m, v: (x.t().contiguous().t(), t, m, v),
         "transposed means": lambda x, t, m, v: (x, t, m.t().contiguous().t(), v),
         "repeated means": lambda x, t, m, v: (x, t, m[:1].expand(5, 3), v),
@@ -172,7 +238,7 @@ def test_a_changed_operand_is_an_error() -> None:
 )
 def test_anything_else_goes_the_long_way(change: tuple[str, Callable[..., Operands]]) -> None:
     given = change[1](*operands())
-    assert _core.plain_vae_loss(*given, 1.0, 0.0, "batchmean", True) is None
+    assert by_core(given) is None
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         assert torch.isfinite(vae_loss(*given).loss)
@@ -197,16 +263,40 @@ def test_not_described(change: tuple[str, Callable[[Tensor], object]]) -> None:
     for i, operand in enumerate(operands()):
         given: list[object] = list(operands())
         given[i] = change[1](operand.detach())
-        assert _core.plain_vae_loss(*given, 1.0, 0.0, "batchmean", True) is None
+        assert by_core(given) is None
 
 
 @pytest.mark.parametrize("factor", [-1.0, math.nan, math.inf, -1, 10**400, True, None, "1"])
 def test_factors_that_have_to_be_looked_at(factor: object) -> None:
     given = operands()
-    assert _core.plain_vae_loss(*given, factor, 0.0, "batchmean", True) is None
-    assert _core.plain_vae_loss(*given, 1.0, factor, "batchmean", True) is None
-    assert _core.plain_gaussian_kl(*given[2:], factor, "batchmean", True) is None
-    assert _core.plain_vae_loss(*given, torch.tensor(1.0), 0.0, "batchmean", True) is None
+    for name in ("beta", "free_bits", "target_scale"):
+        assert by_core(given, **{name: factor}) is None
+        assert by_core(given, **{name: torch.tensor(1.0)}) is None
+    assert _core.plain_gaussian_kl(*given[2:], *(None,) * 3, factor, "batchmean", True) is None
+
+
+@pytest.mark.parametrize(
+    "options",
+    {
+        "one parameter alone": lambda t, m: {"prior_mu": m},
+        "another dtype": lambda t, m: {"prior_mu": m.double(), "prior_logvar": m.double()},
+        "a number": lambda t, m: {"prior_mu": m[0, 0], "prior_logvar": m[0, 0]},
+        "two shapes": lambda t, m: {"prior_mu": m, "prior_logvar": m[0]},
+        "of other rows": lambda t, m: {"prior_mu": m[1:], "prior_logvar": m[1:]},
+        "rows repeated": lambda t, m: {
+            "prior_mu": m[:1].expand(5, 3), "prior_logvar": m[:1].expand(5, 3)
+        },
+        "mask of a row": lambda t, m: {"mask": t[0] > 0.5},
+        "mask of integers": lambda t, m: {"mask": (t > 0.5).long()},
+        "tracked weights": lambda t, m: {"weight": m[:, 0].detach().clone().requires_grad_()},
+        "weights of another dtype": lambda t, m: {"weight": t[:, 0].double()},
+        "weights apart": lambda t, m: {"weight": t[:, 0]},
+    }.items(),
+    ids=lambda item: item[0],
+)  # fmt: skip
+def test_options_that_go_the_long_way(options: tuple[str, Callable[..., Any]]) -> None:
+    given = operands()
+    assert by_core(given, **options[1](given[1], given[2].detach())) is None
 
 
 def test_errors_are_those_of_the_long_way() -> None:

@@ -10,7 +10,7 @@ namespace elbokit::bindings::dlpack {
 inline constexpr const char* kCapsule = "dlpack_exchange_api";
 inline constexpr std::uint32_t kMajorVersion = 1;
 inline constexpr std::int32_t kCpu = 1;
-inline constexpr std::uint8_t kInt = 0, kFloat = 2;
+inline constexpr std::uint8_t kInt = 0, kUint = 1, kFloat = 2, kBool = 6;
 
 struct Tensor {
   void* data;

@@ -53,27 +53,38 @@ void gaussian_kl_backward(const py::object& mu, const py::object& logvar,
   });
 }
 
-// Returns (charged KL, grads), with grads (mu, logvar) or None.
+// Returns (charged KL, grads), with grads (mu, logvar, prior_mu, prior_logvar) or None.
 py::object plain_gaussian_kl(const py::handle& mu, const py::handle& logvar,
-                             const py::handle& free_bits, const py::handle& reduction,
-                             bool grad_enabled) {
+                             const py::handle& prior_mu, const py::handle& prior_logvar,
+                             const py::handle& weight, const py::handle& free_bits,
+                             const py::handle& reduction, bool grad_enabled) {
   const auto m = plain_tensor(mu, true);
   if (!m) return py::none();
   const auto v = plain_tensor(logvar, true);
   const auto scale = plain_scale(reduction, *m);
   const auto floor = plain_factor(free_bits);
   if (!v || !scale || !floor || !same_kind(*m, *v)) return py::none();
-  const bool grads = grad_enabled && (requires_grad(mu) || requires_grad(logvar));
+  const PlainPrior prior(prior_mu, prior_logvar, *m, grad_enabled);
+  const PlainWeight factors(weight, *m, grad_enabled);
+  if (!prior.plain() || !factors.plain()) return py::none();
+  const bool grads =
+      grad_enabled && (requires_grad(mu) || requires_grad(logvar) || prior.wants_grad());
   const NewTensor loss = new_number(m->element());
   const PlainGradient d_mu(grads, mu, *m), d_logvar(grads, logvar, *v);
+  PlainPriorGradients d_prior(prior, prior_mu, prior_logvar);
   with_plain_type(*m, [&](auto value) {
     using T = decltype(value);
-    const auto args = plain_kl_args<T>(*m, *v, *floor, *scale, d_mu, d_logvar);
+    auto args = plain_kl_args<T>(*m, *v, *floor, *scale, d_mu, d_logvar);
+    args.row_weight = factors.vector<T>();
+    prior.set(args);
+    d_prior.set(args);
     T* const out = static_cast<T*>(loss.data);
     const py::gil_scoped_release release;
     *out = static_cast<T>(cpu::gaussian_kl(args).charged * *scale);
+    d_prior.finish<T>();
   });
-  return py::make_tuple(loss.tensor, gradients_or_none(grads, d_mu, d_logvar));
+  return py::make_tuple(loss.tensor,
+                        gradients_or_none(grads, d_mu, d_logvar, d_prior.mu(), d_prior.logvar()));
 }
 
 }  // namespace

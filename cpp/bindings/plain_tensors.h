@@ -23,7 +23,7 @@ const TorchTable* torch_table();
 
 // What is asked for by name; found at the first use, when torch has long been imported.
 struct TorchNames {
-  py::object tensor, parameter, strided, float32, float64, int64, empty_like;
+  py::object tensor, parameter, strided, float32, float64, int64, uint8, boolean, empty_like;
   py::object number32, number64;  // of shape (), to make others like them
   py::object gradient;            // of elbokit.torch, for so many elements and more:
   std::int64_t pooled;
@@ -45,6 +45,8 @@ struct TorchNames {
     float32 = torch.attr("float32");
     float64 = torch.attr("float64");
     int64 = torch.attr("int64");
+    uint8 = torch.attr("uint8");
+    boolean = torch.attr("bool");
     empty_like = torch.attr("empty_like");
     const auto number = [&](const py::object& of) {
       return torch.attr("empty")(py::tuple(0), py::arg("dtype") = of, py::arg("device") = "cpu");
@@ -135,10 +137,11 @@ inline std::optional<Described> described_by_table(const py::handle& given) {
   const auto is = [&](std::uint8_t code, std::uint8_t bits) {
     return tensor.code == code && tensor.bits == bits && tensor.lanes == 1;
   };
-  const TorchKind kind = is(dlpack::kFloat, 32)   ? TorchKind::kFloat32
-                         : is(dlpack::kFloat, 64) ? TorchKind::kFloat64
-                         : is(dlpack::kInt, 64)   ? TorchKind::kInt64
-                                                  : TorchKind::kOther;
+  const TorchKind kind = is(dlpack::kFloat, 32)                         ? TorchKind::kFloat32
+                         : is(dlpack::kFloat, 64)                       ? TorchKind::kFloat64
+                         : is(dlpack::kInt, 64)                         ? TorchKind::kInt64
+                         : is(dlpack::kUint, 8) || is(dlpack::kBool, 8) ? TorchKind::kBytes
+                                                                        : TorchKind::kOther;
   return Described::of(tensor, tensor.first_element(), kind);
 }
 
@@ -152,10 +155,11 @@ inline std::optional<Described> described_by_attributes(const py::handle& given)
   if (PyTuple_GET_SIZE(shape.ptr()) > Described::kMostDimensions) return {};
   Described made;
   made.data = PyLong_AsVoidPtr(call(given, torch.data_ptr).ptr());
-  made.kind = dtype.is(torch.float32)   ? TorchKind::kFloat32
-              : dtype.is(torch.float64) ? TorchKind::kFloat64
-              : dtype.is(torch.int64)   ? TorchKind::kInt64
-                                        : TorchKind::kOther;
+  made.kind = dtype.is(torch.float32)                            ? TorchKind::kFloat32
+              : dtype.is(torch.float64)                          ? TorchKind::kFloat64
+              : dtype.is(torch.int64)                            ? TorchKind::kInt64
+              : dtype.is(torch.uint8) || dtype.is(torch.boolean) ? TorchKind::kBytes
+                                                                 : TorchKind::kOther;
   made.dimensions = static_cast<int>(PyTuple_GET_SIZE(shape.ptr()));
   for (int i = 0; i < made.dimensions; ++i) {
     made.shape[i] = PyLong_AsLongLong(PyTuple_GET_ITEM(shape.ptr(), i));
@@ -176,7 +180,9 @@ struct PlainTensor : Described {
 
   bool is_floating() const { return kind == TorchKind::kFloat32 || kind == TorchKind::kFloat64; }
   Element element() const {
-    return kind == TorchKind::kFloat64 ? Element::kFloat64 : Element::kFloat32;
+    return kind == TorchKind::kFloat64 ? Element::kFloat64
+           : kind == TorchKind::kBytes ? Element::kUint8
+                                       : Element::kFloat32;
   }
   std::int64_t cols() const { return size / rows; }
   template <class T>
@@ -228,9 +234,11 @@ inline std::optional<PlainTensor> plain_tensor(const py::handle& given, bool apa
   return plain;
 }
 
+inline bool same_shape(const PlainTensor& a, const PlainTensor& b) {
+  return std::equal(a.shape, a.shape + a.dimensions, b.shape, b.shape + b.dimensions);
+}
 inline bool same_kind(const PlainTensor& a, const PlainTensor& b) {
-  return a.kind == b.kind &&
-         std::equal(a.shape, a.shape + a.dimensions, b.shape, b.shape + b.dimensions);
+  return a.kind == b.kind && same_shape(a, b);
 }
 
 inline bool requires_grad(const py::handle& tensor) {

@@ -70,41 +70,65 @@ std::int64_t vae_loss(const py::object& logits, const py::object& target, const 
   });
 }
 
-// Returns (total, reconstruction, kl, grads), with grads (logits, mu, logvar) or None.
+// Whether an operand, if it is given, has a number of the computed type or a byte for each element.
+bool of_elements(const PlainOptional& operand, const PlainTensor& elements) {
+  if (!operand.given()) return true;
+  return operand.plain() && same_shape(*operand, elements) &&
+         (operand->kind == elements.kind || operand->kind == TorchKind::kBytes);
+}
+
+// Returns (total, reconstruction, kl, grads), with grads (logits, mu, logvar, prior_mu,
+// prior_logvar) or None.
 py::object plain_vae_loss(const py::handle& logits, const py::handle& target, const py::handle& mu,
-                          const py::handle& logvar, const py::handle& beta,
-                          const py::handle& free_bits, const py::handle& reduction,
-                          bool grad_enabled) {
-  const auto weight = plain_factor(beta), floor = plain_factor(free_bits);
-  if (!weight || !floor) return py::none();
+                          const py::handle& logvar, const py::handle& prior_mu,
+                          const py::handle& prior_logvar, const py::handle& mask,
+                          const py::handle& weight, const py::handle& target_scale,
+                          const py::handle& beta, const py::handle& free_bits,
+                          const py::handle& reduction, bool grad_enabled) {
+  const auto of_kl = plain_factor(beta), floor = plain_factor(free_bits),
+             of_target = plain_factor(target_scale);
+  if (!of_kl || !floor || !of_target) return py::none();
   const auto a = plain_tensor(logits);
   if (!a) return py::none();
-  const auto t = plain_tensor(target), m = plain_tensor(mu, true), v = plain_tensor(logvar, true);
+  const auto m = plain_tensor(mu, true), v = plain_tensor(logvar, true);
+  const PlainOptional t(target), shown(mask);
   const auto scale = plain_scale(reduction, *a);
-  if (!t || !m || !v || !scale || !same_kind(*a, *t) || !same_kind(*m, *v) || a->kind != m->kind ||
-      a->rows != m->rows)
+  if (!m || !v || !scale || !t.given() || !of_elements(t, *a) || !of_elements(shown, *a) ||
+      !same_kind(*m, *v) || a->kind != m->kind || a->rows != m->rows)
     return py::none();
+  const PlainPrior prior(prior_mu, prior_logvar, *m, grad_enabled);
+  const PlainWeight factors(weight, *a, grad_enabled);
+  if (!prior.plain() || !factors.plain()) return py::none();
   bool grads = false;
   if (grad_enabled) {
     grads = requires_grad(logits);
-    const bool latent = requires_grad(mu) || requires_grad(logvar);
+    const bool latent = requires_grad(mu) || requires_grad(logvar) || prior.wants_grad();
     if (grads != latent || requires_grad(target)) return py::none();
   }
   NewTensor terms[3];
   for (auto& term : terms) term = new_number(a->element());
   const PlainGradient d_logits(grads, logits, *a), d_mu(grads, mu, *m), d_logvar(grads, logvar, *v);
+  PlainPriorGradients d_prior(prior, prior_mu, prior_logvar);
   with_plain_type(*a, [&](auto value) {
     using T = decltype(value);
-    const auto bernoulli = plain_bernoulli_args<T>(*a, *t, *scale, d_logits);
-    const auto kl = plain_kl_args<T>(*m, *v, *floor, *scale, d_mu, d_logvar);
+    auto bernoulli = plain_bernoulli_args<T>(*a, *t, *scale, d_logits);
+    bernoulli.target_scale = static_cast<T>(*of_target);
+    if (shown.given()) bernoulli.mask = shown->operand();
+    bernoulli.row_weight = factors.vector<T>();
+    auto kl = plain_kl_args<T>(*m, *v, *floor, *scale, d_mu, d_logvar);
+    kl.row_weight = bernoulli.row_weight;
+    prior.set(kl);
+    d_prior.set(kl);
     T* out[3];
     for (int i = 0; i < 3; ++i) out[i] = static_cast<T*>(terms[i].data);
     const py::gil_scoped_release release;
     const VaeLossTotals totals = cpu::vae_loss(bernoulli, kl);
-    write_terms(totals, weight, *scale, 1, false, out[0], out[1], out[2]);
+    write_terms(totals, of_kl, *scale, 1, false, out[0], out[1], out[2]);
+    d_prior.finish<T>();
   });
-  return py::make_tuple(terms[0].tensor, terms[1].tensor, terms[2].tensor,
-                        gradients_or_none(grads, d_logits, d_mu, d_logvar));
+  return py::make_tuple(
+      terms[0].tensor, terms[1].tensor, terms[2].tensor,
+      gradients_or_none(grads, d_logits, d_mu, d_logvar, d_prior.mu(), d_prior.logvar()));
 }
 
 }  // namespace

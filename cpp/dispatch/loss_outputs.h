@@ -34,9 +34,13 @@ BernoulliArgs<T> with_outputs_ready(BernoulliArgs<T> args) {
 
 template <class T>
 GaussianKlArgs<T> with_outputs_ready(GaussianKlArgs<T> args) {
-  // Not &&: both are made ready.
+  // Not &&: all are made ready.
   args.stream =
       ready_to_stream(args.grad_mu, args.rows) & ready_to_stream(args.grad_logvar, args.rows);
+  for (const Matrix<T>& prior : {args.grad_prior_mu, args.grad_prior_logvar})
+    if (prior)
+      dispatch::advise_huge_pages(
+          prior.data, static_cast<std::size_t>(args.rows * prior.row_stride) * sizeof(T));
   return args;
 }
 

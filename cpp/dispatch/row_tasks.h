@@ -25,9 +25,10 @@ void in_team(std::int64_t elements, std::int64_t count, F&& f) {
 
 class RowTasks {
  public:
+  static constexpr std::int64_t kAny = std::numeric_limits<std::int64_t>::max();
+
   // At most `most` tasks: for those that each hold sums of their own.
-  RowTasks(std::int64_t rows, std::int64_t elements_per_row,
-           std::int64_t most = std::numeric_limits<std::int64_t>::max())
+  RowTasks(std::int64_t rows, std::int64_t elements_per_row, std::int64_t most = kAny)
       : rows_(rows),
         elements_(rows * elements_per_row),
         per_task_(std::max(

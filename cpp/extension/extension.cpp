@@ -27,6 +27,9 @@ TorchKind kind_of(at::ScalarType type) {
       return TorchKind::kFloat64;
     case at::kLong:
       return TorchKind::kInt64;
+    case at::kByte:
+    case at::kBool:
+      return TorchKind::kBytes;
     default:
       return TorchKind::kOther;
   }

@@ -10,9 +10,10 @@
 namespace elbokit {
 
 // The name of the capsule; it changes with the layout.
-inline constexpr const char* kTorchTable = "elbokit.torch_table.1";
+inline constexpr const char* kTorchTable = "elbokit.torch_table.2";
 
-enum class TorchKind : std::uint8_t { kFloat32, kFloat64, kInt64, kOther };
+// kBytes: uint8 or bool.
+enum class TorchKind : std::uint8_t { kFloat32, kFloat64, kInt64, kBytes, kOther };
 
 struct TorchTensor {
   void* data;

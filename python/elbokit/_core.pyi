@@ -90,6 +90,9 @@ def gaussian_kl(
 def plain_gaussian_kl(
     mu: Tensor,
     logvar: Tensor,
+    prior_mu: Tensor | None,
+    prior_logvar: Tensor | None,
+    weight: Tensor | None,
     free_bits: float,
     reduction: str,
     grad_enabled: bool,
@@ -187,12 +190,17 @@ def plain_vae_loss(
     target: Tensor,
     mu: Tensor,
     logvar: Tensor,
+    prior_mu: Tensor | None,
+    prior_logvar: Tensor | None,
+    mask: Tensor | None,
+    weight: Tensor | None,
+    target_scale: float,
     beta: float | Tensor,
     free_bits: float,
     reduction: str,
     grad_enabled: bool,
     /,
-) -> tuple[Tensor, Tensor, Tensor, tuple[Tensor, Tensor, Tensor] | None] | None: ...
+) -> tuple[Tensor, Tensor, Tensor, tuple[Tensor | None, ...] | None] | None: ...
 def is_one_tensor(tensor: Tensor) -> bool: ...
 def set_torch_table(table: object | None) -> None: ...
 def precision_cholesky(covariances: _Float64, factors: _Float64) -> int: ...

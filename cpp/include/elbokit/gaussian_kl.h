@@ -18,7 +18,7 @@ struct KlTotals {
 };
 
 // Inputs are (rows, cols) with col_stride 0 or 1. row_weight is a factor of all but `dimensions`.
-// The CPU's kernels take Operands and Results of T alone.
+// The CPU's kernels take Operands and Results of T alone, and know the gradients in the prior.
 template <class T>
 struct GaussianKlArgs {
   std::int64_t rows, cols;
@@ -28,6 +28,10 @@ struct GaussianKlArgs {
   Vector<const T> row_weight;     // optional
   Vector<T> row_kl, row_charged;  // optional
   Result grad_mu, grad_logvar;    // optional, both: d charged / d ... * scale
+  // Optional beside these, both: each element's, or summed over the rows, (2, cols), to add to.
+  Matrix<T> grad_prior_mu, grad_prior_logvar;  // col_stride 1
+  double* prior_sums;
+  T* prior_work;  // optional, for a prior of one row for all: (3, whole vectors of columns)
   T scale;
   double* dimensions;   // optional, (3, cols): sums over the rows of kl, mu and mu^2, to add to
   bool stream = false;  // the gradients exceed the caches: write past them

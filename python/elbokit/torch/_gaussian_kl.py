@@ -65,7 +65,8 @@ def kl_grads(
 ) -> tuple[Tensor | None, ...]:
     """Gradients of the reduced KL and of its floored form, in mu, logvar, the prior and weights.
 
-    `saved` are those of the floored form in mu and logvar that the forward pass computed.
+    `saved` are those of the floored form that the forward pass computed: in mu and logvar, or in
+    the prior too.
     """
     if (grad is None and grad_charged is None) or not any(needs):
         return (None,) * 5
@@ -73,13 +74,16 @@ def kl_grads(
         return gaussian_kl_grads(operands, grad, grad_charged, free_bits, reduction)
     need_prior = any(needs[2:4])
     one_grad = grad_charged if grad is None else grad
-    if saved[0] is not None and not need_prior and (grad is None or free_bits == 0):
+    d_mu = saved[0]
+    complete = len(saved) == 4 or not need_prior
+    if d_mu is not None and complete and (grad is None or free_bits == 0):
         if grad is not None and grad_charged is not None:
             one_grad = grad + grad_charged
         assert one_grad is not None
         if reduction == "rows":
-            one_grad = spread(one_grad, saved[0].shape, reduction)
-        return *all_scaled(saved, one_grad), None, None, None
+            one_grad = spread(one_grad, d_mu.shape, reduction)
+        made = all_scaled(saved, one_grad)
+        return *made, *(None,) * (5 - len(made))
     assert one_grad is not None
     backward = in_backward("gaussian_kl_backward", one_grad, *operands)
     grads = backward(grad, grad_charged, *operands, free_bits, reduction, need_prior)
@@ -150,20 +154,19 @@ def _plain_backward(
     options: tuple[float, str],
     needs: Sequence[bool],
 ) -> Sequence[Tensor | None]:
-    free_bits, reduction = options
-    operands, needs = (*operands, None, None, None), (*needs, False, False, False)
-    return kl_grads(operands, None, grad, free_bits, saved, reduction, needs)[:2]
+    return kl_grads(operands, None, grad, options[0], saved, options[1], needs)
 
 
 _track = plain_track("_GaussianKL", _plain_backward)
 
 
-def plain_gaussian_kl(
-    mu: Tensor, logvar: Tensor, free_bits: float, reduction: str
+def _plain_gaussian_kl(
+    operands: Sequence[Tensor | None], free_bits: float, reduction: str
 ) -> Tensor | None:
     """Return the floored KL of plain operands, else None."""
-    found = _core.plain_gaussian_kl(mu, logvar, free_bits, reduction, torch.is_grad_enabled())
-    loss: Tensor | None = _track(found, (free_bits, reduction), mu, logvar)
+    options = free_bits, reduction
+    found = _core.plain_gaussian_kl(*operands, *options, torch.is_grad_enabled())
+    loss: Tensor | None = _track(found, options, *operands)
     return loss
 
 
@@ -267,15 +270,9 @@ def gaussian_kl(
     .. [2] D. P. Kingma et al., "Improved Variational Inference with Inverse Autoregressive Flow",
        2016, appendix C.8, arXiv:1606.04934.
     """
-    if (
-        prior_mu is None
-        and prior_logvar is None
-        and weight is None
-        and logvar_range is None
-        and reduction in PLAIN_REDUCTIONS
-        and undisturbed()
-    ):
-        loss = plain_gaussian_kl(mu, logvar, free_bits, reduction)
+    if logvar_range is None and reduction in PLAIN_REDUCTIONS and undisturbed():
+        given = mu, logvar, prior_mu, prior_logvar, weight
+        loss = _plain_gaussian_kl(given, free_bits, reduction)
         if loss is not None:
             return loss
     dtype = check_tensors(

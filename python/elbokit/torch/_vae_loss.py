@@ -19,7 +19,7 @@ from elbokit.torch._checks import (
     check_weight,
 )
 from elbokit.torch._gaussian_kl import BATCH_REDUCTIONS, MEAN_HINT, both_of_prior, clamped
-from elbokit.torch._plain import PLAIN_REDUCTIONS, is_one
+from elbokit.torch._plain import PLAIN_REDUCTIONS
 from elbokit.torch._statistics import VAEStatistics
 from elbokit.torch._transforms import apply_of
 from elbokit.torch._vae_terms import VAETerms, direct_vae_terms, plain_vae_terms
@@ -202,19 +202,15 @@ def vae_loss(
     .. [4] C. P. Burgess et al., "Understanding disentangling in beta-VAE", 2018, arXiv:1804.03599.
     """
     if (
-        weight is None
-        and mask is None
-        and prior_mu is None
-        and prior_logvar is None
-        and logvar_range is None
+        logvar_range is None
         and capacity is None
         and statistics is None
         and reduction in PLAIN_REDUCTIONS
         and undisturbed()
-        and is_one(target_scale)
     ):
         # The core checks what is left.
-        terms = plain_vae_terms(logits, target, mu, logvar, beta, free_bits, reduction)
+        given = logits, target, mu, logvar, prior_mu, prior_logvar, mask, weight
+        terms = plain_vae_terms(given, target_scale, beta, free_bits, reduction)
         if terms is not None:
             return VAELossOutput(*terms)
     beta, free_bits = check_options(beta, free_bits, reduction, capacity, target_scale)

@@ -167,36 +167,39 @@ def _plain_backward(
     grads: Sequence[Tensor | None],
     operands: Sequence[Tensor | None],
     gradients: Sequence[Tensor | None],
-    options: tuple[float, float, str],
+    options: tuple[float, float, float, str],
     needs: Sequence[bool],
 ) -> Sequence[Tensor | None]:
-    logits, mu, logvar, target = operands
-    beta, free_bits, reduction = options
-    d_logits, d_target, _, _, d_mu, d_logvar, *_ = _gradients(
-        (logits, target, None, None, mu, logvar, None, None, *gradients),
-        (needs[0], needs[3], False, False, needs[1], needs[2], *(False,) * 9),
-        (float(beta), 1.0, float(free_bits), reduction),  # a tensor takes no integer of any size
+    logits, *latent, target, mask, weight = operands
+    target_scale, beta, free_bits, reduction = options
+    d_logits, d_target, _, _, *d_latent = _gradients(
+        (logits, target, mask, weight, *latent, *gradients),
+        (needs[0], needs[5], False, False, *needs[1:5], *(False,) * 7),
+        # A tensor takes no integer of any size.
+        (float(beta), float(target_scale), float(free_bits), reduction),
         grads,
     )
-    return d_logits, d_mu, d_logvar, d_target
+    return d_logits, *d_latent[:4], d_target, None, None
 
 
 _track = plain_track(
-    "VAETerms", _plain_backward, lambda beta, free_bits, reduction: bool(beta == 1)
+    "VAETerms", _plain_backward, lambda target_scale, beta, free_bits, reduction: bool(beta == 1)
 )
 
 
 def plain_vae_terms(
-    logits: Tensor,
-    target: Tensor,
-    mu: Tensor,
-    logvar: Tensor,
+    operands: Sequence[Tensor | None],
+    target_scale: float,
     beta: float | Tensor,
     free_bits: float,
     reduction: str,
 ) -> Sequence[Tensor] | None:
-    """Return total, reconstruction and KL of plain operands, else None."""
-    options = beta, free_bits, reduction
-    found = _core.plain_vae_loss(logits, target, mu, logvar, *options, is_grad_enabled())
-    terms: Sequence[Tensor] | None = _track(found, options, logits, mu, logvar, target)
+    """Return total, reconstruction and KL of plain operands, else None.
+
+    The operands are logits, target, mu, logvar, prior_mu, prior_logvar, mask and weight.
+    """
+    options = target_scale, beta, free_bits, reduction
+    found = _core.plain_vae_loss(*operands, *options, is_grad_enabled())
+    logits, target, *latent, mask, weight = operands
+    terms: Sequence[Tensor] | None = _track(found, options, logits, *latent, target, mask, weight)
     return terms
