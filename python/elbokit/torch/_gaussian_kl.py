@@ -165,8 +165,8 @@ def _plain_gaussian_kl(
 ) -> Tensor | None:
     """Return the floored KL of plain operands, else None."""
     options = free_bits, reduction
-    given: tuple[Any, ...] = (*operands, *options)
-    found = _core.plain_gaussian_kl(*given, torch.is_grad_enabled())
+    given: tuple[Any, ...] = (*operands, *options, torch.is_grad_enabled())
+    found = _core.plain_gaussian_kl(*given)
     loss: Tensor | None = _track(found, options, *operands)
     return loss
 

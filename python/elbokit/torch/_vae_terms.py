@@ -199,8 +199,8 @@ def plain_vae_terms(
     The operands are logits, target, mu, logvar, prior_mu, prior_logvar, mask and weight.
     """
     options = target_scale, beta, free_bits, reduction
-    given: tuple[Any, ...] = (*operands, *options)
-    found = _core.plain_vae_loss(*given, is_grad_enabled())
+    given: tuple[Any, ...] = (*operands, *options, is_grad_enabled())
+    found = _core.plain_vae_loss(*given)
     logits, target, *latent, mask, weight = operands
     terms: Sequence[Tensor] | None = _track(found, options, logits, *latent, target, mask, weight)
     return terms
