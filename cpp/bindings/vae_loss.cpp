@@ -77,8 +77,8 @@ bool of_elements(const PlainOptional& operand, const PlainTensor& elements) {
          (operand->kind == elements.kind || operand->kind == TorchKind::kBytes);
 }
 
-// Returns (total, reconstruction, kl, grads), with grads (logits, mu, logvar, prior_mu,
-// prior_logvar) or None.
+// Returns (total, reconstruction, kl, grads), with grads of the total (logits, mu, logvar,
+// prior_mu, prior_logvar) or None.
 py::object plain_vae_loss(const py::handle& logits, const py::handle& target, const py::handle& mu,
                           const py::handle& logvar, const py::handle& prior_mu,
                           const py::handle& prior_logvar, const py::handle& mask,
@@ -115,7 +115,7 @@ py::object plain_vae_loss(const py::handle& logits, const py::handle& target, co
     bernoulli.target_scale = static_cast<T>(*of_target);
     if (shown.given()) bernoulli.mask = shown->operand();
     bernoulli.row_weight = factors.vector<T>();
-    auto kl = plain_kl_args<T>(*m, *v, *floor, *scale, d_mu, d_logvar);
+    auto kl = plain_kl_args<T>(*m, *v, *floor, *of_kl * *scale, d_mu, d_logvar);
     kl.row_weight = bernoulli.row_weight;
     prior.set(kl);
     d_prior.set(kl);

@@ -112,25 +112,24 @@ class Left {
  public:
   explicit Left(const at::IValue& made) : all_(made.toTupleRef().elements()) {}
 
-  static at::IValue make(std::int64_t loss, bool multiples_serve, std::int64_t count,
-                         std::int64_t given, PyObject* options) {
-    std::vector<at::IValue> all{loss, multiples_serve, count, given};
+  static at::IValue make(std::int64_t loss, std::int64_t count, std::int64_t given,
+                         PyObject* options) {
+    std::vector<at::IValue> all{loss, count, given};
     for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(options); ++i)
       all.push_back(value_of(PyTuple_GET_ITEM(options, i)));
     return c10::ivalue::Tuple::create(std::move(all));
   }
 
   std::int64_t loss() const { return all_[0].toInt(); }
-  bool multiples_serve() const { return all_[1].toBool(); }
-  std::size_t operands() const { return all_[2].toInt(); }
-  bool given(std::size_t i) const { return all_[3].toInt() >> i & 1; }  // it is not None
+  std::size_t operands() const { return all_[1].toInt(); }
+  bool given(std::size_t i) const { return all_[2].toInt() >> i & 1; }  // it is not None
   THPObjectPtr options() const {
     return tuple_of(all_.size() - kFirst,
                     [&](std::size_t i) { return option_of(all_[kFirst + i]); });
   }
 
  private:
-  static constexpr std::size_t kFirst = 4;
+  static constexpr std::size_t kFirst = 3;
   const c10::ivalue::TupleElements& all_;
 };
 
@@ -158,17 +157,14 @@ std::size_t index_of(PyObject* by_hand) {
   return index;
 }
 
-at::IValue left_of(PyObject* by_hand, PyObject* options, PyObject* multiples_serve,
-                   PyObject* const* operands, Py_ssize_t count) {
+at::IValue left_of(PyObject* by_hand, PyObject* options, PyObject* const* operands,
+                   Py_ssize_t count) {
   std::int64_t given = 0;
   for (Py_ssize_t i = 0; i < count; ++i) given |= std::int64_t{operands[i] != Py_None} << i;
   const std::size_t index = index_of(by_hand);
-  if (losses[index].is_alike(options, count, given)) return losses[index].left;
-  bool serve = true;
-  if (multiples_serve != Py_None)
-    serve = PyObject_IsTrue(checked(PyObject_CallObject(multiples_serve, options)).get()) == 1;
-  at::IValue left = Left::make(static_cast<std::int64_t>(index), serve, count, given, options);
-  Loss& loss = losses[index];  // found again: another thread may have run, and added one
+  Loss& loss = losses[index];
+  if (loss.is_alike(options, count, given)) return loss.left;
+  at::IValue left = Left::make(static_cast<std::int64_t>(index), count, given, options);
   Py_SETREF(loss.options, Py_NewRef(options));
   loss.count = count;
   loss.given = given;
@@ -222,7 +218,7 @@ struct PlainLoss : torch::autograd::Function<PlainLoss> {
     saved.clear();
     const auto undefined = [](const at::Tensor& grad) { return !grad.defined(); };
     const bool alone = std::all_of(grads.begin() + 1, grads.end(), undefined);
-    if (alone && grads[0].defined() && left.multiples_serve() && is_last(grads[0])) {
+    if (alone && grads[0].defined() && is_last(grads[0])) {
       if (!is_one(grads[0]))
         for (at::Tensor& gradient : gradients)
           if (gradient.defined()) gradient.mul_(grads[0]);
@@ -259,18 +255,18 @@ struct PlainLoss : torch::autograd::Function<PlainLoss> {
   }
 };
 
-// attach(found, by_hand, options, multiples_serve, *operands): the outputs, with a node of
+// attach(found, by_hand, options, *operands): the outputs, with a node of
 // autograd; or None where hooks want to see what is saved.
 PyObject* attach(PyObject*, PyObject* const* given, Py_ssize_t count) {
   HANDLE_TH_ERRORS
   if (at::SavedTensorDefaultHooks::get_hooks()) Py_RETURN_NONE;
-  PyObject* const* const operands = given + 4;
-  count -= 4;
+  PyObject* const* const operands = given + 3;
+  count -= 3;
   PyObject* const found = given[0];
   const Py_ssize_t outputs = PyTuple_GET_SIZE(found) - 1;
   PyObject* const gradients = PyTuple_GET_ITEM(found, outputs);
   Made made;
-  made.left = left_of(given[1], given[2], given[3], operands, count);
+  made.left = left_of(given[1], given[2], operands, count);
   made.outputs.reserve(outputs);
   for (Py_ssize_t i = 0; i < outputs; ++i)
     made.outputs.push_back(THPVariable_Unpack(PyTuple_GET_ITEM(found, i)));

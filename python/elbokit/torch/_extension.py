@@ -26,7 +26,7 @@ _SOURCES = Path(_core.__file__).parent / "torch" / "extension"
 
 _module: Any = None
 
-# ``attach(found, by_hand, options, multiples_serve, *operands)``, as of `plain_track`: the outputs,
+# ``attach(found, by_hand, options, *operands)``, as of `plain_track`: the outputs,
 # with a node of autograd; or None where hooks of saved tensors want to see what is saved.
 attach: Callable[..., Any] | None = None
 

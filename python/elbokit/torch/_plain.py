@@ -36,19 +36,14 @@ def is_one(value: object) -> bool:
     return type(value) is float and value == 1
 
 
-def plain_track(
-    name: str, backward: Backward, multiples_serve: Callable[..., bool] | None = None
-) -> Callable[..., Any]:
+def plain_track(name: str, backward: Backward) -> Callable[..., Any]:
     """Return a function of what the core found, options and operands that gives the outputs.
 
     Operands that may have a gradient come first, in the order of the core's gradients, which are
-    those of the first output where ``multiples_serve(*options)``, or without one always.
-    ``backward(grad, operands, gradients, options, needs)`` returns the gradients of all operands
-    where no multiple of these serves; `grad` is a tuple if there are several outputs.
+    those of the first output. ``backward(grad, operands, gradients, options, needs)`` returns the
+    gradients of all operands where no multiple of these serves; `grad` is a tuple if there are
+    several outputs.
     """
-
-    def serve(options: tuple[Any, ...]) -> bool:
-        return multiples_serve is None or multiples_serve(*options)
 
     def by_hand(
         grads: Sequence[Tensor | None],
@@ -61,7 +56,7 @@ def plain_track(
         if set(more) <= {None}:  # all() takes four times the time
             if grad is None:
                 return (None,) * len(operands)
-            if serve(options) and not to_differentiate():
+            if not to_differentiate():
                 return _for_operands(products(gradients, grad), len(operands))
         return backward(grads if more else grad, operands, gradients, options, needs)
 
@@ -74,12 +69,7 @@ def plain_track(
     def to_operands(ctx: Any, grad: Tensor | None, *more: Tensor | None) -> Grads:
         # Asked for in any case: it raises where an operand was changed, or the graph is gone.
         saved, gradients = ctx.saved_tensors, ctx.gradients
-        if (
-            gradients is not None
-            and grad is not None
-            and set(more) <= {None}
-            and serve(ctx.options)
-        ):
+        if gradients is not None and grad is not None and set(more) <= {None}:
             own = own_multiples(gradients, grad)
             if own is not None:
                 ctx.gradients = None  # who gets them is then their only owner
@@ -96,7 +86,7 @@ def plain_track(
         if found is None or found[-1] is None:
             return None if found is None else _outputs(found)
         if _extension.attach is not None:
-            made = _extension.attach(found, by_hand, options, multiples_serve, *operands)
+            made = _extension.attach(found, by_hand, options, *operands)
             if made is not None:
                 return made
         return apply(found, options, *operands)

@@ -172,6 +172,8 @@ def _plain_backward(
 ) -> Sequence[Tensor | None]:
     logits, *latent, target, mask, weight = operands
     target_scale, beta, free_bits, reduction = options
+    if beta != 1:  # those of the KL have it in them, and the KL itself may be asked for
+        gradients = gradients[0], *(None,) * 4
     d_logits, d_target, _, _, *d_latent = _gradients(
         (logits, target, mask, weight, *latent, *gradients),
         (needs[0], needs[5], False, False, *needs[1:5], *(False,) * 7),
@@ -182,9 +184,7 @@ def _plain_backward(
     return d_logits, *d_latent[:4], d_target, None, None
 
 
-_track = plain_track(
-    "VAETerms", _plain_backward, lambda target_scale, beta, free_bits, reduction: bool(beta == 1)
-)
+_track = plain_track("VAETerms", _plain_backward)
 
 
 def plain_vae_terms(
