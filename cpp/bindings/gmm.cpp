@@ -4,7 +4,9 @@
 
 #include "bindings/arrays.h"
 #include "bindings/bindings.h"
+#include "bindings/fast_call.h"
 #include "bindings/gmm_batch.h"
+#include "bindings/plain_mixture.h"
 
 namespace elbokit::bindings {
 
@@ -93,6 +95,54 @@ void gmm_gradient(const py::array& X, const py::array& grad, const py::array& we
   });
 }
 
+// Returns the rows' log-densities.
+py::object plain_gmm_log_prob(const py::handle& x, const py::handle& weights,
+                              const py::handle& means, const py::handle& precisions_cholesky,
+                              const py::handle& covariance_type) {
+  const auto mixture = PlainMixture::of(x, weights, means, precisions_cholesky, covariance_type);
+  if (!mixture) return py::none();
+  const PlainTensor& rows = mixture->x();
+  const NewTensor log_prob = new_vector(weights, rows.kind, rows.rows);
+  with_plain_type(rows, [&](auto value) {
+    using T = decltype(value);
+    const GmmRows<T> given = mixture->rows<T>();
+    const GmmPosterior<T> posterior{{static_cast<T*>(log_prob.data), 1}, {}};
+    const GmmParameters parameters = mixture->parameters();
+    const py::gil_scoped_release release;
+    cpu::gmm_estep(1, &given, &parameters, &posterior);
+  });
+  return log_prob.tensor;
+}
+
+// Returns the gradients (x, weights, means, precisions_cholesky), each None if it is not needed.
+py::object plain_gmm_gradient(const py::handle& grad, const py::handle& x,
+                              const py::handle& weights, const py::handle& means,
+                              const py::handle& precisions_cholesky,
+                              const py::handle& covariance_type, bool need_x,
+                              bool need_parameters) {
+  const auto mixture = PlainMixture::of(x, weights, means, precisions_cholesky, covariance_type);
+  const auto upstream = described(grad);
+  if (!mixture || !upstream || !mixture->squares_are_normal() ||
+      upstream->kind != mixture->x().kind || upstream->dimensions != 1 ||
+      upstream->shape[0] != mixture->x().rows)
+    return py::none();
+  const PlainGradient d_x(need_x, x, mixture->x()),
+      d_weights(need_parameters, weights, mixture->weights()),
+      d_means(need_parameters, means, mixture->means()),
+      d_factors(need_parameters, precisions_cholesky, mixture->factors());
+  with_plain_type(mixture->x(), [&](auto value) {
+    using T = decltype(value);
+    GmmRows<T> rows = mixture->rows<T>();
+    rows.sample_weight = {static_cast<const T*>(upstream->data), upstream->strides[0]};
+    const GmmGradient<T> gradient{d_x.matrix<T>(), d_weights.matrix<T>().data,
+                                  d_means.matrix<T>().data, d_factors.matrix<T>().data};
+    const GmmParameters parameters = mixture->parameters();
+    const py::gil_scoped_release release;
+    if (need_x || need_parameters) cpu::gmm_gradient(1, &rows, &parameters, &gradient);
+  });
+  return gradients_or_none(true, d_x, d_weights, d_means, d_factors);
+}
+
 }  // namespace
 
 void register_gmm(py::module_& m) {
@@ -105,6 +155,8 @@ void register_gmm(py::module_& m) {
   m.def("gmm_gradient", &gmm_gradient, "X"_a, "grad"_a, "weights"_a, "means"_a,
         "precisions_cholesky"_a, "covariance_type"_a, "grad_X"_a, "grad_weights"_a, "grad_means"_a,
         "grad_precisions_cholesky"_a);
+  define_fast<plain_gmm_log_prob>(m, "plain_gmm_log_prob");
+  define_fast<plain_gmm_gradient>(m, "plain_gmm_gradient");
 }
 
 }  // namespace elbokit::bindings

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <map>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -11,16 +12,21 @@
 
 namespace elbokit::bindings {
 
-inline Covariance covariance_of(const std::string& name) {
+inline std::optional<Covariance> find_covariance(const std::string& name) {
   static const std::map<std::string, Covariance> types{{"full", Covariance::full},
                                                        {"tied", Covariance::tied},
                                                        {"diag", Covariance::diag},
                                                        {"spherical", Covariance::spherical}};
   const auto found = types.find(name);
-  if (found == types.end())
+  return found == types.end() ? std::nullopt : std::optional(found->second);
+}
+
+inline Covariance covariance_of(const std::string& name) {
+  const auto found = find_covariance(name);
+  if (!found)
     throw py::value_error("`covariance_type` is '" + name +
                           "', expected 'full', 'tied', 'diag' or 'spherical'");
-  return found->second;
+  return *found;
 }
 
 struct BatchShape {

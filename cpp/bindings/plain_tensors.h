@@ -268,6 +268,13 @@ inline NewTensor new_like(const py::handle& tensor) {
   return {py::reinterpret_steal<py::object>(made), data_of(made)};
 }
 
+// A new one of one dimension. `like` is of that dtype.
+inline NewTensor new_vector(const py::handle& like, TorchKind kind, std::int64_t size) {
+  if (const auto* const own = torch_table()) return new_tensor(*own, &size, 1, kind);
+  const py::object made = like.attr("new_empty")(size);
+  return {made, data_of(made)};
+}
+
 // A new one of the same shape and dtype for a gradient: large ones have memory of the pool.
 inline NewTensor gradient_like(const py::handle& tensor, const PlainTensor& plain) {
   const TorchNames& names = TorchNames::get();

@@ -265,6 +265,25 @@ def gmm_gradient(
     grad_means: _Array | None,
     grad_precisions_cholesky: _Array | None,
 ) -> None: ...
+def plain_gmm_log_prob(
+    x: Tensor,
+    weights: Tensor,
+    means: Tensor,
+    precisions_cholesky: Tensor,
+    covariance_type: str,
+    /,
+) -> Tensor | None: ...
+def plain_gmm_gradient(
+    grad: Tensor,
+    x: Tensor,
+    weights: Tensor,
+    means: Tensor,
+    precisions_cholesky: Tensor,
+    covariance_type: str,
+    need_x: bool,
+    need_parameters: bool,
+    /,
+) -> tuple[Tensor | None, ...] | None: ...
 def gmm_fit(
     X: _Array,
     offsets: npt.NDArray[np.int64] | None,

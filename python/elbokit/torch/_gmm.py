@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import reduce
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from elbokit import _core
 from elbokit.torch import _ops  # noqa: F401  (registers the operators)
 from elbokit.torch._autograd import (
     direct,
+    direct_apply,
     eager_twin,
     in_backward,
+    is_batched,
     to_differentiate,
+    undisturbed,
     with_signature,
 )
 from elbokit.torch._checks import autocast_low_precision, check_tensors
@@ -46,19 +51,57 @@ class _GmmLogProb(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        x, weights, means, factors = ctx.saved_tensors
         needs = ctx.needs_input_grad[:4]
-        options = ctx.covariance_type, needs[0], any(needs[1:])
-        grads: tuple[Tensor, ...]
-        if to_differentiate():
-            grads = gmm_log_prob_grads(grad, x, weights, means, factors, ctx.covariance_type)
-        else:
-            backward = in_backward("gmm_log_prob_backward", grad, x, weights, means, factors)
-            grads = backward(grad, x, weights, means, factors, *options)
-        return *(g if n else None for g, n in zip(grads, needs, strict=True)), None
+        return *_gradients(grad, ctx.saved_tensors, ctx.covariance_type, needs), None
+
+
+def _gradients(
+    grad: Tensor, operands: Sequence[Tensor], covariance_type: str, needs: Sequence[bool]
+) -> Sequence[Tensor | None]:
+    """Return the gradients that are needed; everything has one batch dimension."""
+    grads: tuple[Tensor, ...]
+    if to_differentiate():
+        x, weights, means, factors = operands
+        grads = gmm_log_prob_grads(grad, x, weights, means, factors, covariance_type)
+    else:
+        backward = in_backward("gmm_log_prob_backward", grad, *operands)
+        grads = backward(grad, *operands, covariance_type, needs[0], any(needs[1:]))
+    return [g if n else None for g, n in zip(grads, needs, strict=True)]
 
 
 _direct_gmm_log_prob = eager_twin(_GmmLogProb, "gmm_log_prob")
+
+
+def _keep(ctx: Any, log_prob: Tensor, *inputs: Any) -> Tensor:
+    *operands, ctx.covariance_type = inputs
+    ctx.save_for_backward(*operands)
+    return log_prob
+
+
+def _plain_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    operands, kind, needs = ctx.saved_tensors, ctx.covariance_type, ctx.needs_input_grad[1:5]
+    grads: Any = None
+    if undisturbed() and not (to_differentiate() or is_batched(grad)):
+        asked: tuple[Any, ...] = (grad, *operands, kind, needs[0], any(needs[1:]))
+        grads = _core.plain_gmm_gradient(*asked)
+    if grads is None:
+        batch, *batches = (t.unsqueeze(0) for t in (grad, *operands))
+        found = _gradients(batch, batches, kind, needs)
+        grads = [None if g is None else g.squeeze(0) for g in found]
+    return None, *grads, None
+
+
+_track = direct_apply("_GmmLogProb", _keep, _plain_backward)
+
+
+def _plain_gmm_log_prob(operands: Sequence[Tensor], covariance_type: str) -> Tensor | None:
+    """Return the log-densities of plain operands without batch dimensions, else None."""
+    log_prob: Tensor | None
+    given: tuple[Any, ...] = (*operands, covariance_type)
+    log_prob = _core.plain_gmm_log_prob(*given)
+    if log_prob is not None and torch.is_grad_enabled():
+        return _track(log_prob, *given)  # type: ignore[no-any-return]
+    return log_prob
 
 
 def _broadcast_batch(
@@ -170,6 +213,10 @@ def gmm_log_prob(
     [[1.0], [-1.0]]
     """
     operands = x, weights, means, precisions_cholesky
+    if undisturbed():
+        plain = _plain_gmm_log_prob(operands, covariance_type)
+        if plain is not None:
+            return plain
     dtype = check_tensors(
         x=x, weights=weights, means=means, precisions_cholesky=precisions_cholesky
     )
