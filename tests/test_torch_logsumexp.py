@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
 from torch.autograd import gradcheck, gradgradcheck
 
-from elbokit.torch import logsumexp
+from elbokit import _core
+from elbokit.torch import _logsumexp, logsumexp
 from torch_cases import DTYPES, assert_as_good_as, assert_differentiable_backward_agrees, draw
 
 INF = math.inf
@@ -144,3 +146,36 @@ def test_gradients_of_any_order(keepdim: bool, dim: Any) -> None:
     assert gradcheck(lambda x: logsumexp(x, dim, keepdim), (x,))
     assert gradgradcheck(lambda x: logsumexp(x, dim, keepdim), (x,))
     assert_differentiable_backward_agrees(logsumexp(x, dim, keepdim), (x,))
+
+
+@pytest.mark.parametrize("keepdim", [False, True])
+@pytest.mark.parametrize("shape", [(1,), (7,), (33, 5), (2, 5, 4), (4, 1, 3, 2), (300, 40, 3)])
+def test_the_short_way_gives_the_same_bits(shape: tuple[int, ...], keepdim: bool) -> None:
+    x = draw(*shape, grad=True)
+    upstreams = {
+        "sum": torch.sum,
+        "weighted": lambda y: (y * torch.arange(y.numel()).view(y.shape)).sum(),
+        "strided": lambda y: (y.mT if y.dim() > 1 else y).contiguous().square().sum(),
+    }
+    for dim in range(-len(shape), len(shape)):
+        assert _core.plain_logsumexp(x, dim, keepdim) is not None
+        results = []
+        for way in (_logsumexp._plain_logsumexp, lambda *_: None):
+            with mock.patch.object(_logsumexp, "_plain_logsumexp", way):
+                y = logsumexp(x, dim, keepdim)
+            each = (torch.autograd.grad(f(y), x, retain_graph=True) for f in upstreams.values())
+            results.append([y, *(grad for (grad,) in each)])
+        for short, long in zip(*results, strict=True):
+            assert torch.equal(short, long)
+
+
+def test_what_goes_the_long_way() -> None:
+    x = draw(3, 4)
+    for given in (x.bfloat16(), x.t(), x[:0], x.long(), x.cfloat(), [1.0], x.to_sparse()):
+        assert _core.plain_logsumexp(given, 0, False) is None
+    for dim in (2, -3, True, (0,), 1.0, None, 10**30):
+        assert _core.plain_logsumexp(x, dim, False) is None
+    y = logsumexp(x, 0)
+    assert _core.plain_logsumexp_backward(y, x, y, 1) is None
+    assert _core.plain_logsumexp_backward(y.double(), x, y, 0) is None
+    assert _core.plain_logsumexp_backward(draw(2, 4)[0], x, y, 0) is not None

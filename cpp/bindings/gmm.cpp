@@ -102,7 +102,7 @@ py::object plain_gmm_log_prob(const py::handle& x, const py::handle& weights,
   const auto mixture = PlainMixture::of(x, weights, means, precisions_cholesky, covariance_type);
   if (!mixture) return py::none();
   const PlainTensor& rows = mixture->x();
-  const NewTensor log_prob = new_vector(weights, rows.kind, rows.rows);
+  const NewTensor log_prob = new_shaped(weights, rows.kind, &rows.rows, 1);
   with_plain_type(rows, [&](auto value) {
     using T = decltype(value);
     const GmmRows<T> given = mixture->rows<T>();

@@ -268,10 +268,13 @@ inline NewTensor new_like(const py::handle& tensor) {
   return {py::reinterpret_steal<py::object>(made), data_of(made)};
 }
 
-// A new one of one dimension. `like` is of that dtype.
-inline NewTensor new_vector(const py::handle& like, TorchKind kind, std::int64_t size) {
-  if (const auto* const own = torch_table()) return new_tensor(*own, &size, 1, kind);
-  const py::object made = like.attr("new_empty")(size);
+// A new one of that shape. `like` is of that dtype.
+inline NewTensor new_shaped(const py::handle& like, TorchKind kind, const std::int64_t* shape,
+                            int dimensions) {
+  if (const auto* const own = torch_table()) return new_tensor(*own, shape, dimensions, kind);
+  py::tuple sizes(dimensions);
+  for (int i = 0; i < dimensions; ++i) sizes[i] = shape[i];
+  const py::object made = like.attr("new_empty")(sizes);
   return {made, data_of(made)};
 }
 

@@ -265,6 +265,10 @@ def gmm_gradient(
     grad_means: _Array | None,
     grad_precisions_cholesky: _Array | None,
 ) -> None: ...
+def plain_logsumexp(input: Tensor, dim: object, keepdim: bool, /) -> Tensor | None: ...
+def plain_logsumexp_backward(
+    grad: Tensor, input: Tensor, output: Tensor, dim: int, /
+) -> Tensor | None: ...
 def plain_gmm_log_prob(
     x: Tensor,
     weights: Tensor,

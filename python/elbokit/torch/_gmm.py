@@ -72,10 +72,10 @@ def _gradients(
 _direct_gmm_log_prob = eager_twin(_GmmLogProb, "gmm_log_prob")
 
 
-def _keep(ctx: Any, log_prob: Tensor, *inputs: Any) -> Tensor:
+def _keep(ctx: Any, found: tuple[Tensor], *inputs: Any) -> Tensor:
     *operands, ctx.covariance_type = inputs
     ctx.save_for_backward(*operands)
-    return log_prob
+    return found[0]
 
 
 def _plain_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
@@ -100,7 +100,7 @@ def _plain_gmm_log_prob(operands: Sequence[Tensor], covariance_type: str) -> Ten
     given: tuple[Any, ...] = (*operands, covariance_type)
     log_prob = _core.plain_gmm_log_prob(*given)
     if log_prob is not None and torch.is_grad_enabled():
-        return _track(log_prob, *given)  # type: ignore[no-any-return]
+        return _track((log_prob,), *given)  # type: ignore[no-any-return]
     return log_prob
 
 

@@ -9,12 +9,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from elbokit import _core
 from elbokit.torch import _ops  # noqa: F401  (registers the operators)
 from elbokit.torch._autograd import (
     direct,
+    direct_apply,
     eager_twin,
     in_backward,
+    is_batched,
     to_differentiate,
+    undisturbed,
     with_signature,
 )
 from elbokit.torch._checks import check_tensors
@@ -43,16 +47,45 @@ class _LogSumExp(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
         input, output = ctx.saved_tensors
-        if to_differentiate():
-            kept = reduced_shape(input.shape, ctx.dim, True)
-            d_input = logsumexp_grad(grad.reshape(kept), input, output.reshape(kept))
-        else:
-            run = in_backward("logsumexp_backward", grad, input)
-            d_input = run(grad, input, output, ctx.dim)
-        return d_input, None, None
+        return _gradient(grad, input, output, ctx.dim), None, None
+
+
+def _gradient(grad: Tensor, input: Tensor, output: Tensor, dim: tuple[int, ...]) -> Tensor:
+    if to_differentiate():
+        kept = reduced_shape(input.shape, dim, True)
+        return logsumexp_grad(grad.reshape(kept), input, output.reshape(kept))
+    d_input: Tensor = in_backward("logsumexp_backward", grad, input)(grad, input, output, dim)
+    return d_input
 
 
 _direct_logsumexp = eager_twin(_LogSumExp, "logsumexp")
+
+
+def _keep(ctx: Any, found: tuple[Tensor], input: Tensor, dim: int) -> Tensor:
+    ctx.save_for_backward(input, *found)
+    ctx.dim = dim
+    return found[0]
+
+
+def _plain_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    input, output = ctx.saved_tensors
+    d_input = None
+    if undisturbed() and not (to_differentiate() or is_batched(grad)):
+        d_input = _core.plain_logsumexp_backward(grad, input, output, ctx.dim)
+    if d_input is None:
+        d_input = _gradient(grad, input, output, (ctx.dim % input.dim(),))
+    return None, d_input, None
+
+
+_track = direct_apply("_LogSumExp", _keep, _plain_backward)
+
+
+def _plain_logsumexp(input: Tensor, dim: int | Sequence[int], keepdim: bool) -> Tensor | None:
+    """Return the result for a plain input and one dimension, else None."""
+    output = _core.plain_logsumexp(input, dim, bool(keepdim))
+    if output is not None and torch.is_grad_enabled():
+        return _track((output,), input, dim)  # type: ignore[no-any-return]
+    return output
 
 
 def _normalized(dim: int | Sequence[int], ndim: int) -> tuple[int, ...]:
@@ -106,6 +139,10 @@ def logsumexp(input: Tensor, dim: int | Sequence[int], keepdim: bool = False) ->
     (where torch gives NaN): an impossible event has no preferred cause. Differentiable any number
     of times.
     """
+    if undisturbed():
+        plain = _plain_logsumexp(input, dim, keepdim)
+        if plain is not None:
+            return plain
     if isinstance(input, Tensor) and not (input.is_floating_point() or input.is_complex()):
         input = input.to(torch.get_default_dtype())
     dtype = check_tensors(input=input)
