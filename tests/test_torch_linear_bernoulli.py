@@ -13,7 +13,12 @@ from torch.autograd import gradcheck, gradgradcheck
 from torch.utils.checkpoint import checkpoint
 
 import elbokit.torch
-from elbokit.torch import LinearBernoulliLoss, _linear_blocks, linear_bernoulli_loss
+from elbokit.torch import (
+    LinearBernoulliLoss,
+    _linear_bernoulli,
+    _linear_blocks,
+    linear_bernoulli_loss,
+)
 from elbokit.torch._cpu._linear_bernoulli import _BLOCK
 from linear_bernoulli_cases import REDUCTIONS, operands, tracked, truth
 from torch_cases import (
@@ -25,6 +30,14 @@ from torch_cases import (
     targets,
     true_bernoulli,
 )
+
+
+@pytest.fixture(params=["in blocks", "at once"], autouse=True)
+def few(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a `chunk_size`, few logits are computed at once: here some, or none."""
+    if request.param == "in blocks":
+        monkeypatch.setattr(_linear_bernoulli, "_FEW", 0)
+
 
 # n_samples, n_hidden, n_features, chunk_size
 SIZES = (
@@ -105,12 +118,12 @@ def test_only_what_needs_a_gradient_gets_one(
         start(self, layer, needs, scale)  # type: ignore[arg-type]
 
     monkeypatch.setattr(_linear_blocks._Sums, "__init__", spy)
-    loss = linear_bernoulli_loss(*given, reduction=reduction)
+    loss = linear_bernoulli_loss(*given, reduction=reduction, chunk_size=5)
     upstream = torch.ones_like(loss)
     (grad,) = torch.autograd.grad(loss, leaf, upstream)
     torch.testing.assert_close(grad, truth(given, reduction, upstream)[1])
     with torch.no_grad():
-        assert not linear_bernoulli_loss(*given, reduction=reduction).requires_grad
+        assert not linear_bernoulli_loss(*given, reduction=reduction, chunk_size=5).requires_grad
     one, none = tuple(i == which for i in range(3)), (False,) * 3
     assert wanted == [none, one, none] if reduction == "none" else wanted == [one, none]
 

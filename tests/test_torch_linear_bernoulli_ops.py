@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch._dynamo.testing import CompileCounterWithBackend
 
 from elbokit.torch import linear_bernoulli_loss
 from linear_bernoulli_cases import REDUCTIONS, operands, tracked
@@ -109,7 +110,7 @@ def test_compiles_to_one_graph(backend: str) -> None:
 
 def test_one_compilation_serves_all_batch_sizes() -> None:
     torch._dynamo.reset()
-    counter = torch._dynamo.testing.CompileCounterWithBackend("aot_eager")
+    counter = CompileCounterWithBackend("aot_eager")
     compiled = torch.compile(step, fullgraph=True, backend=counter, dynamic=True)
     counts = []
     for n in (4, 6, 9):

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch._dynamo.testing import CompileCounterWithBackend
 
 from elbokit import torch as losses
 from gmm_torch_cases import COVARIANCE_TYPES, mixture
@@ -206,7 +207,7 @@ def test_compiles_to_one_graph(backend: str) -> None:
 
 def test_one_compilation_serves_all_batch_sizes() -> None:
     torch._dynamo.reset()
-    counter = torch._dynamo.testing.CompileCounterWithBackend("aot_eager")
+    counter = CompileCounterWithBackend("aot_eager")
     compiled = torch.compile(everything, fullgraph=True, backend=counter, dynamic=True)
     counts = []
     for n in (4, 6, 9):

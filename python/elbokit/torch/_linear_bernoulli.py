@@ -20,6 +20,7 @@ from elbokit.torch._autograd import (
     unpacked,
     with_signature,
 )
+from elbokit.torch._bernoulli_loss import bernoulli_loss
 from elbokit.torch._checks import (
     check_is_tensor,
     check_positive_int,
@@ -35,6 +36,7 @@ __all__ = ["LinearBernoulliLoss", "linear_bernoulli_loss"]
 
 _N_OPERANDS = 4  # hidden, weight, bias, target
 _N_OPTIONS = 6
+_FEW = 1 << 17  # logits that are computed at once
 
 
 def _by_formula(
@@ -158,6 +160,17 @@ def _check_options(reduction: str, chunk_size: int | None) -> int | None:
     return None if chunk_size is None else check_positive_int("chunk_size", chunk_size)
 
 
+def _are_few(hidden: Tensor, weight: Tensor, bias: Tensor | None, target: Tensor) -> bool:
+    """Whether the logits, all at once, take less memory than a block may."""
+    return (
+        hidden.is_cpu
+        and hidden.dtype in (torch.float32, torch.float64)
+        and hidden.dtype == weight.dtype
+        and (bias is None or bias.dtype == hidden.dtype)
+        and 0 < target.numel() <= _FEW
+    )
+
+
 def linear_bernoulli_loss(
     hidden: Tensor,
     weight: Tensor,
@@ -212,7 +225,8 @@ def linear_bernoulli_loss(
     the negative log-likelihood of a Bernoulli decoder [1]_. The loss is summed in float64.
 
     Memory beyond the operands and their gradients: a block of ``min(n_samples, 4096) *
-    chunk_size`` logits, over which their gradient is written. The gradients of "sum" and
+    chunk_size`` logits, over which their gradient is written. Where there are at most 131,072 on
+    the CPU, they and their gradient are held at once. The gradients of "sum" and
     "batchmean" are held from the forward to the backward pass. Operands of low precision are
     computed in float32, `hidden` as a whole and `weight` chunk by chunk; under autocast the
     products are of its dtype, as those of `torch.nn.functional.linear`. A derivative in `target`,
@@ -231,10 +245,13 @@ def linear_bernoulli_loss(
     if product == torch.float32 and autocast:
         product = torch.get_autocast_dtype(device)
     operands = hidden, weight, bias, target
+    short = direct(*operands)
+    if short and chunk_size is None and not autocast and _are_few(*operands):
+        return bernoulli_loss(linear(hidden, weight, bias), target, reduction=reduction)
     # The gradients of "none" need their factors of rows before the products.
     now = torch.is_grad_enabled() and reduction != "none"
     needs = (now and t is not None and t.requires_grad for t in operands[:3])
-    apply = _direct_linear_bernoulli if direct(*operands) else apply_of(_LinearBernoulli)
+    apply = _direct_linear_bernoulli if short else apply_of(_LinearBernoulli)
     loss: Tensor = apply(*operands, product, chunk_size, BATCH_REDUCTIONS[reduction], *needs)[0]
     return loss
 
