@@ -22,6 +22,7 @@ from elbokit.torch import (
     load_extension,
     logsumexp,
     multi_sample_loss,
+    vae_loss,
 )
 from elbokit.torch._extension import without_extension
 
@@ -61,10 +62,14 @@ def plain_kl(mu: Tensor, logvar: Tensor) -> Tensor:
     return -0.5 * (1 + logvar - mu.square() - logvar.exp()).sum() / len(mu)
 
 
-def plain_kl_prior(mu: Tensor, logvar: Tensor, prior_mu: Tensor, prior_logvar: Tensor) -> Tensor:
+def kl_terms(mu: Tensor, logvar: Tensor, prior_mu: Tensor, prior_logvar: Tensor) -> Tensor:
     ratio = logvar - prior_logvar
     squares = (mu - prior_mu).square() * (-prior_logvar).exp()
-    return 0.5 * (ratio.exp() - 1 - ratio + squares).sum() / len(mu)
+    return 0.5 * (ratio.exp() - 1 - ratio + squares)
+
+
+def plain_kl_prior(*operands: Tensor) -> Tensor:
+    return kl_terms(*operands).sum() / len(operands[0])
 
 
 def plain_kl_full(mu: Tensor, factor: Tensor) -> Tensor:
@@ -103,14 +108,16 @@ def categorical(name: str, *shape: int, rounds: int = 15) -> Case:
     return Case(name, categorical_loss, plain_categorical, (tracked(*shape), target), rounds)
 
 
-def gmm(n: int, d: int, k: int, kind: str) -> Case:
+def gmm(n: int, d: int, k: int, kind: str, rounds: int = 7) -> Case:
     weights = torch.rand(k).add(0.5)
     factors = torch.rand(k, d).add(0.5)
     if kind == "full":
         factors = torch.diag_embed(factors) + 0.1 * torch.randn(k, d, d).triu(1)
     parameters = (weights / weights.sum(), torch.randn(k, d) / d**0.5, factors)
     operands = (tracked(n, d), *(p.requires_grad_() for p in parameters))
-    return Case(f"gmm_log_prob, {kind}, {n:,} × {d}, {k}", ours_gmm(kind), plain_gmm, operands, 7)
+    return Case(
+        f"gmm_log_prob, {kind}, {n:,} × {d}, {k}", ours_gmm(kind), plain_gmm, operands, rounds
+    )
 
 
 def cases() -> list[Callable[[], Case]]:
@@ -156,13 +163,33 @@ def cases() -> list[Callable[[], Case]]:
             (operands[0].requires_grad_(), operands[1], *latent),
         )  # fmt: skip
 
-    def log_sum_exp() -> Case:
+    def log_sum_exp(n: int, k: int, rounds: int = 15) -> Case:
         return Case(
-            "logsumexp, 131,072 × 64",
+            f"logsumexp, {n:,} × {k}",
             lambda x: logsumexp(x, -1).sum(),
             lambda x: torch.logsumexp(x, -1).sum(),
-            (tracked(131_072, 64),),
+            (tracked(n, k),),
+            rounds,
         )
+
+    def vae_prior(n: int, d: int, latent: int) -> Case:
+        weight = torch.rand(n)
+
+        def ours(logits: Tensor, target: Tensor, *latent: Tensor) -> Tensor:
+            names = "mu", "logvar", "prior_mu", "prior_logvar"
+            given = dict(zip(names, latent, strict=True))
+            return vae_loss(logits, target, **given, beta=0.5, weight=weight).loss
+
+        def plain(logits: Tensor, target: Tensor, *latent: Tensor) -> Tensor:
+            image = F.binary_cross_entropy_with_logits(logits, target, reduction="none").sum(1)
+            divergence = kl_terms(*latent).sum(1)
+            return (weight * (image + 0.5 * divergence)).mean()
+
+        shapes = (n, latent), (n, latent), (latent,), (latent,)
+        parameters = [tracked(*shape).mul(0.5).detach().requires_grad_() for shape in shapes]
+        operands = tracked(n, d), torch.rand(n, d), *parameters
+        name = f"vae_loss, {n:,} × {d}, {latent}, learned prior, beta, weights"
+        return Case(name, ours, plain, operands, SMALL_ROUNDS)
 
     return [
         lambda: bernoulli(32, 64, SMALL_ROUNDS),
@@ -173,6 +200,10 @@ def cases() -> list[Callable[[], Case]]:
         lambda: kl(128, 20, SMALL_ROUNDS),
         lambda: kl_prior(128, 20, 20, rounds=SMALL_ROUNDS),
         lambda: kl_prior(128, 20, 128, 20, rounds=SMALL_ROUNDS),
+        lambda: vae_prior(128, 784, 20),
+        lambda: log_sum_exp(128, 10, SMALL_ROUNDS),
+        lambda: gmm(128, 10, 10, "diag", SMALL_ROUNDS),
+        lambda: gmm(128, 10, 10, "full", SMALL_ROUNDS),
         lambda: bernoulli(16_384, 784),
         lambda: gaussian(16_384, "one noise"),
         lambda: gaussian(16_384, "noise per feature", 784),
@@ -187,7 +218,7 @@ def cases() -> list[Callable[[], Case]]:
         kl_full,
         lambda: iwae(8, 1_024),
         lambda: iwae(50, 256),
-        log_sum_exp,
+        lambda: log_sum_exp(131_072, 64),
         lambda: gmm(20_000, 16, 8, "diag"),
         lambda: gmm(20_000, 16, 8, "full"),
         lambda: gmm(5_000, 64, 32, "diag"),

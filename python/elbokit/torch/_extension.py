@@ -44,8 +44,8 @@ def load_extension(*, verbose: bool = False) -> None:
     installed, the extension was built with it, and `elbokit.torch` has loaded it. For another
     torch it is built at the first call of this function, in some 20 seconds, and kept: later
     programs load it when they import `elbokit.torch`, until torch or elbokit is another. It
-    concerns losses on the CPU that are given no weights or masks; results are the same, bit for
-    bit.
+    concerns losses on the CPU, of operands of one dtype, float32 or float64, that lie one behind
+    the other in memory; results are the same, bit for bit.
 
     Parameters
     ----------
