@@ -10,7 +10,7 @@ function(elbokit_add_torch_extension summary)
   set(run ${Python_EXECUTABLE} -I ${script} ${CMAKE_CURRENT_SOURCE_DIR}/cpp/extension)
   execute_process(
     COMMAND ${run}
-    OUTPUT_VARIABLE name
+    OUTPUT_VARIABLE said
     OUTPUT_STRIP_TRAILING_WHITESPACE
     ERROR_VARIABLE why
     RESULT_VARIABLE failed)
@@ -21,6 +21,7 @@ function(elbokit_add_torch_extension summary)
     set(${summary} "none (this Python has no torch)" PARENT_SCOPE)
     return()
   endif()
+  string(REGEX MATCH "[^\n]*$" name "${said}") # the last line, whatever torch's import says
   if(ELBOKIT_TORCH_EXTENSION STREQUAL "AUTO")
     list(APPEND run --optional)
   endif()

@@ -179,3 +179,31 @@ def test_what_goes_the_long_way() -> None:
     assert _core.plain_logsumexp_backward(y, x, y, 1) is None
     assert _core.plain_logsumexp_backward(y.float(), x, y, 0) is None
     assert _core.plain_logsumexp_backward(draw(2, 4)[0], x, y, 0) is not None
+
+
+@pytest.mark.parametrize(
+    "change",
+    {
+        "transposed": lambda t: t.t().contiguous().t() if t.dim() == 2 else t,
+        "negative bit": lambda t: torch._neg_view(-t.detach()),
+        "another dtype": lambda t: t.double() if t.dim() == 2 else t,
+    }.items(),
+    ids=lambda item: item[0],
+)
+def test_what_hooks_make_of_the_saved_output_is_read_as_it_is(change: tuple[str, Any]) -> None:
+    x = draw(4, 5, 6, dtype=torch.float32, grad=True)
+    upstream = draw(4, 6, dtype=torch.float32)
+    expected = torch.autograd.grad(torch.logsumexp(x, 1), x, upstream)
+    with torch.autograd.graph.saved_tensors_hooks(change[1], lambda t: t):
+        y = logsumexp(x, 1)
+    try:
+        found = torch.autograd.grad(y, x, upstream)
+    except (TypeError, RuntimeError):  # of another dtype than it was
+        assert change[0] == "another dtype"
+    else:
+        torch.testing.assert_close(found, expected)
+
+
+def test_negative_bits() -> None:
+    x = draw(3, 4, dtype=torch.float32)
+    torch.testing.assert_close(logsumexp(torch._neg_view(-x), 1), torch.logsumexp(x, 1))

@@ -242,6 +242,21 @@ def test_one_prior_of_many_rows(shape: tuple[int, ...], restore_threads: None) -
         torch.testing.assert_close(one.double(), truth, rtol=1e-6, atol=3e-5)
 
 
+def test_one_prior_of_halves() -> None:
+    """A prior of two dimensions may lie in rows that are apart: not read as if it did not."""
+    mu = tracked(5, 2, 3, dtype=torch.float64)
+    row, half = like(tracked(2, 3)).double(), like(tracked(2, 6)).double().chunk(2, 1)[0]
+    for prior in ((row, half), (half, row), (half, half)):
+        exact = gaussian_kl(mu, 0.3 * mu, *(t.clone() for t in prior))
+        assert torch.equal(gaussian_kl(mu, 0.3 * mu, *prior), exact)
+
+
+def test_a_factor_of_any_size() -> None:
+    x, logvar = (tracked(5, 7, dtype=torch.float64) for _ in range(2))
+    for loss in (gaussian_kl(x, logvar, free_bits=10**30), kl(x, logvar, None, None, None)):
+        assert torch.autograd.grad(loss, x, create_graph=True)[0].isfinite().all()
+
+
 def test_options() -> None:
     by_both(CASES["gaussian_kl"], CASES["gaussian_kl"].operands(tracked(5, 7)), "sum",
             free_bits=0.2)  # fmt: skip

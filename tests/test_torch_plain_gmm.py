@@ -132,3 +132,23 @@ def test_anything_else_goes_the_long_way(change: tuple[str, Callable[..., Any]])
     assert _core.plain_gmm_log_prob(*given, "diag") is None
     for kind in ("full", "nothing", None):
         assert _core.plain_gmm_log_prob(*operands("diag"), kind) is None
+
+
+def test_negative_bits() -> None:
+    given = operands("full")
+    negative = [torch._neg_view(-t.detach()).requires_grad_() for t in given]
+    assert _core.plain_gmm_log_prob(*negative, "full") is None
+    upstream = torch.arange(37.0)
+    one, other = (
+        gradients(each, "full", lambda log_prob: (log_prob * upstream).sum())
+        for each in (given, negative)
+    )
+    torch.testing.assert_close(one, other)
+    log_prob = gmm_log_prob(*given, "full")
+    (grad,) = torch.autograd.grad(log_prob, given[0], torch._neg_view(-upstream))
+    torch.testing.assert_close(grad, one[1])
+
+
+def test_a_covariance_type_that_is_no_text() -> None:
+    with pytest.raises(ValueError, match="`covariance_type` is "):
+        gmm_log_prob(*operands("full"), "\ud800")

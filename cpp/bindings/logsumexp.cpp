@@ -118,7 +118,10 @@ py::object plain_logsumexp_backward(const py::handle& grad, const py::handle& in
                                     const py::handle& output, const py::handle& dim) {
   const auto reduction = PlainReduction::of(input, dim);
   const auto upstream = described(grad);
-  if (!reduction || !upstream || upstream->kind != reduction->input().kind) return py::none();
+  const auto lse = plain_of_any_dtype(output, false);  // hooks may have made it anew
+  if (!reduction || !upstream || !lse || upstream->kind != reduction->input().kind ||
+      lse->kind != upstream->kind || lse->size != reduction->size())
+    return py::none();
   const PlainTensor given(*upstream);
   // As of a sum: one number for all.
   const bool repeated = std::all_of(given.strides, given.strides + given.dimensions,
@@ -128,7 +131,7 @@ py::object plain_logsumexp_backward(const py::handle& grad, const py::handle& in
   with_plain_type(reduction->input(), [&](auto value) {
     using T = decltype(value);
     auto args = reduction->args<T, LogsumexpBackwardArgs<T>>();
-    args.lse = static_cast<const T*>(data_of(output));
+    args.lse = static_cast<const T*>(lse->data);
     args.grad = static_cast<const T*>(given.data);
     args.out = d_input.matrix<T>().data;
     const py::gil_scoped_release release;

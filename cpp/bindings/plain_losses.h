@@ -107,7 +107,8 @@ class PlainPrior {
     plain_ = mu_.plain() && logvar_.plain() && mu_.given() == logvar_.given();
     if (!plain_ || !mu_.given()) return;
     one_row_ = !same_shape(*mu_, of);
-    plain_ = same_kind(*mu_, *logvar_) && mu_->kind == of.kind && (!one_row_ || is_row(*mu_, of));
+    plain_ = same_kind(*mu_, *logvar_) && mu_->kind == of.kind &&
+             (!one_row_ || (is_row(*mu_, of) && is_row(*logvar_, of)));
     wants_grad_ = plain_ && grad_enabled && (requires_grad(mu) || requires_grad(logvar));
   }
 

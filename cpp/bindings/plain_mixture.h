@@ -18,7 +18,12 @@ class PlainMixture {
                                         const py::handle& means, const py::handle& factors,
                                         const py::handle& covariance_type) {
     if (!PyUnicode_Check(covariance_type.ptr())) return {};
-    const auto covariance = find_covariance(covariance_type.cast<std::string>());
+    const char* const name = PyUnicode_AsUTF8(covariance_type.ptr());
+    if (!name) {
+      PyErr_Clear();
+      return {};
+    }
+    const auto covariance = find_covariance(name);
     const auto rows = plain_tensor(x, true), w = plain_tensor(weights), m = plain_tensor(means),
                p = plain_tensor(factors);
     if (!covariance || !rows || !w || !m || !p || rows->dimensions != 2) return {};

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import subprocess
+import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,7 +20,7 @@ from typing import Any
 import torch
 
 from elbokit import _core
-from elbokit.torch._extension_build import build, file_name
+from elbokit.torch._extension_build import file_name
 
 __all__ = ["attach", "extension_is_loaded", "load_built", "load_extension", "without_extension"]
 
@@ -72,7 +74,7 @@ def load_extension(*, verbose: bool = False) -> None:
     if _module is None:
         try:
             module, _ = _load()
-            _module = module or build(_SOURCES, _kept_at(), verbose)
+            _module = module or _build(_kept_at(), verbose)
         except (ImportError, OSError, RuntimeError) as error:
             raise RuntimeError(
                 f"the C++ extension cannot be built against torch {torch.__version__}; it takes a "
@@ -123,6 +125,16 @@ def _kept_at() -> Path:
     named = os.environ.get("ELBOKIT_CACHE_DIR")
     cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(named or Path(cache, "elbokit"), file_name(_SOURCES))
+
+
+def _build(path: Path, verbose: bool) -> Any:
+    command = [sys.executable, "-c", f"from {file_name.__module__} import main; main()"]
+    command += [str(_SOURCES), "--into", str(path.parent), *(["--verbose"] if verbose else [])]
+    without = {**os.environ, "ELBOKIT_TORCH_EXTENSION": "0"}
+    run = subprocess.run(command, stderr=subprocess.PIPE, text=True, env=without)
+    if run.returncode != 0:
+        raise RuntimeError(run.stderr.strip())
+    return _import(path)
 
 
 def _import(path: Path) -> Any:

@@ -1,7 +1,8 @@
 """Build the C++ extension against the torch of the Python that runs this.
 
-The installation runs it as a program, where that torch is there already
-(``cmake/torch_extension.cmake``); `load_extension` calls it for any other.
+A program, since torch would give what a process builds a second time another name. The
+installation runs it where that torch is there already (``cmake/torch_extension.cmake``), and
+`load_extension` for any other.
 """
 
 from __future__ import annotations
@@ -16,11 +17,10 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import torch
 
-__all__ = ["build", "file_name"]
+__all__ = ["file_name", "main"]
 
 _FLAGS = ["-O2", "-fvisibility=hidden"]
 
@@ -36,8 +36,7 @@ def file_name(sources: Path) -> str:
     return f"{name}{sysconfig.get_config_var('EXT_SUFFIX')}"
 
 
-def build(sources: Path, built: Path, verbose: bool = False) -> Any:
-    """Build the file ``built``, which is named as by `file_name`, and return the module."""
+def _build(sources: Path, built: Path, verbose: bool) -> None:
     from torch.utils import cpp_extension
 
     built.parent.mkdir(parents=True, exist_ok=True)
@@ -52,7 +51,6 @@ def build(sources: Path, built: Path, verbose: bool = False) -> Any:
             verbose=verbose,
         )
         os.replace(module.__file__, built)
-    return module
 
 
 @contextmanager
@@ -66,10 +64,12 @@ def _ninja_on_path() -> Iterator[None]:
         os.environ["PATH"] = before
 
 
-def _main() -> None:
+def main() -> None:
+    """Print the name of the file, or build it."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("sources", type=Path)
     parser.add_argument("--into", type=Path, help="the folder; without it, the name is printed")
+    parser.add_argument("--verbose", action="store_true", help="print what the compiler is told")
     parser.add_argument("--optional", action="store_true", help="that it fails is no error")
     given = parser.parse_args()
     name = file_name(given.sources)
@@ -77,7 +77,7 @@ def _main() -> None:
         print(name)
         return
     try:
-        build(given.sources, given.into / name)
+        _build(given.sources, given.into / name, given.verbose)
     except (ImportError, OSError, RuntimeError) as error:
         print(f"elbokit goes without its C++ extension for torch: {error}", file=sys.stderr)
         if not given.optional:
@@ -85,4 +85,4 @@ def _main() -> None:
 
 
 if __name__ == "__main__":
-    _main()
+    main()

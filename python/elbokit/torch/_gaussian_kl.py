@@ -154,7 +154,8 @@ def _plain_backward(
     options: tuple[float, str],
     needs: Sequence[bool],
 ) -> Sequence[Tensor | None]:
-    return kl_grads(operands, None, grad, options[0], saved, options[1], needs)
+    free_bits = float(options[0])  # a tensor takes no integer of any size
+    return kl_grads(operands, None, grad, free_bits, saved, options[1], needs)
 
 
 _track = plain_track("_GaussianKL", _plain_backward)

@@ -19,7 +19,7 @@ _LARGEST_PRECISION = 2.0**50
 
 def _parameter(tensor: Tensor) -> Any:
     """Return a parameter as the kernels read it."""
-    return tensor.detach().to(torch.float64).contiguous().numpy()
+    return tensor.detach().to(torch.float64).resolve_neg().contiguous().numpy()
 
 
 def gmm_log_prob(
@@ -29,7 +29,7 @@ def gmm_log_prob(
     log_prob = empty(x.shape[:2], dtype=x.dtype)
     if x.numel():
         _core.gmm_estep(
-            x.detach().numpy(),
+            x.detach().resolve_neg().numpy(),
             _parameter(weights),
             _parameter(means),
             _parameter(precisions_cholesky),
@@ -62,8 +62,8 @@ def gmm_log_prob_backward(
     ]
     if x.numel() and (need_x or need_parameters):
         _core.gmm_gradient(
-            x.detach().numpy(),
-            grad.detach().numpy(),
+            x.detach().resolve_neg().numpy(),
+            grad.detach().resolve_neg().numpy(),
             _parameter(weights),
             _parameter(means),
             _parameter(precisions_cholesky),

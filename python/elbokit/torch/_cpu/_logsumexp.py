@@ -20,7 +20,7 @@ def logsumexp(input: Tensor, dim: Sequence[int], keepdim: bool) -> Tensor:
     out = empty(reduced_shape(input.shape, dim, keepdim), dtype=input.dtype)
     if input.numel() == 0:
         return out.fill_(-math.inf)
-    a = folded(input, dim)
+    a = folded(input.resolve_neg(), dim)
     _core.logsumexp(a.numpy(), out.view(a.shape[0], a.shape[2]).numpy())
     return out
 
@@ -29,13 +29,13 @@ def logsumexp_backward(grad: Tensor, input: Tensor, output: Tensor, dim: Sequenc
     """Gradient of log-sum-exp; `grad` and `output` have their reduced dimensions or not."""
     if input.numel() == 0:
         return empty(input.shape, dtype=input.dtype)
-    a = folded(input, dim)
+    a = folded(input.resolve_neg(), dim)
     outer, _, inner = a.shape
     result = dense(a.shape, input.dtype)
     _core.logsumexp_backward(
         a.numpy(),
-        output.detach().reshape(outer, inner).contiguous().numpy(),
-        grad.detach().reshape(outer, inner).contiguous().numpy(),
+        output.detach().resolve_neg().reshape(outer, inner).contiguous().numpy(),
+        grad.detach().resolve_neg().reshape(outer, inner).contiguous().numpy(),
         result.numpy(),
     )
     return unfolded(result, input, dim)
