@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
-from elbokit.torch import _ops  # noqa: F401  (registers the operators)
+from elbokit.torch import _backends, _ops  # noqa: F401  (registers the operators)
 from elbokit.torch._autograd import (
     direct,
     eager_twin,
@@ -163,7 +163,7 @@ def _check_options(reduction: str, chunk_size: int | None) -> int | None:
 def _are_few(hidden: Tensor, weight: Tensor, bias: Tensor | None, target: Tensor) -> bool:
     """Whether the logits, all at once, take less memory than a block may."""
     return (
-        hidden.is_cpu
+        _backends.on_cpu(hidden)
         and hidden.dtype in (torch.float32, torch.float64)
         and hidden.dtype == weight.dtype
         and (bias is None or bias.dtype == hidden.dtype)
