@@ -27,7 +27,8 @@ def test_import_loads_neither_torch_nor_scikit_learn() -> None:
 
 def test_show_versions() -> None:
     text = run("-m", "elbokit")
-    for word in ("compiler", "CPU levels", "CPU level", "threads", "CUDA", "numpy", "scikit-learn"):
+    words = "compiler", "CPU levels", "CPU level", "threads", "CUDA", "numpy", "scikit-learn"
+    for word in (*words, "torch", "extension"):
         assert f"\n{word} " in text
     assert text.split()[:2] == ["elbokit", elbokit.__version__]
 

@@ -17,6 +17,7 @@ import pytest
 import torch
 from torch import Tensor
 
+import elbokit
 from elbokit.torch import (
     _extension,
     _extension_build,
@@ -202,6 +203,16 @@ def test_programs_load_it_without_a_compiler(tmp_path: Path) -> None:
     if _extension._installed_at().exists():
         assert program(USE, ELBOKIT_CACHE_DIR=str(tmp_path)) == "True\nCppFunction\n"
     assert program(USE, ELBOKIT_TORCH_EXTENSION="0") == "False\n_GaussianKLBackward\n"
+
+
+def test_the_versions_tell_whether_it_was_built(capsys: pytest.CaptureFixture[str]) -> None:
+    elbokit.show_versions()
+    printed = capsys.readouterr().out
+    installed = _extension._installed_at().exists()
+    assert (f"built with elbokit, for torch {torch.__version__}" in printed) == installed
+    with mock.patch("elbokit._versions._installed", return_value="2.99"):
+        elbokit.show_versions()
+    assert "not built with elbokit for this torch" in capsys.readouterr().out
 
 
 @pytest.fixture

@@ -17,6 +17,18 @@ def _installed(distribution: str) -> str:
         return "not installed"
 
 
+def _extension() -> str:
+    import re
+    from pathlib import Path
+
+    version = _installed("torch")
+    folder = Path(_core.__file__).parent / "torch" / "extension"
+    name = re.sub(r"\W", "_", f"torch_{version}_")  # its beginning; the rest is a digest
+    if any(file.name.startswith(name) for file in folder.glob("torch_*.so")):
+        return f"built with elbokit, for torch {version}"
+    return "not built with elbokit for this torch (elbokit.torch.load_extension() builds it)"
+
+
 def show_versions() -> None:
     """Print the build, the CPU level, threads, CUDA and the versions of the neighbours.
 
@@ -36,6 +48,7 @@ def show_versions() -> None:
         "numpy": _installed("numpy"),
         "scikit-learn": _installed("scikit-learn"),
         "torch": _installed("torch"),
+        "extension": _extension(),
     }
     for name, value in lines.items():
         print(f"{name:<13} {value}")
