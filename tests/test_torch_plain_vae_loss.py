@@ -57,8 +57,12 @@ def by_both(
         short = vae_loss(*given, **options)
     assert way.called
     assert by_core(given, **options) is not None
-    with mock.patch.object(_vae_loss, "plain_vae_terms", return_value=None):
+    with (
+        mock.patch.object(_vae_loss, "plain_vae_terms", return_value=None),
+        mock.patch.object(_core, "plain_vae_parts", return_value=None) as parts,
+    ):
         long = vae_loss(*given, **options)
+    assert parts.called
     for a, b in zip(short, long, strict=True):
         assert a.dtype == b.dtype
         assert a.requires_grad == b.requires_grad
@@ -94,6 +98,25 @@ def test_same_bits(
     for shape in ((1, (1,), (1,)), (5, (7,), (3,)), (33, (1, 4, 5), (2, 2)), (2, (), ())):
         # The long way multiplies by beta in its backward.
         by_both(operands(*shape, dtype=dtype), pick, "beta" not in options, **options)
+
+
+@pytest.mark.parametrize("reduction", ["sum", "batchmean"])
+@pytest.mark.parametrize(
+    "options",
+    [{"capacity": 2.0}, {"logvar_range": (-0.5, 0.5)}, {"beta": torch.tensor(0.5)}],
+    ids=["capacity", "range", "beta of a tensor"],
+)
+def test_parts_in_the_core(cpu_level: str, options: dict[str, Any], reduction: str) -> None:
+    """What the long way computes of plain operands, it computes in the core too: the same bits."""
+    for shape in ((5, (7,), (3,)), (33, (1, 4, 5), (2, 2))):
+        results = []
+        for parts in (_core.plain_vae_parts, lambda *_: None):
+            given = operands(*shape)
+            with mock.patch.object(_core, "plain_vae_parts", side_effect=parts) as asked:
+                output = vae_loss(*given, reduction=reduction, mask=given[1] > 0.3, **options)
+            assert asked.called
+            results.append((*output, *grads(output, given, PICKS["all"])))
+        assert all(map(torch.equal, *results))
 
 
 def of_rows(x: Tensor) -> Tensor:

@@ -77,6 +77,84 @@ bool of_elements(const PlainOptional& operand, const PlainTensor& elements) {
          (operand->kind == elements.kind || operand->kind == TorchKind::kBytes);
 }
 
+// What a VAE's loss is given, as plain tensors.
+struct PlainVaeLoss {
+  // Nothing for what has to go the long way.
+  static std::optional<PlainVaeLoss> of(const py::handle& logits, const py::handle& target,
+                                        const py::handle& mu, const py::handle& logvar,
+                                        const py::handle& prior_mu, const py::handle& prior_logvar,
+                                        const py::handle& mask, const py::handle& weight,
+                                        const py::handle& target_scale, const py::handle& free_bits,
+                                        const py::handle& reduction, bool grad_enabled) {
+    const auto floor = plain_factor(free_bits), of_target = plain_factor(target_scale);
+    if (!floor || !of_target) return {};
+    const auto a = plain_tensor(logits);
+    if (!a) return {};
+    const auto m = plain_tensor(mu, true), v = plain_tensor(logvar, true);
+    const PlainOptional t(target), shown(mask);
+    const auto scale = plain_scale(reduction, *a);
+    if (!m || !v || !scale || !t.given() || !of_elements(t, *a) || !of_elements(shown, *a) ||
+        !same_kind(*m, *v) || a->kind != m->kind || a->rows != m->rows)
+      return {};
+    const PlainPrior prior(prior_mu, prior_logvar, *m, grad_enabled);
+    const PlainWeight factors(weight, *a, grad_enabled);
+    if (!prior.plain() || !factors.plain()) return {};
+    return PlainVaeLoss{{logits, mu, logvar, prior_mu, prior_logvar},
+                        *a,
+                        *m,
+                        *v,
+                        t,
+                        shown,
+                        prior,
+                        factors,
+                        *scale,
+                        *floor,
+                        *of_target};
+  }
+
+  bool prior_wants_grad() const { return prior.wants_grad(); }
+
+  // Calls f(total, reconstruction, kl, d_logits, d_mu, d_logvar, d_prior_mu, d_prior_logvar). Those
+  // of the KL are `of_kl` times its own. For `beta`, see write_terms.
+  template <class F>
+  py::object run(std::optional<double> beta, double of_kl, bool need_logits, bool need_latent,
+                 F&& f) const {
+    NewTensor terms[3];
+    for (auto& term : terms) term = new_number(a.element());
+    const PlainGradient d_logits(need_logits, given.logits, a), d_mu(need_latent, given.mu, m),
+        d_logvar(need_latent, given.logvar, v);
+    PlainPriorGradients d_prior(prior, given.prior_mu, given.prior_logvar);
+    with_plain_type(a, [&](auto value) {
+      using T = decltype(value);
+      auto bernoulli = plain_bernoulli_args<T>(a, *t, scale, d_logits);
+      bernoulli.target_scale = static_cast<T>(of_target);
+      if (shown.given()) bernoulli.mask = shown->operand();
+      bernoulli.row_weight = factors.vector<T>();
+      auto kl = plain_kl_args<T>(m, v, floor, of_kl * scale, d_mu, d_logvar);
+      kl.row_weight = bernoulli.row_weight;
+      prior.set(kl);
+      d_prior.set(kl);
+      T* out[3];
+      for (int i = 0; i < 3; ++i) out[i] = static_cast<T*>(terms[i].data);
+      const py::gil_scoped_release release;
+      const VaeLossTotals totals = cpu::vae_loss(bernoulli, kl);
+      write_terms(totals, beta, scale, 1, false, out[0], out[1], out[2]);
+      d_prior.finish<T>();
+    });
+    return f(terms[0].tensor, terms[1].tensor, terms[2].tensor, d_logits, d_mu, d_logvar,
+             d_prior.mu(), d_prior.logvar());
+  }
+
+  struct Given {
+    py::handle logits, mu, logvar, prior_mu, prior_logvar;
+  } given;
+  PlainTensor a, m, v;
+  PlainOptional t, shown;
+  PlainPrior prior;
+  PlainWeight factors;
+  double scale, floor, of_target;
+};
+
 // Returns (total, reconstruction, kl, grads), with grads of the total (logits, mu, logvar,
 // prior_mu, prior_logvar) or None.
 py::object plain_vae_loss(const py::handle& logits, const py::handle& target, const py::handle& mu,
@@ -85,50 +163,45 @@ py::object plain_vae_loss(const py::handle& logits, const py::handle& target, co
                           const py::handle& weight, const py::handle& target_scale,
                           const py::handle& beta, const py::handle& free_bits,
                           const py::handle& reduction, bool grad_enabled) {
-  const auto of_kl = plain_factor(beta), floor = plain_factor(free_bits),
-             of_target = plain_factor(target_scale);
-  if (!of_kl || !floor || !of_target) return py::none();
-  const auto a = plain_tensor(logits);
-  if (!a) return py::none();
-  const auto m = plain_tensor(mu, true), v = plain_tensor(logvar, true);
-  const PlainOptional t(target), shown(mask);
-  const auto scale = plain_scale(reduction, *a);
-  if (!m || !v || !scale || !t.given() || !of_elements(t, *a) || !of_elements(shown, *a) ||
-      !same_kind(*m, *v) || a->kind != m->kind || a->rows != m->rows)
-    return py::none();
-  const PlainPrior prior(prior_mu, prior_logvar, *m, grad_enabled);
-  const PlainWeight factors(weight, *a, grad_enabled);
-  if (!prior.plain() || !factors.plain()) return py::none();
+  const auto of_kl = plain_factor(beta);
+  if (!of_kl) return py::none();
+  const auto loss = PlainVaeLoss::of(logits, target, mu, logvar, prior_mu, prior_logvar, mask,
+                                     weight, target_scale, free_bits, reduction, grad_enabled);
+  if (!loss) return py::none();
   bool grads = false;
   if (grad_enabled) {
     grads = requires_grad(logits);
-    const bool latent = requires_grad(mu) || requires_grad(logvar) || prior.wants_grad();
+    const bool latent = requires_grad(mu) || requires_grad(logvar) || loss->prior_wants_grad();
     if (grads != latent || requires_grad(target)) return py::none();
   }
-  NewTensor terms[3];
-  for (auto& term : terms) term = new_number(a->element());
-  const PlainGradient d_logits(grads, logits, *a), d_mu(grads, mu, *m), d_logvar(grads, logvar, *v);
-  PlainPriorGradients d_prior(prior, prior_mu, prior_logvar);
-  with_plain_type(*a, [&](auto value) {
-    using T = decltype(value);
-    auto bernoulli = plain_bernoulli_args<T>(*a, *t, *scale, d_logits);
-    bernoulli.target_scale = static_cast<T>(*of_target);
-    if (shown.given()) bernoulli.mask = shown->operand();
-    bernoulli.row_weight = factors.vector<T>();
-    auto kl = plain_kl_args<T>(*m, *v, *floor, *of_kl * *scale, d_mu, d_logvar);
-    kl.row_weight = bernoulli.row_weight;
-    prior.set(kl);
-    d_prior.set(kl);
-    T* out[3];
-    for (int i = 0; i < 3; ++i) out[i] = static_cast<T*>(terms[i].data);
-    const py::gil_scoped_release release;
-    const VaeLossTotals totals = cpu::vae_loss(bernoulli, kl);
-    write_terms(totals, of_kl, *scale, 1, false, out[0], out[1], out[2]);
-    d_prior.finish<T>();
-  });
-  return py::make_tuple(
-      terms[0].tensor, terms[1].tensor, terms[2].tensor,
-      gradients_or_none(grads, d_logits, d_mu, d_logvar, d_prior.mu(), d_prior.logvar()));
+  return loss->run(of_kl, *of_kl, grads, grads,
+                   [&](const py::object& total, const py::object& reconstruction,
+                       const py::object& kl, const auto&... gradients) {
+                     return py::make_tuple(total, reconstruction, kl,
+                                           gradients_or_none(grads, gradients...));
+                   });
+}
+
+// Returns (total, reconstruction, kl, d_logits, d_mu, d_logvar), gradients None where not needed:
+// of the reconstruction, and of the charged KL.
+py::object plain_vae_parts(const py::handle& logits, const py::handle& target, const py::handle& mu,
+                           const py::handle& logvar, const py::handle& prior_mu,
+                           const py::handle& prior_logvar, const py::handle& mask,
+                           const py::handle& weight, const py::handle& target_scale,
+                           const py::handle& beta, const py::handle& free_bits,
+                           const py::handle& reduction, bool need_logits, bool need_latent) {
+  const auto of_kl = beta.is_none() ? std::nullopt : plain_factor(beta);
+  if (!beta.is_none() && !of_kl) return py::none();
+  const auto loss = PlainVaeLoss::of(logits, target, mu, logvar, prior_mu, prior_logvar, mask,
+                                     weight, target_scale, free_bits, reduction, false);
+  if (!loss) return py::none();
+  return loss->run(of_kl, 1, need_logits, need_latent,
+                   [&](const py::object& total, const py::object& reconstruction,
+                       const py::object& kl, const PlainGradient& d_logits,
+                       const PlainGradient& d_mu, const PlainGradient& d_logvar, const auto&...) {
+                     return py::make_tuple(total, reconstruction, kl, d_logits.tensor(),
+                                           d_mu.tensor(), d_logvar.tensor());
+                   });
 }
 
 }  // namespace
@@ -140,6 +213,7 @@ void register_vae_loss(py::module_& m) {
         "by_row"_a, "total_out"_a, "reconstruction_out"_a, "kl_out"_a, "grad_logits"_a, "grad_mu"_a,
         "grad_logvar"_a, "dimensions"_a);
   define_fast<plain_vae_loss>(m, "plain_vae_loss");
+  define_fast<plain_vae_parts>(m, "plain_vae_parts");
 }
 
 }  // namespace elbokit::bindings

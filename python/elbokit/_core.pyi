@@ -201,6 +201,23 @@ def plain_vae_loss(
     grad_enabled: bool,
     /,
 ) -> tuple[Tensor, Tensor, Tensor, tuple[Tensor | None, ...] | None] | None: ...
+def plain_vae_parts(
+    logits: Tensor,
+    target: Tensor,
+    mu: Tensor,
+    logvar: Tensor,
+    prior_mu: Tensor | None,
+    prior_logvar: Tensor | None,
+    mask: Tensor | None,
+    weight: Tensor | None,
+    target_scale: float,
+    beta: float | None,
+    free_bits: float,
+    reduction: str,
+    need_logits: bool,
+    need_latent: bool,
+    /,
+) -> tuple[Tensor | None, ...] | None: ...
 def is_one_tensor(tensor: Tensor) -> bool: ...
 def set_torch_table(table: object | None) -> None: ...
 def precision_cholesky(covariances: _Float64, factors: _Float64) -> int: ...
