@@ -155,6 +155,7 @@ void register_gmm(py::module_& m) {
   m.def("gmm_gradient", &gmm_gradient, "X"_a, "grad"_a, "weights"_a, "means"_a,
         "precisions_cholesky"_a, "covariance_type"_a, "grad_X"_a, "grad_weights"_a, "grad_means"_a,
         "grad_precisions_cholesky"_a);
+  m.attr("LARGEST_PRECISION") = PlainMixture::kLargestPrecision;
   define_fast<plain_gmm_log_prob>(m, "plain_gmm_log_prob");
   define_fast<plain_gmm_gradient>(m, "plain_gmm_gradient");
 }

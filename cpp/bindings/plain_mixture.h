@@ -65,7 +65,9 @@ class PlainMixture {
     return {covariance_, weights_.size, x_.cols(), wide_.data(), means, means + means_.size};
   }
 
-  // The rows are not so near the means that squares of differences underflow.
+  // Of larger factors the rows lie so near their means that squares of float32 differences
+  // underflow: gradients are then computed in double.
+  static constexpr double kLargestPrecision = 0x1p50;
   bool squares_are_normal() const {
     const double* const p = parameters().precisions_cholesky;
     return x_.kind == TorchKind::kFloat64 ||
@@ -73,8 +75,6 @@ class PlainMixture {
   }
 
  private:
-  static constexpr double kLargestPrecision = 0x1p50;
-
   PlainMixture(Covariance covariance, const PlainTensor& x, const PlainTensor& weights,
                const PlainTensor& means, const PlainTensor& factors)
       : covariance_(covariance), x_(x), weights_(weights), means_(means), factors_(factors) {

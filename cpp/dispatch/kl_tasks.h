@@ -45,12 +45,10 @@ class KlTasks {
   }
 
  private:
-  std::int64_t work_size() const { return 3 * (args_.cols + kMostLanes); }
+  std::int64_t work_size() const { return 3 * in_whole_vectors(args_.cols); }
   static void add_up(const std::vector<double>& of_tasks, std::int64_t size, double* sums) {
     for (std::size_t i = 0; i < of_tasks.size(); ++i) sums[i % size] += of_tasks[i];
   }
-
-  static constexpr std::int64_t kMostLanes = 16;
 
   const GaussianKlArgs<T>& args_;
   bool one_prior_;

@@ -30,7 +30,7 @@ double multi_sample(const MultiSampleArgs<T>& given) {
   std::vector<double> totals(tasks.count());
   dispatch::Workspaces<double> weights;
   dispatch::Workspaces<T> slopes;
-  const std::int64_t kept = args.samples * kept_slopes_stride(args.cols);
+  const std::int64_t kept = args.samples * in_whole_vectors(args.cols);
   const bool keep = args.grad_logits && args.importance && kept <= kKeptSlopes;
   tasks.run([&](std::int64_t begin, std::int64_t end, std::int64_t task, int slot) {
     totals[task] = kernel(args, begin, end, weights.get(slot, args.samples),

@@ -57,8 +57,7 @@ class Rows {
   explicit Rows(const GaussianKlArgs<T>& args)
       : args_(args),
         one_by_one_(args.row_weight || args.row_kl || args.row_charged),
-        floor_(floor_of(args.free_bits)),
-        columns_((args.cols + kLanes<T> - 1) / kLanes<T> * kLanes<T>) {}
+        floor_(floor_of(args.free_bits)) {}
 
   KlTotals run(std::int64_t begin, std::int64_t end) {
     std::int64_t cols = args_.cols;
@@ -144,7 +143,7 @@ class Rows {
       for (std::int64_t col = 0; col < args_.cols; ++col) own[col] = 0;
     }
   }
-  T* column_sums(int i) { return args_.prior_work + (i + 1) * columns_; }
+  T* column_sums(int i) { return args_.prior_work + (i + 1) * in_whole_vectors(args_.cols); }
   ELBOKIT_INLINE static void add_to(T* sums, Vec<T> values) { store(sums, load(sums) + values); }
 
   static T* row_of(const Result& grad, std::int64_t row) {
@@ -158,7 +157,6 @@ class Rows {
   const GaussianKlArgs<T>& args_;
   const bool one_by_one_;  // someone asks for a number of each row
   const Vec<T> floor_;
-  const std::int64_t columns_;  // in whole vectors
   Sum<T> kl_, charged_;
   KlTotals totals_;
 };

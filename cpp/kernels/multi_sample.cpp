@@ -157,7 +157,7 @@ class Rows {
     return sum.total();
   }
 
-  T* slopes_of(std::int64_t sample) { return slopes_ + sample * kept_slopes_stride(args_.cols); }
+  T* slopes_of(std::int64_t sample) { return slopes_ + sample * in_whole_vectors(args_.cols); }
 
   // What was kept, times a factor.
   void write_kept(std::int64_t sample, std::int64_t row, T factor_value) {

@@ -286,6 +286,9 @@ def plain_logsumexp(input: Tensor, dim: object, keepdim: bool, /) -> Tensor | No
 def plain_logsumexp_backward(
     grad: Tensor, input: Tensor, output: Tensor, dim: int, /
 ) -> Tensor | None: ...
+
+LARGEST_PRECISION: float
+
 def plain_gmm_log_prob(
     x: Tensor,
     weights: Tensor,

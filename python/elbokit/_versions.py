@@ -23,7 +23,7 @@ def _extension() -> str:
 
     version = _installed("torch")
     folder = Path(_core.__file__).parent / "torch" / "extension"
-    name = re.sub(r"\W", "_", f"torch_{version}_")  # its beginning; the rest is a digest
+    name = re.sub(r"\W", "_", f"torch_{version}_")  # as `_extension_build.file_name` begins
     if any(file.name.startswith(name) for file in folder.glob("torch_*.so")):
         return f"built with elbokit, for torch {version}"
     return "not built with elbokit for this torch (elbokit.torch.load_extension() builds it)"

@@ -3,6 +3,7 @@
 
 #include "elbokit/level.h"
 #include "elbokit/matrix.h"
+#include "elbokit/whole_vectors.h"
 
 namespace elbokit {
 
@@ -31,7 +32,7 @@ struct GaussianKlArgs {
   // Optional beside these, both: each element's, or summed over the rows, (2, cols), to add to.
   Matrix<T> grad_prior_mu, grad_prior_logvar;  // col_stride 1
   double* prior_sums;
-  T* prior_work;  // optional, for a prior of one row for all: (3, whole vectors of columns)
+  T* prior_work;  // optional, for a prior of one row for all: (3, in_whole_vectors(cols))
   T scale;
   double* dimensions;   // optional, (3, cols): sums over the rows of kl, mu and mu^2, to add to
   bool stream = false;  // the gradients exceed the caches: write past them

@@ -8,6 +8,7 @@
 
 #include "elbokit/level.h"
 #include "elbokit/matrix.h"
+#include "elbokit/whole_vectors.h"
 
 namespace elbokit {
 
@@ -30,10 +31,7 @@ struct MultiSampleArgs {
   bool stream;  // grad_logits exceeds the caches: write past them
 };
 
-// Of one sample's slopes that wait for its weight; whole vectors at every CPU level.
-constexpr std::int64_t kept_slopes_stride(std::int64_t cols) { return (cols + 15) / 16 * 16; }
-
-// Scratch: `samples` weights, and `samples` times kept_slopes_stride(cols) slopes, without which
+// Scratch: `samples` weights, and `samples` times in_whole_vectors(cols) slopes, without which
 // the importance-weighted gradient computes them again.
 #define ELBOKIT_DECLARE(level)                                                         \
   namespace level {                                                                    \

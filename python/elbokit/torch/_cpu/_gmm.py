@@ -13,8 +13,8 @@ from elbokit.torch._cpu._operands import dense, empty, zeros
 __all__ = ["gmm_log_prob", "gmm_log_prob_backward"]
 
 
-# So near their means that squares of float32 differences underflow, rows are read in float64.
-_LARGEST_PRECISION = 2.0**50
+def _are_large(precisions_cholesky: Tensor) -> bool:
+    return bool(precisions_cholesky.max() > _core.LARGEST_PRECISION)
 
 
 def _parameter(tensor: Tensor) -> Any:
@@ -52,7 +52,7 @@ def gmm_log_prob_backward(
 ) -> tuple[Tensor | None, ...]:
     """Gradients in the rows and in the three parameters; None where they are not needed."""
     operands = grad, x, weights, means, precisions_cholesky
-    if x.dtype == torch.float32 and x.numel() and precisions_cholesky.max() > _LARGEST_PRECISION:
+    if x.dtype == torch.float32 and x.numel() and _are_large(precisions_cholesky):
         grad, x, weights, means, precisions_cholesky = (t.double() for t in operands)
     make = empty if x.numel() else zeros
     grad_x = dense(x.shape, x.dtype) if need_x else None

@@ -40,12 +40,12 @@ def vae_loss(
     the batch of each dimension's KL, mu and mu^2, of shape (3, latent), and the number of targets
     outside [0, 1].
     """
-    if not need_statistics:
+    if not need_statistics and reduction != "rows":
         found = _core.plain_vae_parts(
             logits, target, mu, logvar, prior_mu, prior_logvar, mask, row_weight,
             target_scale, beta, free_bits, reduction, need_logits, need_latent,
         )  # fmt: skip
-        if found is not None:  # plain operands, and no terms of each row
+        if found is not None:  # of plain operands
             return *found, None, None
     shape, latent = logits.shape, mu.shape
     rows = shape[0]
