@@ -12,6 +12,8 @@ set(ELBOKIT_CUDA_KERNELS
     cuda/kernels/gmm.cu
     cuda/kernels/gmm_diagonal.cu
     cuda/kernels/gmm_fit_many.cu
+    cuda/kernels/gmm_full_logits.cu
+    cuda/kernels/gmm_full_scatter.cu
     cuda/kernels/gmm_gradient.cu
     cuda/kernels/gmm_logits.cu
     cuda/kernels/gmm_merge.cu

@@ -60,6 +60,8 @@ MEANT = {
     r"^kl_kernel<": ["LDG.E.128", "STG.E.128"],
     r"^filter_kernel": ["HMMA.16816.F32.BF16"],
     r"^product_(logits|moments)": ["HMMA.16816.F32", "LDS.128"],
+    r"^full_logits": ["HMMA.1688.F32.TF32", "LDS.128"],
+    r"^full_scatter<4>": ["HMMA.1688.F32.TF32", "LDGSTS.E.128"],
 }
 SHOWN = {
     "16-byte loads": re.compile(r"LDG\.E.*\.128"),

@@ -162,7 +162,7 @@ def mixtures(make: Make) -> dict[str, Callable[[], object]]:
 
     found: dict[str, Callable[[], object]] = {}
     for kind in ("full", "tied", "diag", "spherical"):
-        for d, k in ((2, 3), (17, 5), (33, 65)):
+        for d, k in ((2, 3), (17, 5), (33, 65), (36, 5)):
             found[f"gmm {kind} {d}, {k}"] = lambda d=d, k=k, kind=kind: sizes(d, k, kind)
     found |= {f"gmm full {d} features": lambda d=d: wide(d) for d in WIDE}
     return found | {

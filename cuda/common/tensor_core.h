@@ -1,4 +1,5 @@
-// Products on the matrix units: one instruction of a warp, in bfloat16 or float16 with float sums.
+// Products on the matrix units: one instruction of a warp, in bfloat16, float16 or TF32, with float
+// sums.
 #pragma once
 
 #include "common/elements.h"
@@ -13,6 +14,9 @@ template <class S>
 ELBOKIT_DEVICE std::uint32_t packed(float low, float high) {
   return narrowed<S>(low).bits | std::uint32_t{narrowed<S>(high).bits} << 16;
 }
+
+// Registers of a lane: all that it has of one factor, or of both parts of one.
+using Fragment = Pack<std::uint32_t, 4>;
 
 // sum += a b for a (16, 16) and b (16, 8). With g = lane / 4 and t = lane % 4, a lane has (PTX ISA,
 // "Matrix fragments for mma.m16n8k16"):
@@ -56,6 +60,52 @@ ELBOKIT_DEVICE void add_product(float (&sum)[4], const std::uint32_t (&a)[4], st
       terms[i][k] = half(of_a.a[i / 2 + 2 * (k / 8)], k % 2) * half(of_b.b[k / 8], k % 2);
     }
     terms[i][16] = sum[i];
+    sum[i] = emulation::aligned_sum(terms[i]);
+  }
+#endif
+}
+
+// A float as the sum of two TF32, of 11 bits each. The units cut off the last bits of the second,
+// whose sign is as often the one as the other. NaN may show in the second alone.
+struct Parts {
+  std::uint32_t high, low;
+};
+ELBOKIT_DEVICE Parts split_tf32(float value) {
+  const std::uint32_t high = (math::bit_cast<std::uint32_t>(value) + 0x1000u) & 0xffffe000u;
+  return {high, math::bit_cast<std::uint32_t>(value - math::bit_cast<float>(high))};
+}
+
+// sum += a b for a (16, 8) and b (8, 8) in TF32. With g = lane / 4 and t = lane % 4, a lane has
+// (PTX ISA, "Matrix fragments for mma.m16n8k8"):
+//   a    column t of rows g and g + 8, then column t + 4 of the same
+//   b    row t of column g, then row t + 4
+//   sum  as above
+ELBOKIT_DEVICE void add_product(float (&sum)[4], const Fragment& a, std::uint32_t b0,
+                                std::uint32_t b1) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+  asm volatile(
+      "mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 "
+      "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+      : "+f"(sum[0]), "+f"(sum[1]), "+f"(sum[2]), "+f"(sum[3])
+      : "r"(a.at[0]), "r"(a.at[1]), "r"(a.at[2]), "r"(a.at[3]), "r"(b0), "r"(b1));
+#elif defined(__CUDACC__)
+  __trap();  // the host does not choose such a kernel for this device
+#else
+  struct Operands {
+    std::uint32_t a[4], b[2];
+  };
+  const Operands mine{{a.at[0], a.at[1], a.at[2], a.at[3]}, {b0, b1}};
+  const unsigned char* const slots = emulation::exchange(&mine, sizeof(mine), "add_product");
+  const auto cut = [](std::uint32_t word) {
+    return static_cast<double>(math::bit_cast<float>(word & 0xffffe000u));
+  };
+  const int g = lane_index() / 4, t = lane_index() % 4;
+  double terms[4][9];
+  for (int i = 0; i < 4; ++i) {
+    for (int k = 0; k < 8; ++k)
+      terms[i][k] = cut(shown_by<Operands>(slots, g * 4 + k % 4).a[i / 2 + 2 * (k / 4)]) *
+                    cut(shown_by<Operands>(slots, (2 * t + i % 2) * 4 + k % 4).b[k / 4]);
+    terms[i][8] = sum[i];
     sum[i] = emulation::aligned_sum(terms[i]);
   }
 #endif

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <deque>
 #include <numeric>
 #include <random>
 #include <stdexcept>
@@ -85,6 +86,12 @@ class Context {
 };
 #endif
 
+struct Copy {
+  float* to;
+  const float* from;
+  std::size_t n;
+};
+
 struct Fiber {
   Context context;
   unsigned char* stack = nullptr;
@@ -92,6 +99,8 @@ struct Fiber {
   const unsigned* generation = nullptr;
   unsigned seen = 0;
   bool done = false;
+  std::vector<Copy> copies;                // that are not in a group yet
+  std::deque<std::vector<Copy>> groups{};  // that are not awaited yet
 };
 
 struct Warp {
@@ -177,6 +186,8 @@ void run_block(unsigned n, Order& order) {
     fiber.context.prepare(fiber.stack);
     fiber.generation = nullptr;
     fiber.done = false;
+    fiber.copies.clear();
+    fiber.groups.clear();
   }
   unsigned left = n;
   while (left > 0) {
@@ -247,6 +258,28 @@ void block_barrier() {
     return;
   }
   wait_for(b.generation, seen);
+}
+
+void copy_later(float* to, const float* from, std::size_t n) {
+  const std::size_t bytes = n * sizeof(float);
+  if (reinterpret_cast<std::uintptr_t>(to) % bytes ||
+      reinterpret_cast<std::uintptr_t>(from) % bytes)
+    block().error = "a copy to shared memory that is not aligned";
+  std::memset(to, kPoison, bytes);
+  block().fibers[block().current].copies.push_back({to, from, n});
+}
+
+void commit_copies() {
+  Fiber& fiber = block().fibers[block().current];
+  fiber.groups.push_back(std::move(fiber.copies));
+  fiber.copies.clear();
+}
+
+void await_copies(std::size_t pending) {
+  auto& groups = block().fibers[block().current].groups;
+  for (; groups.size() > pending; groups.pop_front())
+    for (const Copy& copy : groups.front())
+      for (std::size_t i = 0; i < copy.n; ++i) copy.to[i] = copy.from ? copy.from[i] : 0;
 }
 
 const unsigned char* exchange(const void* value, std::size_t size, const char* tag) {

@@ -44,10 +44,17 @@ inline constexpr int kSlot = 64;  // bytes that a lane can show the others
 // next call but one. All lanes must come from the same operation, which `tag` names.
 const unsigned char* exchange(const void* value, std::size_t size, const char* tag);
 
-// The sum of 16 products and of what there was, as matrix units make it: each is cut off at two
+// Copies of n floats to shared memory, zeros from nowhere, that are done when their group is
+// awaited; until then there is NaN. All are aligned to the size of what is copied.
+void copy_later(float* to, const float* from, std::size_t n);
+void commit_copies();
+void await_copies(std::size_t pending);
+
+// The sum of some products and of what there was, as matrix units make it: each is cut off at two
 // bits below a float of the largest one's exponent (Fasi et al. 2021, "Numerical behavior of NVIDIA
 // tensor cores"; one bit here, so that no unit is worse), and so is the sum at a float.
-inline float aligned_sum(const double (&terms)[17]) {
+template <int kTerms>
+inline float aligned_sum(const double (&terms)[kTerms]) {
   double largest = 0, sum = 0;
   for (const double term : terms) {
     const double size = __builtin_fabs(term);

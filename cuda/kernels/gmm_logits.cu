@@ -1,4 +1,5 @@
 // Logits of a chunk's rows under every component, (components, rows).
+#include "kernels/gmm_full.h"
 #include "kernels/gmm_rows.h"
 
 namespace elbokit::cuda {
@@ -161,12 +162,6 @@ __global__ void __launch_bounds__(kMostWarps* kWarp) diagonal_logits(LogitArgs<T
 
 std::int64_t parts(std::int64_t n, std::int64_t size) { return (n + size - 1) / size; }
 
-// As many blocks over the components as the device has room for beside those over the rows.
-int component_blocks(const Queue& queue, std::int64_t blocks, std::int64_t most) {
-  const std::int64_t wanted = parts(std::int64_t{4} * device_of(queue).multiprocessors, blocks);
-  return static_cast<int>(wanted < most ? wanted : most);
-}
-
 template <class T, int kRows, bool kShared>
 void launch_triangular(const Queue& queue, const LogitArgs<T>& args) {
   using Rows = WarpRows<T, kRows>;
@@ -199,10 +194,15 @@ void launch_diagonal(const Queue& queue, const LogitArgs<T>& args) {
 
 }  // namespace
 
+int component_blocks(const Queue& queue, std::int64_t blocks, std::int64_t most) {
+  const std::int64_t wanted = parts(std::int64_t{4} * device_of(queue).multiprocessors, blocks);
+  return static_cast<int>(wanted < most ? wanted : most);
+}
+
 template <class T>
 std::int64_t logits_scratch(const GmmPlan& plan, const Device& device) {
   const std::size_t beside = sizeof(T) * 2 * FactorTile<T>::kSize * kMostWarps;
-  if (!plan.triangular || thread_rows<T>(device, plan.padded, beside)) return 0;
+  if (!plan.triangular || plan.units || thread_rows<T>(device, plan.padded, beside)) return 0;
   return plan.mixtures * parts(plan.chunk, kWarp) * plan.padded * WarpRows<T, 1>::kStride;
 }
 
@@ -211,6 +211,8 @@ void make_logits(const Queue& queue, const GmmPlan& plan, const GmmTables<T>& ta
                  const GmmChunkRows<T>& rows, T* scratch, T* logits) {
   const LogitArgs<T> args{plan, tables, rows, logits, scratch};
   if (!plan.triangular) return launch_diagonal(queue, args);
+  if constexpr (sizeof(T) == 4)
+    if (plan.units) return make_full_logits(queue, plan, tables, rows, logits);
   const std::size_t beside = sizeof(T) * 2 * FactorTile<T>::kSize * kMostWarps;
   switch (thread_rows<T>(device_of(queue), plan.padded, beside)) {
     case 8:

@@ -1,5 +1,5 @@
 // From the sums of all ranges of rows, about the centers, to the statistics, about the means.
-#include "kernels/gmm_sums.h"
+#include "kernels/gmm_scatter.h"
 
 namespace elbokit::cuda {
 
@@ -82,15 +82,8 @@ __global__ void __launch_bounds__(kThreads) merge_scatter(MergeArgs<T> args) {
   const std::int64_t factors = plan.factors();
   const std::int64_t i = e / plan.d % plan.d, j = e % plan.d, which = e / (plan.d * plan.d);
   if (which >= factors || j > i) return;
-  constexpr int tile = kTileFeatures;
-  const std::int64_t all = plan.tiles * (plan.tiles + 1) / 2;
-  const std::int64_t at_tile = i / tile * (i / tile + 1) / 2 + j / tile;
-  // The block's tiles, (8 rows, tiles, 8 columns).
-  const ScatterSplit split = split_of(all, at_tile);
-  const std::int64_t at = split.begin * tile * tile +
-                          ((i % tile) * split.tiles + at_tile - split.begin) * tile + j % tile;
   const double* const sums =
-      args.partials.scatter + m * plan.scatter_ranges * plan.scatter_size() + at;
+      args.partials.scatter + m * plan.scatter_ranges * plan.scatter_size() + scatter_at(i, j);
   double total = 0;
   for (std::int64_t k = which; k < (factors == 1 ? plan.k : which + 1); ++k) {
     const std::int64_t component = m * plan.k + k;

@@ -1,7 +1,7 @@
 // The tables that the kernels read, made of the parameters in double.
 #include <cmath>
 
-#include "kernels/gmm_pass.h"
+#include "kernels/gmm_full.h"
 
 namespace elbokit::cuda {
 
@@ -115,6 +115,8 @@ void make_tables(const Queue& queue, const GmmPlan& plan, const GmmMixtures& mix
   const int batch = static_cast<int>(plan.mixtures);
   launch(queue, {plan.k, 1, batch}, kThreads, shared, pack_component<T>, args);
   launch(queue, {1, 1, batch}, kThreads, shared, set_log_constants<T>, args);
+  if constexpr (sizeof(T) == 4)
+    if (plan.units) place_fragments(queue, plan, tables);
 }
 
 template void make_tables(const Queue&, const GmmPlan&, const GmmMixtures&,

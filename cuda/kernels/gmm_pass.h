@@ -3,8 +3,8 @@
 // responsibilities in their place, then sums over the rows.
 #pragma once
 
-#include "common/elements.h"
 #include "common/reduce.h"
+#include "common/tensor_core.h"
 #include "kernels/gmm.h"
 #include "kernels/gmm_units.h"
 #include "math/gaussian.h"
@@ -28,6 +28,10 @@ inline constexpr int kMomentTile = 64;
 // Sums that one thread of it has: of the weights, their first and their second moments.
 inline constexpr int kMomentRows = 9;
 
+// Tiles of a triangle that a block of sums of second moments may have: 8 x 8 for a thread, or on
+// the matrix units 32 x 32 for a warp.
+inline constexpr int kMostTiles = 128, kMostUnitTiles = 12, kUnitTile = 32;
+
 // How the work is cut. It depends on the shapes and the device alone, as do the results.
 struct GmmPlan {
   Covariance covariance;
@@ -39,6 +43,7 @@ struct GmmPlan {
   std::int64_t chunk;     // rows at once
   std::int64_t ld;        // of the logits: component k's are at logits + k * ld
   bool widens;            // rows become T in the workspace first
+  bool units;             // logits of full or tied covariances are products on the matrix units
   // Parts of a chunk's rows, each with sums of its own.
   std::int64_t moment_ranges, scatter_ranges;
   std::int64_t row_blocks;  // blocks of a chunk that sum up the log-likelihood
@@ -63,6 +68,15 @@ struct GmmPlan {
     return component_tiles() * feature_tiles() * moment_tiles() * kMomentRows * 4;
   }
   ELBOKIT_INLINE std::int64_t scatter_size() const { return triangular ? k * factor_size() : 0; }
+  // Tiles of the triangle, and blocks that share them.
+  ELBOKIT_INLINE std::int64_t scatter_tiles() const {
+    const std::int64_t side = units ? (d + kUnitTile - 1) / kUnitTile : tiles;
+    return side * (side + 1) / 2;
+  }
+  ELBOKIT_INLINE std::int64_t scatter_splits() const {
+    const std::int64_t most = units ? kMostUnitTiles : kMostTiles;
+    return (scatter_tiles() + most - 1) / most;
+  }
 };
 
 // The parameters in the type and the units of the kernels, as described for GmmModel in
@@ -70,13 +84,14 @@ struct GmmPlan {
 // front.
 template <class T>
 struct GmmTables {
-  T* center;     // (k, padded)
-  T* factor;     // triangular: (factors), 8 x 8 tiles of P by columns, those down to the diagonal
-  T* bias;       // triangular: (k, padded)
-  T* table;      // else: (d, 3, k), center, precision and bias
-  T* log_const;  // (k), largest is 0
-  double* log_base;  // one number, less what kExpectedSquare adds
-  double* exact;     // (k): logarithms of the constants
+  T* center;  // (k, padded)
+  T* factor;  // triangular: (factors), 8 x 8 tiles of P by columns, those down to the diagonal
+  T* bias;    // triangular: (k, padded)
+  Fragment* fragments;  // of units: see gmm_full.h
+  T* table;             // else: (d, 3, k), center, precision and bias
+  T* log_const;         // (k), largest is 0
+  double* log_base;     // one number, less what kExpectedSquare adds
+  double* exact;        // (k): logarithms of the constants
 };
 
 // The rows of one chunk.
@@ -140,6 +155,10 @@ std::int64_t logits_scratch(const GmmPlan& plan, const Device& device);
 template <class T>
 void make_logits(const Queue& queue, const GmmPlan& plan, const GmmTables<T>& tables,
                  const GmmChunkRows<T>& rows, T* scratch, T* logits);
+
+// As many blocks over the components, `most` of them, as the device has room for beside those over
+// the rows.
+int component_blocks(const Queue& queue, std::int64_t blocks, std::int64_t most);
 
 // Where a chunk's results go; all optional. The strides are between mixtures.
 template <class T>

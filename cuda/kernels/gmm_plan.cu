@@ -2,7 +2,7 @@
 #include <algorithm>
 
 #include "kernels/gmm_drive.h"
-#include "kernels/gmm_sums.h"
+#include "kernels/gmm_full.h"
 
 namespace elbokit::cuda {
 
@@ -53,6 +53,7 @@ GmmPlan gmm_plan(const GmmData& data, const GmmMixtures& mixtures, bool wide, co
   plan.tiles = parts(plan.d, kTileFeatures);
   plan.padded = plan.tiles * kTileFeatures;
   plan.widens = data.element != (wide ? Element::kFloat64 : Element::kFloat32);
+  plan.units = full_suits_units(plan, wide, device);
   const std::int64_t item = wide ? 8 : 4;
   const std::int64_t row = item * std::max(plan.k, plan.widens ? plan.d : 0);
   const std::int64_t room = static_cast<std::int64_t>(gmm_chunk_bytes()) / row;
@@ -73,10 +74,8 @@ GmmPlan gmm_plan(const GmmData& data, const GmmMixtures& mixtures, bool wide, co
                     std::int64_t{1});
   };
   plan.moment_ranges = ranges(plan.component_tiles() * plan.feature_tiles(), plan.moments_size());
-  if (plan.triangular) {
-    const std::int64_t tiles = plan.tiles * (plan.tiles + 1) / 2;
-    plan.scatter_ranges = ranges(plan.k * scatter_splits(tiles), plan.scatter_size());
-  }
+  if (plan.triangular)
+    plan.scatter_ranges = ranges(plan.k * plan.scatter_splits(), plan.scatter_size());
   return plan;
 }
 
@@ -88,6 +87,7 @@ GmmSpace<T> gmm_space(const GmmPlan& plan, const Device& device, Workspace& work
   tables.center = workspace.take<T>(components * plan.padded);
   tables.factor = workspace.take<T>(plan.triangular ? m * plan.factors() * plan.factor_size() : 0);
   tables.bias = workspace.take<T>(plan.triangular ? components * plan.padded : 0);
+  tables.fragments = workspace.take<Fragment>(plan.units ? m * full_fragments(plan) : 0);
   tables.table = workspace.take<T>(plan.triangular ? 0 : components * 3 * plan.d);
   tables.log_const = workspace.take<T>(components);
   tables.log_base = workspace.take<double>(m);

@@ -47,8 +47,7 @@ ELBOKIT_DEVICE Halves halves(float a, float b) {
           packed<Float16>(a - widened<float>(first), b - widened<float>(second))};
 }
 
-// Registers of a lane: an a fragment, or the high parts of a b fragment's two and their low parts.
-using Fragment = Pack<std::uint32_t, 4>;
+// The high parts of a b fragment's two registers, and their low parts.
 ELBOKIT_DEVICE Fragment split(float a, float b, float c, float d) {
   const Halves first = halves(a, b), second = halves(c, d);
   return {{first.high, second.high, first.low, second.low}};
