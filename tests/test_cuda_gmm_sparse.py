@@ -57,6 +57,44 @@ def test_clusters_far_apart_or_far_off_hold(matrix_units: torch.device, offset: 
         np.testing.assert_allclose(a.numpy(), b, rtol=0, atol=2e-6 * np.abs(b).max())
 
 
+def crowd(n: int, rows: int) -> list[np.ndarray]:
+    """Return a mixture of which 40 components lie together, that so many of the rows share."""
+    X, weights, means, factors = mixture(n, 16, 104, "diag", 3.0)
+    rng = np.random.default_rng(0)
+    means[:40] = 0.02 * rng.normal(size=(40, 16)) + 12
+    apart = rng.integers(40, 104, n)
+    X = means[apart] + rng.normal(size=X.shape) / factors[apart]
+    X[rng.choice(n, rows, replace=False)] = 12 + rng.normal(size=(rows, 16))
+    weights[:40] = rows / n / 40
+    weights[40:] = (1 - rows / n) / 64
+    return [X.astype(np.float32).astype(np.float64), weights, means, factors]
+
+
+@pytest.mark.parametrize("n", [1000, 3000])
+def test_some_rows_to_which_many_components_matter(matrix_units: torch.device, n: int) -> None:
+    X, *parameters = crowd(n, n // 40)
+    weight = np.random.default_rng(1).uniform(0.1, 1.0, n)
+    ours, failed = sums_of("sparse", matrix_units, X, parameters, "diag", weight, torch.float32)
+    assert failed == 0
+    theirs = ops.gmm_statistics(X, *parameters, "diag", sample_weight=weight)
+    for a, b in zip(ours, theirs, strict=True):
+        np.testing.assert_allclose(a.numpy(), b, rtol=0, atol=5e-7 * np.abs(b).max())
+    # Each component's own, not beside the largest.
+    shared = np.asarray(theirs.counts)[:40]
+    np.testing.assert_allclose(ours[0].numpy()[:40], shared, rtol=2e-5)
+    for schedule in SCHEDULES if matrix_units.type == "cpu" else ():
+        with emulation(schedule, hopper=True):
+            other, _ = sums_of("sparse", matrix_units, X, parameters, "diag", weight, torch.float32)
+        for a, b in zip(ours, other, strict=True):
+            assert torch.equal(a, b)
+
+
+def test_more_of_such_rows_than_there_is_room_for(matrix_units: torch.device) -> None:
+    X, *parameters = crowd(1000, 60)
+    _, failed = sums_of("sparse", matrix_units, X, parameters, "diag", None, torch.float32)
+    assert failed > 0
+
+
 @pytest.mark.parametrize("bad", ["overlap", "nan", "inf", "starved", "no weight"])
 def test_what_does_not_fit_is_told(matrix_units: torch.device, bad: str) -> None:
     spread = 0.05 if bad == "overlap" else 3.0

@@ -148,10 +148,16 @@ def mixtures(make: Make) -> dict[str, Callable[[], object]]:
         ops.gmm_statistics(x, *parameters, "full")
         ops.gmm_fit(x, *parameters, "full", max_iter=1, reg_covar=1.0)
 
-    def sparse(kind: str, dtype: torch.dtype = torch.float32, apart: bool = False) -> None:
-        """Few of many components matter to a row: lists of them, and sums over the lists."""
+    def sparse(
+        kind: str, dtype: torch.dtype = torch.float32, apart: bool = False, together: int = 0
+    ) -> None:
+        """Few of many components matter to a row: lists of them, and sums over the lists.
+
+        Where some lie together all of these matter: longer lists, and rows without a place for one.
+        """
         weights, means, factors = start(40, 70, kind)
         means = 4 * means
+        means[:together] = 0
         x = (means.repeat(9, 1)[:-13] + make(617, 40)).to(dtype)
         ops.gmm_statistics(unaligned(x) if apart else x, weights, means, factors, kind)
 
@@ -167,6 +173,7 @@ def mixtures(make: Make) -> dict[str, Callable[[], object]]:
     found |= {f"gmm full {d} features": lambda d=d: wide(d) for d in WIDE}
     return found | {
         "gmm sparse diag": lambda: sparse("diag"),
+        "gmm sparse diag, 40 components together": lambda: sparse("diag", together=40),
         "gmm sparse spherical, unaligned": lambda: sparse("spherical", apart=True),
         "gmm sparse diag, bfloat16": lambda: sparse("diag", torch.bfloat16),
         "gmm sparse diag, bfloat16, unaligned": lambda: sparse("diag", torch.bfloat16, True),

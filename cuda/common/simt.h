@@ -48,11 +48,12 @@ ELBOKIT_DEVICE T shuffle(T value, int lane) {
 // Bit i: the predicate of lane i.
 ELBOKIT_DEVICE unsigned ballot(bool predicate) { return __ballot_sync(0xffffffffu, predicate); }
 
-// Integers alone: their sum does not depend on the order.
+// Integers alone: their sum does not depend on the order. The last returns what was there before.
 ELBOKIT_DEVICE void atomic_add(unsigned long long* to, unsigned long long value) {
   atomicAdd(to, value);
 }
 ELBOKIT_DEVICE void atomic_or(unsigned* to, unsigned value) { atomicOr(to, value); }
+ELBOKIT_DEVICE unsigned atomic_next(unsigned* counter) { return atomicAdd(counter, 1u); }
 
 // The number of bits that are set, and the place of the lowest one; there must be one.
 ELBOKIT_DEVICE int count_bits(unsigned bits) { return __popc(bits); }
@@ -99,6 +100,7 @@ ELBOKIT_DEVICE unsigned ballot(bool predicate) {
 
 ELBOKIT_DEVICE void atomic_add(unsigned long long* to, unsigned long long value) { *to += value; }
 ELBOKIT_DEVICE void atomic_or(unsigned* to, unsigned value) { *to |= value; }
+ELBOKIT_DEVICE unsigned atomic_next(unsigned* counter) { return (*counter)++; }
 
 ELBOKIT_DEVICE int count_bits(unsigned bits) { return __builtin_popcount(bits); }
 ELBOKIT_DEVICE int count_bits(std::uint64_t bits) { return __builtin_popcountll(bits); }

@@ -5,7 +5,7 @@
 // whose upper bound says that its responsibility is at most kSparseDropped of its share of the
 // weights is left out of a row; the logits of the others are computed from differences, in float.
 // Rows keep lists of those, components find their rows by bit masks, and nothing of size rows x
-// components leaves a block but one bit each.
+// components leaves a block but one bit each. Few rows may have longer lists.
 #pragma once
 
 #include "kernels/gmm.h"
@@ -25,9 +25,9 @@ std::size_t gmm_sparse_workspace(const GmmData& data, const GmmMixtures& mixture
                                  const Device& device);
 
 // As gmm_statistics<float>. *failed, on the device, counts what did not fit: rows to which more
-// than 32 components matter, or whose values are not finite, and components that got less than
-// kSparseKept of what their weight promised. Unless it is 0 the statistics are void: call
-// gmm_statistics.
+// than 32 components matter, beyond one of 32 rows; rows whose values are not finite; and
+// components that got less than kSparseKept of what their weight promised. Unless it is 0 the
+// statistics are void: call gmm_statistics.
 void gmm_sparse_statistics(const Queue& queue, const GmmData& data, const GmmMixtures& mixtures,
                            const GmmStatistics& statistics, std::int64_t* failed);
 

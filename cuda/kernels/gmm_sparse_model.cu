@@ -111,9 +111,10 @@ SparseMemory::SparseMemory(const SparseShape& shape, Workspace workspace) {
   coefficients = workspace.take<std::uint32_t>(shape.components / 8 * shape.steps() * kWarp * 4);
   constants = workspace.take<double>(2);
   masks = workspace.take<unsigned>(shape.chunk * shape.words());
-  counts = workspace.take<int>(shape.chunk);
   listed = workspace.take<std::uint16_t>(shape.chunk * kMostActive);
   responsibilities = workspace.take<float>(shape.chunk * kMostActive);
+  long_used = workspace.take<unsigned>(1);
+  long_rows = workspace.take<float>(shape.long_rows() * k);
   column_masks = workspace.take<std::uint64_t>(k * shape.blocks());
   partial = workspace.take<double>(kSparseSplits * k * shape.sums());
   row_sums = workspace.take<double>(2 * shape.blocks());

@@ -14,8 +14,12 @@ inline constexpr int kSparseWarps = kSparseThreads / kWarp;
 inline constexpr int kSparseRows = 64;
 inline constexpr int kSparseTile = kSparseWarps * 32;
 
-// A row's list.
+// A row's list. Of a row to which more components matter it says so, and then where its
+// responsibilities for all components are.
 inline constexpr int kMostActive = kWarp;
+inline constexpr std::uint16_t kLong = 65535;
+// One of so many rows of a chunk may have one, while they take no more bytes.
+inline constexpr std::int64_t kRowsPerLong = 32, kLongBytes = std::int64_t{16} << 20;
 
 // Rows of a chunk, and how many blocks share a component's rows of it.
 inline constexpr std::int64_t kSparseChunk = 65536;
@@ -31,6 +35,10 @@ struct SparseShape {
   ELBOKIT_INLINE std::int64_t steps() const { return depth / 16; }
   ELBOKIT_INLINE std::int64_t blocks() const { return chunk / kSparseRows; }
   ELBOKIT_INLINE std::int64_t sums() const { return 1 + 2 * n_features; }
+  ELBOKIT_INLINE std::int64_t long_rows() const {
+    const std::int64_t held = kLongBytes / (n_components * std::int64_t{sizeof(float)});
+    return held < chunk / kRowsPerLong ? held : chunk / kRowsPerLong;
+  }
 };
 
 SparseShape sparse_shape(const GmmData& data, const GmmMixtures& mixtures);
@@ -46,9 +54,10 @@ struct SparseMemory {
   double* constants;            // log_base, sum of the weights
   // A chunk.
   unsigned* masks;              // (chunk, words): bit k of a row: component k may matter
-  int* counts;                  // (chunk)
   std::uint16_t* listed;        // (chunk, kMostActive)
   float* responsibilities;      // (chunk, kMostActive), times the sample weight
+  unsigned* long_used;          // one number: of long_rows
+  float* long_rows;             // (long_rows, n_components): responsibilities likewise
   std::uint64_t* column_masks;  // (n_components, blocks): bit i: row i of the block has it
   // Sums over all chunks.
   double* partial;   // (kSparseSplits, n_components, sums)

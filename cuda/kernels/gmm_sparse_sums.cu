@@ -44,6 +44,10 @@ ELBOKIT_DEVICE int expand(const SparseShape& shape, const SparseMemory& memory, 
   const int n = *list.length;
   for (int i = static_cast<int>(threadIdx.x); i < n; i += kSumThreads) {
     const std::int64_t at = (begin * kSparseRows + list.row[i]) * kMostActive;
+    if (memory.listed[at] == kLong) {
+      list.weight[i] = memory.long_rows[memory.listed[at + 1] * shape.n_components + k];
+      continue;
+    }
     int slot = 0;
     while (memory.listed[at + slot] != k) ++slot;
     list.weight[i] = memory.responsibilities[at + slot];
