@@ -29,6 +29,7 @@ set(ELBOKIT_CUDA_KERNELS
     cuda/kernels/gmm_small.cu
     cuda/kernels/gmm_sparse.cu
     cuda/kernels/gmm_sparse_filter.cu
+    cuda/kernels/gmm_sparse_long.cu
     cuda/kernels/gmm_sparse_model.cu
     cuda/kernels/gmm_sparse_sums.cu
     cuda/kernels/gmm_update.cu

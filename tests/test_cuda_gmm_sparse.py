@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import numpy as np
 import pytest
 import torch
@@ -110,6 +112,19 @@ def test_what_does_not_fit_is_told(matrix_units: torch.device, bad: str) -> None
     parameters = [weights, means, factors]
     _, failed = sums_of("sparse", matrix_units, X, parameters, "diag", None, torch.float32)
     assert failed > 0
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, 3e19, -3e38])
+@pytest.mark.parametrize("k", [64, 70, 129])
+@pytest.mark.parametrize("rows", [7, 64])
+def test_rows_without_bounds(matrix_units: torch.device, bad: float, k: int, rows: int) -> None:
+    """All components may matter to them, but not those that only fill the units' tiles."""
+    X, *parameters = mixture(256, 16, k, "diag", 3.0)
+    X[-rows:] = bad
+    for schedule in SCHEDULES if matrix_units.type == "cpu" else (0,):
+        with emulation(schedule, hopper=True) if matrix_units.type == "cpu" else nullcontext():
+            _, failed = sums_of("sparse", matrix_units, X, parameters, "diag", None, torch.float32)
+        assert failed >= rows
 
 
 def test_a_component_of_weight_zero_gets_nothing(matrix_units: torch.device) -> None:

@@ -41,6 +41,7 @@ ALLOWED: dict[str, tuple[int, str]] = {
     ),
     r"^categorical_kernel<": (24, "once for a position, beside a sweep over all classes"),
     r"^(move|search)_kernel<": (24, "one block, or a few, once for an iteration or a center"),
+    r"^responsibilities_kernel": (28, "of sm_75, which has no units that it could follow"),
     r"^small_weights": (64, "returns at once unless a weight is below 2^-60"),
     r"^(triangular_slopes<float, 4>|add_moments_kernel<double, false>|assign_kernel<float>)": (
         24,

@@ -23,7 +23,8 @@ using Fragment = Pack<std::uint32_t, 4>;
 //   a    columns 2 t, 2 t + 1 of rows g and g + 8, then columns 2 t + 8, 2 t + 9 of the same
 //   b    rows 2 t, 2 t + 1 of column g, then rows 2 t + 8, 2 t + 9
 //   sum  columns 2 t, 2 t + 1 of row g, then of row g + 8
-// The units align what they add up to the largest exponent, and cut off what lies beyond.
+// The units align what they add up to the largest exponent, and cut off what lies beyond; some add
+// up half of the products first.
 // Volatile, since all lanes of the warp have to come to it: it must not move below a condition.
 template <class S>
 ELBOKIT_DEVICE void add_product(float (&sum)[4], const std::uint32_t (&a)[4], std::uint32_t b0,
@@ -52,16 +53,12 @@ ELBOKIT_DEVICE void add_product(float (&sum)[4], const std::uint32_t (&a)[4], st
     return widened<double>(S{static_cast<std::uint16_t>(word >> (16 * index))});
   };
   const int g = lane_index() / 4, t = lane_index() % 4;
-  double terms[4][17];
-  for (int i = 0; i < 4; ++i) {
-    for (int k = 0; k < 16; ++k) {
+  for (int i = 0; i < 4; ++i)
+    sum[i] = emulation::unit_sum<16>(sum[i], [&](int k) {
       const auto of_a = shown_by<Operands>(slots, g * 4 + k % 8 / 2);
       const auto of_b = shown_by<Operands>(slots, (2 * t + i % 2) * 4 + k % 8 / 2);
-      terms[i][k] = half(of_a.a[i / 2 + 2 * (k / 8)], k % 2) * half(of_b.b[k / 8], k % 2);
-    }
-    terms[i][16] = sum[i];
-    sum[i] = emulation::aligned_sum(terms[i]);
-  }
+      return half(of_a.a[i / 2 + 2 * (k / 8)], k % 2) * half(of_b.b[k / 8], k % 2);
+    });
 #endif
 }
 
@@ -73,6 +70,12 @@ struct Parts {
 ELBOKIT_DEVICE Parts split_tf32(float value) {
   const std::uint32_t high = (math::bit_cast<std::uint32_t>(value) + 0x1000u) & 0xffffe000u;
   return {high, math::bit_cast<std::uint32_t>(value - math::bit_cast<float>(high))};
+}
+// Finite values whose first part would be rounded to infinity, as the largest one that is not.
+ELBOKIT_DEVICE float tf32_range(float value) {
+  constexpr float largest = 0x1.ffcp127f;
+  if (value > largest && value <= __FLT_MAX__) return largest;
+  return value < -largest && value >= -__FLT_MAX__ ? -largest : value;
 }
 
 // sum += a b for a (16, 8) and b (8, 8) in TF32. With g = lane / 4 and t = lane % 4, a lane has
@@ -100,14 +103,11 @@ ELBOKIT_DEVICE void add_product(float (&sum)[4], const Fragment& a, std::uint32_
     return static_cast<double>(math::bit_cast<float>(word & 0xffffe000u));
   };
   const int g = lane_index() / 4, t = lane_index() % 4;
-  double terms[4][9];
-  for (int i = 0; i < 4; ++i) {
-    for (int k = 0; k < 8; ++k)
-      terms[i][k] = cut(shown_by<Operands>(slots, g * 4 + k % 4).a[i / 2 + 2 * (k / 4)]) *
-                    cut(shown_by<Operands>(slots, (2 * t + i % 2) * 4 + k % 4).b[k / 4]);
-    terms[i][8] = sum[i];
-    sum[i] = emulation::aligned_sum(terms[i]);
-  }
+  for (int i = 0; i < 4; ++i)
+    sum[i] = emulation::unit_sum<8>(sum[i], [&](int k) {
+      return cut(shown_by<Operands>(slots, g * 4 + k % 4).a[i / 2 + 2 * (k / 4)]) *
+             cut(shown_by<Operands>(slots, (2 * t + i % 2) * 4 + k % 4).b[k / 4]);
+    });
 #endif
 }
 

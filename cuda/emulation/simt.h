@@ -50,24 +50,33 @@ void copy_later(float* to, const float* from, std::size_t n);
 void commit_copies();
 void await_copies(std::size_t pending);
 
-// The sum of some products and of what there was, as matrix units make it: each is cut off at two
-// bits below a float of the largest one's exponent (Fasi et al. 2021, "Numerical behavior of NVIDIA
-// tensor cores"; one bit here, so that no unit is worse), and so is the sum at a float.
-template <int kTerms>
-inline float aligned_sum(const double (&terms)[kTerms]) {
-  double largest = 0, sum = 0;
-  for (const double term : terms) {
-    const double size = __builtin_fabs(term);
-    if (!(size <= largest)) largest = size;
+// A float and kCount products added up as matrix units do, of which those of an A100 cut off most:
+// half of the products at a time, each cut off at one bit below a float of the largest one's
+// exponent, and the sum at a float. An H200's take all at once, with one more bit. (Fasi et al.
+// 2021, "Numerical behavior of NVIDIA tensor cores", and the models of later ones at
+// github.com/north-numerical-computing/MATLAB-tensor-core.)
+template <int kCount, class Product>
+float unit_sum(float sum, Product&& product) {
+  constexpr int half = kCount / 2;
+  for (int first = 0; first < kCount; first += half) {
+    double terms[half + 1], largest = 0, total = 0;
+    for (int k = 0; k < half; ++k) terms[k] = product(first + k);
+    terms[half] = sum;
+    for (const double term : terms) {
+      const double size = __builtin_fabs(term);
+      if (!(size <= largest)) largest = size;
+    }
+    if (!(largest > 0 && largest < 0x1p127)) {
+      for (const double term : terms) total += term;
+      sum = static_cast<float>(total);
+      continue;
+    }
+    const double unit = __builtin_ldexp(1.0, __builtin_ilogb(largest) - 24);
+    for (const double term : terms) total += __builtin_trunc(term / unit) * unit;
+    const double last = __builtin_ldexp(1.0, (total == 0 ? 0 : __builtin_ilogb(total)) - 23);
+    sum = static_cast<float>(__builtin_trunc(total / last) * last);
   }
-  if (!(largest > 0 && largest < 0x1p127)) {
-    for (const double term : terms) sum += term;
-    return static_cast<float>(sum);
-  }
-  const double unit = __builtin_ldexp(1.0, __builtin_ilogb(largest) - 24);
-  for (const double term : terms) sum += __builtin_trunc(term / unit) * unit;
-  const double last = __builtin_ldexp(1.0, (sum == 0 ? 0 : __builtin_ilogb(sum)) - 23);
-  return static_cast<float>(__builtin_trunc(sum / last) * last);
+  return sum;
 }
 
 }  // namespace elbokit::emulation

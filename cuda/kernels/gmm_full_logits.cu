@@ -178,7 +178,7 @@ __global__ void __launch_bounds__(kThreads, 2) full_logits(LogitArgs args) {
       Pack<float, 4> values{};
       for (int e = 0; e < 4; ++e) {
         const int j = step * kUnitFeatures + 4 * t + e;
-        if (row < args.rows.count && j < plan.d) values.at[e] = from[j];
+        if (row < args.rows.count && j < plan.d) values.at[e] = tf32_range(from[j]);
       }
       x[(step * kColumns + column) * kWarp] = values;
     }
@@ -191,7 +191,18 @@ __global__ void __launch_bounds__(kThreads, 2) full_logits(LogitArgs args) {
     float sums[2 * kColumns] = {};
     for (int first = 0; first < sixteens; first += kTiles) {
       const int last = first + 1 < sixteens ? first + 1 : first;
-      Coordinates<kColumns> y = {};
+      Coordinates<kColumns> y;
+      float expected = 0;  // of this lane's coordinates
+#pragma unroll
+      for (int i = 0; i < kTiles; ++i)
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+          const int c = (first + i) * 16 + half * 8 + g;
+          const float bias = c < plan.padded ? biases[c] : 0;
+          if (c < plan.d) expected += static_cast<float>(kExpectedSquare);
+#pragma unroll
+          for (int s = 0; s < 2 * kColumns; ++s) y[i][s / 2][2 * half + s % 2] = -bias;
+        }
 #pragma unroll 1
       for (int step = 0; step <= last; ++step, turn ^= 1) {
         staged[turn * kThreads + threadIdx.x] = next.factor;
@@ -212,20 +223,15 @@ __global__ void __launch_bounds__(kThreads, 2) full_logits(LogitArgs args) {
         else
           add_step<0, 0, kColumns>(here, rows, center, y);
       }
-      float expected = 0;  // of this lane's coordinates
 #pragma unroll
       for (int i = 0; i < kTiles; ++i)
 #pragma unroll
-        for (int half = 0; half < 2; ++half) {
-          const int c = (first + i) * 16 + half * 8 + g;
-          const float bias = c < plan.padded ? biases[c] : 0;
-          if (c < plan.d) expected += static_cast<float>(kExpectedSquare);
+        for (int half = 0; half < 2; ++half)
 #pragma unroll
           for (int s = 0; s < 2 * kColumns; ++s) {
-            const float value = y[i][s / 2][2 * half + s % 2] - bias;
+            const float value = y[i][s / 2][2 * half + s % 2];
             sums[s] += value * value;
           }
-        }
 #pragma unroll
       for (float& sum : sums) sum -= expected;
     }
@@ -244,12 +250,16 @@ std::size_t shared_bytes(const GmmPlan& plan, int columns) {
          sixteens * static_cast<std::size_t>(kWarps * columns * kWarp) * sizeof(Pack<float, 4>);
 }
 
-// So many that two blocks share a multiprocessor, or one at least; 0: not even that.
+// So many that two blocks share a multiprocessor. But with one column shared memory, where the
+// factors come from, is slower than the units; then rather one block. 0: not even that.
 int columns_of(const GmmPlan& plan, const Device& device) {
+  const auto fit = [&](std::size_t blocks, int columns) {
+    return blocks * shared_bytes(plan, columns) <= device.shared_bytes;
+  };
   for (const std::size_t blocks : {2, 1})
-    for (int columns = kMostColumns; columns >= 1; columns /= 2)
-      if (blocks * shared_bytes(plan, columns) <= device.shared_bytes) return columns;
-  return 0;
+    for (int columns = kMostColumns; columns >= 2; columns /= 2)
+      if (fit(blocks, columns)) return columns;
+  return fit(1, 1) ? 1 : 0;
 }
 
 template <int kColumns>

@@ -15,7 +15,7 @@ constexpr int kUnitRows = 8;  // of a product
 constexpr int kMostBatch = 4 * kUnitRows;
 constexpr int kBatches = 3;  // in shared memory: one in use, the next two on their way
 // Rows of a warp that the units sum up, which cut off, and that are then summed up in float.
-constexpr int kRunRows = 32, kFloatRows = 4096;
+constexpr int kRunRows = 16, kFloatRows = 4096;
 // Of a block with few tiles: several blocks then share a multiprocessor.
 constexpr int kWarpsWanted = 6;
 constexpr int kDown = kUnitTile / 16, kAcross = kUnitTile / 8;
@@ -86,15 +86,20 @@ ELBOKIT_DEVICE void add_sums(double* to, int side, int down, int across, Sums& s
     for (int half = 0; half < 2; ++half) {
       const int row = down * (kUnitTile / tile) + i * 2 + half, first = across * (kUnitTile / tile);
       double* const tiles = mine + tile_index(row, first) * tile * tile;
+      const auto at = [&](int j) {
+        return reinterpret_cast<Pack<double, 2>*>(tiles + j * tile * tile);
+      };
+      Pack<double, 2> before[kAcross];  // all on their way at once
+#pragma unroll
+      for (int j = 0; j < kAcross; ++j)
+        if (row < side && first + j <= row) before[j] = *at(j);
 #pragma unroll
       for (int j = 0; j < kAcross; ++j) {
-        if (row < side && first + j <= row) {
-          auto* const at = reinterpret_cast<Pack<double, 2>*>(tiles + j * tile * tile);
-          Pack<double, 2> sum = *at;
-          for (int e = 0; e < 2; ++e) sum.at[e] += static_cast<double>(sums[i][j][2 * half + e]);
-          *at = sum;
+        for (int e = 0; e < 2; ++e) {
+          before[j].at[e] += static_cast<double>(sums[i][j][2 * half + e]);
+          sums[i][j][2 * half + e] = 0;
         }
-        for (int e = 0; e < 2; ++e) sums[i][j][2 * half + e] = 0;
+        if (row < side && first + j <= row) *at(j) = before[j];
       }
     }
 }
@@ -119,9 +124,7 @@ struct Lanes {
 template <int kVector>
 __global__ void __launch_bounds__(kMostWarps* kWarp, 1) full_scatter(ScatterArgs<float> args) {
   const ScatterBlock<float> block(args);
-  const int all = static_cast<int>(args.plan.scatter_tiles());
-  const int begin = all * block.split / args.splits;
-  const int tiles = all * (block.split + 1) / args.splits - begin;
+  const int begin = block.first_tile(args), tiles = block.last_tile(args) - begin;
   const int warps = static_cast<int>(blockDim.x) / kWarp, groups = warps / tiles;
   const int group = warp_index() / tiles, tile = begin + warp_index() % tiles;
   const int lane = lane_index(), t = lane % 4;
@@ -176,11 +179,13 @@ __global__ void __launch_bounds__(kMostWarps* kWarp, 1) full_scatter(ScatterArgs
       block_barrier();  // all have theirs, and are done with the batch before
       bring(n0, batch + 2, total);
       const float* const x = rows_of(batch);
-      for (int n = group * kUnitRows; n < args.batch && group < groups; n += groups * kUnitRows) {
+      const int first = batch * args.batch, left = total - first;
+      const int count = left < args.batch ? left : args.batch;
+      for (int n = group * kUnitRows; n < count && group < groups; n += groups * kUnitRows) {
         float weight[2];
         for (int e = 0; e < 2; ++e) {
-          const int at = batch * args.batch + n + t + 4 * e;
-          weight[e] = at < total ? block.weight[at] : 0;
+          const int at = n + t + 4 * e;
+          weight[e] = at < count ? block.weight[first + at] : 0;
         }
         if (down == across)
           mine.add<true>(x + n * args.ld, args.ld, weight, run);

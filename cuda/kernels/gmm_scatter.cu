@@ -31,9 +31,7 @@ __global__ void __launch_bounds__(kThreads, sizeof(T) == 4 ? 2 : 1)
     add_scatter_kernel(ScatterArgs<T> args) {
   const ScatterBlock<T> block(args);
   const int side = static_cast<int>(args.plan.tiles);
-  const int all = static_cast<int>(args.plan.scatter_tiles());
-  const int begin = all * block.split / args.splits;
-  const int tiles = all * (block.split + 1) / args.splits - begin;
+  const int begin = block.first_tile(args), tiles = block.last_tile(args) - begin;
   const int threads = static_cast<int>(blockDim.x);
   const int most = threads / tiles, groups = most < args.batch ? most : args.batch;
   const int group = static_cast<int>(threadIdx.x) / tiles;

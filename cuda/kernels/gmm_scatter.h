@@ -6,6 +6,9 @@
 
 namespace elbokit::cuda {
 
+// Rows of a list that each lane has.
+inline constexpr int kWords = 8;
+
 template <class T>
 struct ScatterArgs {
   GmmPlan plan;
@@ -14,7 +17,7 @@ struct ScatterArgs {
   const T* responsibilities;
   double* sums;
   int splits;
-  int listed;               // rows of a list: whole warps, one at most for each lane
+  int listed;               // rows of a list: whole warps, kWords at most for each one of the block
   int batch, features, ld;  // rows in shared memory, their features, padded, and their distance
 };
 
@@ -42,6 +45,12 @@ struct ScatterBlock {
     return (sizeof(T) + sizeof(int)) * static_cast<std::size_t>(listed) + sizeof(unsigned) * kWarp;
   }
 
+  // The block's tiles of the triangle.
+  ELBOKIT_DEVICE int first_tile(const ScatterArgs<T>& args, int after = 0) const {
+    return static_cast<int>(args.plan.scatter_tiles() * (split + after) / args.splits);
+  }
+  ELBOKIT_DEVICE int last_tile(const ScatterArgs<T>& args) const { return first_tile(args, 1); }
+
   ELBOKIT_DEVICE const T* center(const ScatterArgs<T>& args) const {
     return args.tables.center + (m * args.plan.k + k) * args.plan.padded;
   }
@@ -57,10 +66,17 @@ struct ScatterBlock {
     const int warps = static_cast<int>(blockDim.x) / kWarp, words = args.listed / kWarp;
     const int lane = lane_index();
     const T* const r = args.responsibilities + (m * args.plan.k + k) * args.plan.ld + n0;
-    for (int word = warp_index(); word < words; word += warps) {
-      const int i = word * kWarp + lane;
-      const unsigned there = ballot(n0 + i < end && r[i] != T(0));
-      if (lane == 0) found[word] = there;
+    T loaded[kWords];  // all on their way at once
+#pragma unroll
+    for (int u = 0; u < kWords; ++u) {
+      const int word = warp_index() + u * warps, i = word * kWarp + lane;
+      loaded[u] = word < words && n0 + i < end ? r[i] : T(0);
+    }
+#pragma unroll
+    for (int u = 0; u < kWords; ++u) {
+      const int word = warp_index() + u * warps;
+      const unsigned there = ballot(loaded[u] != T(0));
+      if (lane == 0 && word < words) found[word] = there;
     }
     block_barrier();
     const int mine = lane < words ? count_bits(found[lane]) : 0;
@@ -70,12 +86,15 @@ struct ScatterBlock {
       if (lane >= step) sum += other;
     }
     const int before = sum - mine, total = shuffle(sum, kWarp - 1);
-    for (int word = warp_index(); word < words; word += warps) {
-      const int i = word * kWarp + lane, first = shuffle(before, word);
-      const unsigned there = found[word], lower = there & ((1u << lane) - 1);
-      if (!(there >> lane & 1)) continue;
-      list[first + count_bits(lower)] = i;
-      weight[first + count_bits(lower)] = r[i];
+#pragma unroll
+    for (int u = 0; u < kWords; ++u) {
+      const int word = warp_index() + u * warps;
+      if (word >= words) break;
+      const int first = shuffle(before, word);
+      const unsigned lower = found[word] & ((1u << lane) - 1);
+      if (loaded[u] == T(0)) continue;
+      list[first + count_bits(lower)] = word * kWarp + lane;
+      weight[first + count_bits(lower)] = loaded[u];
     }
     block_barrier();
     return total;

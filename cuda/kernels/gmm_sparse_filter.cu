@@ -185,8 +185,12 @@ __global__ void __launch_bounds__(kSparseThreads)
   const std::int64_t begin = std::int64_t{blockIdx.x} * kSparseRows;
   for (int row = warp_index(); row < kSparseRows; row += kSparseWarps) {
     const float threshold = tile.best[row] - kWindow;
-    for (std::int64_t i = row * words + lane_index(); i < (row + 1) * words; i += kWarp)
-      memory.masks[begin * words + i] = tile.upper[i] < threshold ? 0 : tile.masks[i];
+    for (std::int64_t word = lane_index(); word < words; word += kWarp) {
+      const std::int64_t i = row * words + word, left = shape.n_components - word * 32;
+      // NaN matters, but not in components that only fill the tile.
+      const unsigned there = left >= 32 ? ~0u : left <= 0 ? 0u : (1u << left) - 1;
+      memory.masks[begin * words + i] = tile.upper[i] < threshold ? 0 : tile.masks[i] & there;
+    }
   }
 }
 

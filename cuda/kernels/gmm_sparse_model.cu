@@ -115,6 +115,7 @@ SparseMemory::SparseMemory(const SparseShape& shape, Workspace workspace) {
   responsibilities = workspace.take<float>(shape.chunk * kMostActive);
   long_used = workspace.take<unsigned>(1);
   long_rows = workspace.take<float>(shape.long_rows() * k);
+  put_off = workspace.take<std::uint64_t>(shape.blocks());
   column_masks = workspace.take<std::uint64_t>(k * shape.blocks());
   partial = workspace.take<double>(kSparseSplits * k * shape.sums());
   row_sums = workspace.take<double>(2 * shape.blocks());

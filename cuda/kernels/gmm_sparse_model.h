@@ -58,6 +58,7 @@ struct SparseMemory {
   float* responsibilities;      // (chunk, kMostActive), times the sample weight
   unsigned* long_used;          // one number: of long_rows
   float* long_rows;             // (long_rows, n_components): responsibilities likewise
+  std::uint64_t* put_off;       // (blocks): bit i: row i of the block has a long list
   std::uint64_t* column_masks;  // (n_components, blocks): bit i: row i of the block has it
   // Sums over all chunks.
   double* partial;   // (kSparseSplits, n_components, sums)
@@ -79,6 +80,10 @@ struct SparseRows {
 std::size_t sparse_filter_shared(const SparseShape& shape);
 void sparse_filter(const Queue& queue, const SparseShape& shape, const SparseRows& rows,
                    const SparseMemory& memory);
+
+// Responsibilities of the rows that were put off; those without a place are counted.
+void add_long_rows(const Queue& queue, const SparseShape& shape, const SparseRows& rows,
+                   const SparseMemory& memory, unsigned long long* failures);
 
 // Adds the rows' statistics to the sums over all chunks.
 void add_sparse_sums(const Queue& queue, const SparseShape& shape, const SparseRows& rows,
