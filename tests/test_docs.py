@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 from pathlib import Path
 
@@ -35,3 +36,10 @@ def test_example_of_many_mixtures():
     (block,) = (b[1] for b in BLOCK.finditer(text) if "import fit_mixtures" in b[1])
     names: dict[str, object] = {}
     exec(block + "\nassert fit.means.shape == (10_000, 3, 2) and fit.converged.all()", names)
+
+
+@pytest.mark.parametrize("name", ["", "mixture", "ops", "torch", "plot", "reference"])
+def test_the_index_has_all_names(name):
+    module = importlib.import_module(f"elbokit.{name}".rstrip("."))
+    text = (ROOT / "docs" / "README.md").read_text(encoding="utf-8")
+    assert [n for n in module.__all__ if f"`{n}`" not in text] == []

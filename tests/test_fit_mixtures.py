@@ -180,7 +180,7 @@ NAN[1, 4, 0] = np.nan
 @pytest.mark.parametrize(
     ("change", "error", "match"),
     [
-        ({"X": GOOD.astype(int)}, TypeError, "`X` has dtype int64"),
+        ({"X": GOOD.astype(complex)}, TypeError, "`X` has dtype complex128"),
         ({"X": GOOD[0, 0]}, ValueError, "`X` has shape"),
         ({"X": GOOD[:, :, :0]}, ValueError, "`X` has shape"),
         ({"X": NAN}, ValueError, "`X` has NaN or infinity in row 1, 4"),
@@ -269,10 +269,45 @@ def test_too_few_samples(weighted, rng):
     assert_array_equal(fit.n_iter[~enough], 0)
 
 
+@pytest.mark.parametrize("weighted", [False, True])
+def test_data_sets_without_rows(weighted, rng):
+    """As with too few: the others are as without it, whether rows are lacking or weights."""
+    X, offsets = groups(rng, [0, 40, 0, 0, 30, 20, 25, 0], 2)
+    weight = rng.uniform(0.5, 1.0, len(X)) if weighted else None
+    there = np.diff(offsets) > 0
+    if weight is not None:
+        weight[offsets[5] : offsets[6]] = 0.0
+        there[5] = False
+    fit = fit_mixtures(X, 2, offsets=offsets, sample_weight=weight, random_state=0)
+    assert_array_equal(fit.status[~there], ops.FitStatus.TOO_FEW_SAMPLES)
+    kept = np.repeat(there, np.diff(offsets))
+    alone = fit_mixtures(
+        X[kept],
+        2,
+        offsets=np.cumsum([0, *np.diff(offsets)[there]]),
+        sample_weight=None if weight is None else weight[kept],
+        random_state=0,
+    )
+    for name, got, want in zip(fit._fields, fit, alone, strict=True):
+        assert len(got) == 8
+        assert_array_equal(got[there], want, err_msg=name)
+    assert np.isnan(fit.means[~there]).all()
+
+
+def test_integers_and_booleans(rng):
+    X, there = rng.integers(0, 50, (60, 2)), rng.random(60) > 0.3
+    options = {"offsets": [0, 30, 60], "random_state": 0}
+    fit = fit_mixtures(X, 2, sample_weight=there, **options)
+    same = fit_mixtures(X.astype(float), 2, sample_weight=there.astype(float), **options)
+    assert_array_equal(fit.means, same.means)
+
+
 def test_the_warning_numbers_the_mixtures_as_given():
     X = np.repeat([[0.0], [1.0], [5.0]], [1, 4, 4], axis=0)
     with pytest.warns(ConvergenceWarning, match="1 of 1 mixtures, first in mixture 1"):
         fit_mixtures(X[:5], 2, offsets=[0, 1, 5], random_state=0)
+    with pytest.warns(ConvergenceWarning, match="1 of 1 mixtures, first in mixture 2"):
+        fit_mixtures(X[:5], 2, offsets=[0, 0, 1, 5], random_state=0)
 
 
 @pytest.mark.parametrize("covariance_type", COVARIANCE_TYPES)

@@ -11,6 +11,7 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy.integrate import trapezoid
 from scipy.stats import norm
+from sklearn.cluster import KMeans
 from sklearn.exceptions import ConvergenceWarning, NotFittedError
 from sklearn.mixture import GaussianMixture as SklearnMixture
 
@@ -115,6 +116,29 @@ def test_max_points(rng):
     assert_array_equal(shown[0], shown[1])
     rows = {tuple(row) for row in X}
     assert len({tuple(row) for row in shown[0]} & rows) == 100
+
+
+def test_weights(rng):
+    """Integer weights are copies, in the histogram, and a row of weight 0 is none."""
+    X = clusters(rng, 200, 1, 2)
+    gm, copies = fitted(X, 2), rng.integers(0, 4, len(X))
+
+    def bars(*given, **options):
+        ax = plot_fit(gm, *given, **options).axes[0]
+        return [(bar.get_x(), bar.get_height()) for bar in ax.patches]
+
+    ends = [np.argmin(X), np.argmax(X)]
+    copies[ends] = 1
+    # As many bins: their number is that of the rows.
+    kept = X[copies > 0]
+    weighted = bars(X, sample_weight=copies)
+    assert_allclose(weighted, bars(kept, sample_weight=copies[copies > 0]))
+    counts, _ = np.histogram(
+        np.repeat(X, copies), bins=len(weighted), range=(X.min(), X.max()), density=True
+    )
+    assert_allclose([height for _, height in weighted], counts, rtol=1e-6)
+    with pytest.raises(ValueError, match=r"sample_weight has shape \(3,\), expected \(200,\)"):
+        plot_fit(gm, X, sample_weight=np.ones(3))
 
 
 @pytest.mark.parametrize("covariance_type", COVARIANCE_TYPES)
@@ -342,6 +366,8 @@ def test_errors_of_the_rest(rng):
     gm = fitted(X, 2)
     with pytest.raises(NotFittedError):
         plot_fit(GaussianMixture(2), X)
+    with pytest.raises(TypeError, match="`gm` is a KMeans, expected a GaussianMixture"):
+        plot_fit(KMeans(2, n_init=1).fit(X), X)
     with pytest.raises(ValueError, match="2 features, but GaussianMixture is expecting 3"):
         plot_fit(gm, X[:, :2])
     figure = new_figure(4, 4)

@@ -20,6 +20,7 @@ from elbokit.mixture import _criteria
 from gmm_starts import COVARIANCE_TYPES
 
 NUMBERS = range(1, 7)
+pytestmark = pytest.mark.filterwarnings("ignore:the best fit has")  # few are tried, mostly
 
 
 @pytest.fixture
@@ -84,6 +85,15 @@ def test_one_e_step_per_fit(X, monkeypatch):
     )
     select_n_components(X, [2, 3, 4], random_state=0)
     assert calls == [150, 150, 150]
+
+
+def test_the_largest_that_was_tried_is_told_of(X):
+    with pytest.warns(UserWarning, match="the best fit has 2 components, the most that were tried"):
+        select_n_components(X, [1, 2], random_state=0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        select_n_components(X, [3], random_state=0)
+        select_n_components(X, NUMBERS, random_state=0)
 
 
 @pytest.mark.parametrize("criterion", ["bic", "aic", "icl"])

@@ -113,6 +113,8 @@ NETWORKS: dict[str, Case] = {
         ValueError, "`encoder` returned no tensors, expected one tensor of shape (n_samples, 5)"),
     "activation": (lambda: VAE(6, activation=lambda: None), TypeError,
         "`activation` returned NoneType, expected a torch.nn.Module"),
+    "activation, a function of numbers": (lambda: VAE(6, activation=torch.relu), TypeError,
+        "`activation` cannot be called without arguments (relu() missing"),
     "activation of images": (lambda: VAE.convolutional((1, 8, 8), activation=lambda: 3), TypeError,
         "`activation` returned int, expected a torch.nn.Module"),
 }  # fmt: skip

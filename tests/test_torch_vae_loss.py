@@ -295,6 +295,14 @@ def test_module() -> None:
     expected = vae_loss(*given, beta=0.5, free_bits=0.1, reduction="sum")
     assert all(torch.equal(a, b) for a, b in zip(module(*given), expected, strict=True))
     assert repr(module) == "VAELoss(beta=0.5, free_bits=0.1, reduction='sum')"
+    options = {"capacity": 0.3, "target_scale": 0.5, "logvar_range": (-2.0, None)}
+    tensors = {"weight": torch.rand(len(given[0]), dtype=given[0].dtype), "prior_mu": given[2] + 1}
+    module = VAELoss(beta=0.5, **options)
+    expected = vae_loss(*given, beta=0.5, **options, **tensors)
+    assert all(torch.equal(a, b) for a, b in zip(module(*given, **tensors), expected, strict=True))
+    assert "capacity=0.3, target_scale=0.5, logvar_range=(-2.0, None)" in repr(module)
+    with pytest.raises(ValueError, match="`capacity` is -1"):
+        VAELoss(capacity=-1.0)
 
 
 @pytest.mark.filterwarnings("ignore:There is a performance drop:UserWarning")

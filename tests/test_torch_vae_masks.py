@@ -163,7 +163,10 @@ def test_weights(kind: str, prior: str, capacity: float | None) -> None:
         torch.testing.assert_close(ours.kl, kl)
         charged = kl
         if capacity is not None:
-            charged = (kl - capacity * (N if reduction == "sum" else 1)).abs()
+            # Each sample has its weight of the capacity: one of weight 0 changes nothing.
+            charged = (
+                kl - capacity * (weight if reduction == "none" else weight.sum() / share)
+            ).abs()
         torch.testing.assert_close(ours.loss, image + 0.7 * charged)
 
 
@@ -173,6 +176,14 @@ def test_terms_of_a_pass() -> None:
     ours = vae.terms(x, out, weight=weight, mask=MASK)
     logits, mu, logvar, _ = out
     torch.testing.assert_close(ours, vae_loss(logits, x, mu, logvar, weight=weight, mask=MASK))
+
+
+def test_terms_refuse_bytes() -> None:
+    """They would be read as they are, though the model saw them scaled."""
+    vae, x = make("bernoulli"), torch.randint(0, 256, (N, D), dtype=torch.uint8)
+    out = vae(vae.as_input(x), generator=generator())
+    with pytest.raises(TypeError, match=r"`x` has dtype torch.uint8, expected.*as_input\(x\)"):
+        vae.terms(x, out)
 
 
 class Own(Likelihood):

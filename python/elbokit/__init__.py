@@ -6,6 +6,8 @@ The package imports in a moment: what needs scikit-learn or torch is loaded at i
 from __future__ import annotations
 
 import importlib
+import os
+import warnings
 from typing import TYPE_CHECKING, Any
 
 from elbokit import ops
@@ -37,6 +39,14 @@ __all__ = [
     "set_num_threads",
     "show_versions",
 ]  # without plot and torch: a star must not import them, nor hide torch itself
+
+_threads = os.environ.get("ELBOKIT_NUM_THREADS")
+if _threads and not (_threads.strip().isdecimal() and int(_threads) > 0):
+    warnings.warn(
+        f"the environment variable ELBOKIT_NUM_THREADS is {_threads!r}, expected a number of "
+        "threads, at least 1; it is ignored",
+        stacklevel=2,
+    )
 
 _SUBMODULES = {"mixture", "plot", "reference", "torch"}
 _HOMES = {

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ __all__ = [
     "as_numpy",
     "as_weights",
     "library_of",
+    "naming",
     "not_finite",
     "require_finite",
     "returns_like",
@@ -25,6 +27,18 @@ FloatArray = npt.NDArray[np.floating[Any]]
 _DLPACK_CPU = 1
 # DLPack's numbers of memory that the CPU reads: its own, and that which CUDA or ROCm pinned.
 _HOST_KINDS = (_DLPACK_CPU, 3, 11)
+
+
+@contextmanager
+def naming(name: str) -> Iterator[None]:
+    """Let errors of NumPy and scikit-learn about a value begin with the argument's name."""
+    try:
+        yield
+    except (TypeError, ValueError) as error:
+        if name in str(error):
+            raise
+        kind = TypeError if isinstance(error, TypeError) else ValueError
+        raise kind(f"`{name}`: {error}") from error
 
 
 def as_float_array(a: Any, name: str) -> FloatArray:

@@ -255,8 +255,10 @@ def check_count(name: str, value: Any) -> None:
         raise ValueError(f"`{name}` is {value}, expected at least 1")
 
 
-def check_offsets(offsets: Any, n_rows: int) -> npt.NDArray[np.int64]:
+def check_offsets(offsets: Any, n_rows: int, *, least: int = 1) -> npt.NDArray[np.int64]:
     """Return the rows where each problem of a batch begins, and the end of the last.
+
+    Each has `least` of them, 0 or 1, at least.
 
     Raises
     ------
@@ -275,10 +277,10 @@ def check_offsets(offsets: Any, n_rows: int) -> npt.NDArray[np.int64]:
         raise ValueError(
             f"`offsets` run from {cut[0]} to {cut[-1]}, expected from 0 to the {n_rows} rows of `X`"
         )
-    empty = np.flatnonzero(np.diff(cut) <= 0)
+    empty = np.flatnonzero(np.diff(cut) < least)
     if len(empty):
         raise ValueError(
             f"`offsets` give problem {empty[0]} the rows from {cut[empty[0]]} to "
-            f"{cut[empty[0] + 1]}, expected at least one"
+            f"{cut[empty[0] + 1]}, expected {'at least one' if least else 'none to go back'}"
         )
     return cut

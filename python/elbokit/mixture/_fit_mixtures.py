@@ -49,18 +49,19 @@ def fit_mixtures(
 
     Parameters
     ----------
-    X : array_like of shape (..., n_samples, n_features), float32 or float64
+    X : array_like of shape (..., n_samples, n_features), float32, float64 or integers
         Leading dimensions are independent data sets. With ``offsets``, (n_rows, n_features).
     n_components : int
         Number of components of each mixture.
     offsets : array_like of int of shape (n_mixtures + 1,), default=None
-        Mixture ``b`` has the rows ``X[offsets[b]:offsets[b + 1]]``; from 0 to ``n_rows``.
+        Mixture ``b`` has the rows ``X[offsets[b]:offsets[b + 1]]``; from 0 to ``n_rows``. It may
+        have none.
     covariance_type : {'full', 'tied', 'diag', 'spherical'}, default='full'
         Shape of the covariances.
     sample_weight : array_like of shape (..., n_samples), default=None
-        Finite, not negative, not all zero for a mixture. With ``offsets``, (n_rows,). A row of
-        weight zero is no row. Integers are numbers of copies, as in ``GaussianMixture.fit``;
-        otherwise only ratios matter within a mixture. None means ones.
+        Finite, not negative, not all zero for a mixture; with ``offsets``, (n_rows,), for all of
+        them. A row of weight zero is no row. Integers are numbers of copies, as in
+        ``GaussianMixture.fit``; otherwise only ratios matter within a mixture. None means ones.
     init_params : {'kmeans', 'k-means++', 'random', 'random_from_data'}, default='kmeans'
         How samples are assigned to components before the first iteration.
     tol : float, default=1e-3
@@ -89,7 +90,7 @@ def fit_mixtures(
         If there is one mixture, without batch dimensions or ``offsets``, and a covariance is not
         positive definite; it names the component.
     TypeError
-        If ``X`` or ``sample_weight`` is not float32 or float64, or an option of another type.
+        If ``X`` or ``sample_weight`` is not of such a dtype, or an option of another type.
     ValueError
         If a shape does not fit, every mixture has fewer rows than components, a value is not as
         described (of NaN or infinity the row is named); and, for one mixture, if sums overflow.
@@ -119,11 +120,21 @@ def fit_mixtures(
     """
     tol, max_iter, reg_covar = check_fit_options(tol, max_iter, reg_covar)
     _check_choices(covariance_type=covariance_type, init_params=init_params)
+    # As an estimator's fit takes them.
+    if isinstance(X, np.ndarray) and X.dtype.kind in "biu":
+        X = X.astype(np.float64)
+    if isinstance(sample_weight, np.ndarray) and sample_weight.dtype.kind == "b":
+        sample_weight = sample_weight.astype(np.float64)
     rows = check_rows(X)
     batch = rows.shape[:-2]
     if 0 in batch:
         raise ValueError(f"`X` has shape {rows.shape}, expected at least one data set")
     cut = None if offsets is None else _check_offsets(offsets, rows)
+    there = None if cut is None else _with_rows(cut, sample_weight, len(rows))
+    if cut is not None and there is not None and not there.all():
+        kept = np.repeat(there, np.diff(cut))
+        rows, cut = rows[kept], np.concatenate([[0], np.cumsum(np.diff(cut)[there])])
+        sample_weight = None if sample_weight is None else as_weights(sample_weight)[kept]
     problems = _weighted(rows, cut, sample_weight)
     check_count("n_components", n_components)
     check_count("n_init", n_init)
@@ -151,7 +162,8 @@ def fit_mixtures(
         if (starts.status == FitStatus.OVERFLOW).any():
             require_finite(rows, "X")
         if best is None:
-            _warn_of_few_clusters(starts.n_clusters, int(n_components), np.flatnonzero(enough))
+            numbers = np.arange(len(enough)) if there is None else np.flatnonzero(there)
+            _warn_of_few_clusters(starts.n_clusters, int(n_components), numbers[enough])
         fit = run_all(
             fitted, starts, covariance_type, tol=tol, reg_covar=reg_covar, max_iter=max_iter
         )
@@ -159,8 +171,10 @@ def fit_mixtures(
     assert best is not None
     if not enough.all():
         best = _spread(best, enough)
+    if there is not None and not there.all():
+        best = _spread(best, there)
     single = not batch and cut is None
-    leading = batch if cut is None else (len(cut) - 1,)
+    leading = batch if there is None else (len(there),)
     return as_gmm_fit(best, leading, single, covariance_type, "X", returns_like(X))
 
 
@@ -191,12 +205,25 @@ def _check_choices(**given: Any) -> None:
             raise ValueError(f"`{name}` is {value!r}, expected one of {expected}")
 
 
+def _with_rows(
+    cut: npt.NDArray[np.int64], sample_weight: Any, n_rows: int
+) -> npt.NDArray[np.bool_]:
+    """Tell which data sets have rows, of a weight above zero; all where none has."""
+    count: npt.NDArray[Any] = np.ones(n_rows, np.int64)
+    if sample_weight is not None:
+        given = as_weights(sample_weight)
+        if given.shape == (n_rows,):  # else an error, later
+            count = given != 0
+    there = np.diff(np.concatenate([[0], np.cumsum(count)])[cut]) > 0
+    return there if there.any() else np.ones_like(there)
+
+
 def _check_offsets(offsets: Any, rows: FloatArray) -> npt.NDArray[np.int64]:
     if rows.ndim != 2:
         raise ValueError(
             f"`X` has shape {rows.shape}, expected (n_rows, n_features) with `offsets`"
         )
-    return check_offsets(offsets, len(rows))
+    return check_offsets(offsets, len(rows), least=0)
 
 
 def _weighted(

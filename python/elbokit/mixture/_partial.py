@@ -12,7 +12,7 @@ from sklearn.base import clone
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import _get_feature_names, check_array, check_is_fitted
 
-from elbokit._arrays import as_numpy, returns_like
+from elbokit._arrays import as_numpy, naming, returns_like
 from elbokit.mixture._chunks import refuse_chunks
 from elbokit.mixture._conditional import (
     ConditionalMixtures,
@@ -153,14 +153,15 @@ class PartialMixin:
             expected = fitted_names[chosen].tolist()
             if names.tolist() != expected:
                 raise ValueError(f"X_given has the columns {names.tolist()}, expected {expected}")
-        values = check_array(
-            as_numpy(X_given, "X_given"),
-            dtype=[np.float64, np.float32],
-            ensure_2d=False,
-            ensure_all_finite="allow-nan",
-            ensure_min_samples=0,
-            input_name="X_given",
-        )
+        with naming("X_given"):
+            values = check_array(
+                as_numpy(X_given, "X_given"),
+                dtype=[np.float64, np.float32],
+                ensure_2d=False,
+                ensure_all_finite="allow-nan",
+                ensure_min_samples=0,
+                input_name="X_given",
+            )
         single = values.ndim < 2
         rows = values.reshape(1, -1) if single else values
         if rows.shape[1] != len(chosen) or not len(rows):

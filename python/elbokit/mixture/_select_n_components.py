@@ -157,6 +157,15 @@ def select_n_components(
             ConvergenceWarning,
             stacklevel=2,
         )
+    tried = sorted({row.n_components for row in rows})
+    if len(tried) > 1 and best_row.n_components == tried[-1]:
+        warnings.warn(
+            f"the best fit has {tried[-1]} components, the most that were tried, so that more may "
+            "be better still: look at the plot, and pass a larger n_components or other "
+            "covariance types",
+            UserWarning,
+            stacklevel=2,
+        )
     name = criterion if isinstance(criterion, str) else getattr(criterion, "__name__", "criterion")
     return ComponentSelection(
         name, SelectionTable(rows), best, best_row.n_components, best_row.covariance_type

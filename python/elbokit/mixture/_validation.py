@@ -10,7 +10,7 @@ from sklearn.utils import check_array
 from sklearn.utils._param_validation import Interval
 from sklearn.utils.validation import validate_data
 
-from elbokit._arrays import as_numpy
+from elbokit._arrays import as_numpy, naming
 from elbokit.mixture._parameters import covariance_shape, first_indefinite
 
 __all__ = [
@@ -125,13 +125,14 @@ def _as_floats(values: Any, name: str, allow_nd: bool = False) -> Any:
         and np.isfinite(values).all()
     ):
         return values
-    return check_array(
-        values,
-        dtype=[np.float64, np.float32],
-        ensure_2d=False,
-        allow_nd=allow_nd,
-        input_name=name,
-    )
+    with naming(name):
+        return check_array(
+            values,
+            dtype=[np.float64, np.float32],
+            ensure_2d=False,
+            allow_nd=allow_nd,
+            input_name=name,
+        )
 
 
 def _check_weights(weights: Any, n_components: int) -> Array:
@@ -228,11 +229,27 @@ def scaled_weight(weight: Array) -> Array:
 def checked_weight(sample_weight: Any, n_samples: int) -> Array:
     """Return the weights in float64 as they came; raises what `check_sample_weight` raises."""
     given: Array = np.asarray(as_numpy(sample_weight, "sample_weight"))
+    if given.ndim == 0 and given.dtype.kind in "OSU":  # a generator, a sparse matrix, text
+        raise TypeError(
+            f"sample_weight is a {type(sample_weight).__name__}, expected an array of shape "
+            f"({n_samples},), one weight per sample"
+        )
     if given.shape != (n_samples,):
         raise ValueError(
             f"sample_weight has shape {given.shape}, expected ({n_samples},), one weight per sample"
         )
-    given = check_array(given, dtype=np.float64, ensure_2d=False, input_name="sample_weight")
+    with naming("sample_weight"):
+        given = check_array(
+            given,
+            dtype=np.float64,
+            ensure_2d=False,
+            ensure_all_finite=False,
+            input_name="sample_weight",
+        )
+    if not np.isfinite(given).all():
+        row = int(np.argmin(np.isfinite(given)))
+        word = "NaN" if np.isnan(given[row]) else "infinity"
+        raise ValueError(f"Input sample_weight contains {word}, first for sample {row}")
     if (given < 0.0).any():
         row = int(np.argmax(given < 0.0))
         raise ValueError(
@@ -286,14 +303,15 @@ def validate_rows(
     ValueError
         If there is an infinity, or a NaN that is not allowed: row and column are named. Or a mask.
     """
-    X = validate_data(
-        estimator,
-        without_mask(X, missing, advice),
-        dtype=[np.float64, np.float32],
-        order="C",
-        ensure_all_finite=False,
-        **options,
-    )
+    with naming("X"):
+        X = validate_data(
+            estimator,
+            without_mask(X, missing, advice),
+            dtype=[np.float64, np.float32],
+            order="C",
+            ensure_all_finite=False,
+            **options,
+        )
     data, names = np.asarray(X), getattr(estimator, "feature_names_in_", None)
     refuse_infinite(data, names)
     if missing == "error":

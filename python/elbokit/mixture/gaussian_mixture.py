@@ -351,13 +351,16 @@ class GaussianMixture(StepwiseEM, PartialMixin, ConversionMixin, FittedGaussianM
         data = self._validate_data(as_numpy(X, "X"))
         weight, copy = weight_and_copy(sample_weight, len(data))
         unit = weight_unit(sample_weight, weight)
+        n_rows = len(data)
         if weight is not None and not weight.all():
             # A row of weight zero is no row: it must not take part in the draws either.
             data, weight = data[weight > 0.0], weight[weight > 0.0]
         if len(data) < self.n_components:
+            left_out = f" (of {n_rows} rows those of weight zero do not count)"
             raise ValueError(
                 "Expected n_samples >= n_components but got n_components = "
                 f"{self.n_components}, n_samples = {len(data)}"
+                f"{left_out if len(data) < n_rows else ''}"
             )
         rows = as_float_array(data, "X")
         problem = Problems(rows[None])

@@ -37,6 +37,7 @@ def plot_fit(
     figure: Figure | SubFigure | None = None,
     n_std: float | Sequence[float] = (1, 2),
     max_points: int = 5000,
+    sample_weight: npt.ArrayLike | None = None,
 ) -> Figure | SubFigure:
     """Draw a fitted Gaussian mixture over data, and the bound over the iterations.
 
@@ -62,6 +63,8 @@ def plot_fit(
         encloses 39% of a component and 2 encloses 86%.
     max_points : int, default=5000
         Of more rows so many are drawn, chosen at random, the same each time.
+    sample_weight : array-like of shape (n_samples,), default=None
+        Weights of the rows, as for ``gm.fit``: in the histograms. Rows of weight 0 are not drawn.
 
     Returns
     -------
@@ -77,8 +80,8 @@ def plot_fit(
     TypeError
         If an argument has another type.
     ValueError
-        If `features`, `n_std` or `max_points` is out of range, both `ax` and `figure` are given,
-        `ax` is to hold more than two features, or X does not fit `gm`.
+        If `features`, `n_std`, `max_points` or `sample_weight` is out of range, both `ax` and
+        `figure` are given, `ax` is to hold more than two features, or X does not fit `gm`.
 
     Notes
     -----
@@ -101,7 +104,7 @@ def plot_fit(
             f"`ax` holds one or two features, but {len(chosen)} are to be drawn; name them in "
             "`features` or give a `figure`"
         )
-    points = _points(gm, X, int(max_points), _names(gm, components.means.shape[1]))
+    points = _points(gm, X, int(max_points), _names(gm, components.means.shape[1]), sample_weight)
     if ax is not None:
         _draw_data(components, points, chosen, distances, ax)
         return ax.figure
@@ -179,6 +182,8 @@ def _components(gm: Any) -> Components:
     """Return the fitted parameters in float64."""
     from sklearn.utils.validation import check_is_fitted
 
+    if not (hasattr(gm, "covariance_type") and hasattr(gm, "predict")):
+        raise TypeError(f"`gm` is a {type(gm).__name__}, expected a GaussianMixture")
     check_is_fitted(gm, "means_")
     weights, means, covariances = (
         np.asarray(a, dtype=np.float64) for a in (gm.weights_, gm.means_, gm.covariances_)
@@ -192,16 +197,21 @@ def _names(gm: Any, n_features: int) -> list[str]:
     return [f"feature {j}" for j in range(n_features)] if given is None else list(given)
 
 
-def _points(gm: Any, X: Any, max_points: int, names: list[str]) -> Points:
+def _points(gm: Any, X: Any, max_points: int, names: list[str], sample_weight: Any) -> Points:
     """Draw rows at random where there are too many, and label them."""
     from sklearn.utils import _safe_indexing
 
+    from elbokit.mixture._validation import checked_weight
+
     n = X.shape[0] if hasattr(X, "shape") else len(X)
-    if n > max_points:
-        rows = np.random.default_rng(0).choice(n, size=max_points, replace=False)
-        X = _safe_indexing(X, np.sort(rows))
+    weight = np.ones(n) if sample_weight is None else checked_weight(sample_weight, n)
+    rows = np.flatnonzero(weight)
+    if len(rows) > max_points:
+        rows = np.sort(np.random.default_rng(0).choice(rows, size=max_points, replace=False))
+    if len(rows) < n:
+        X, weight = _safe_indexing(X, rows), weight[rows]
     labels: npt.NDArray[Any] = np.asarray(gm.predict(X))
-    return Points(np.asarray(X, dtype=np.float64), labels, names)
+    return Points(np.asarray(X, dtype=np.float64), weight, labels, names)
 
 
 def _check_features(features: Any, n_features: int, gm: Any) -> list[int]:

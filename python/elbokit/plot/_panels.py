@@ -25,9 +25,10 @@ _FLAT = 1e-4  # a bound that changes by less, relatively, is drawn as a level li
 
 
 class Points(NamedTuple):
-    """Rows to draw, the component of each, and the names of the features."""
+    """Rows to draw, the weight and the component of each, and the names of the features."""
 
     X: Array
+    weight: Array
     labels: npt.NDArray[Any]
     names: list[str]
 
@@ -71,7 +72,8 @@ def draw_pair(
 def draw_marginal(components: Components, points: Points, feature: int, ax: Axes) -> None:
     """Draw a histogram of one feature, the mixture's density, and each component's share."""
     values = points.X[:, feature]
-    values = values[np.isfinite(values)]  # a missing value is in no bin
+    there = np.isfinite(values)  # a missing value is in no bin
+    values, weight = values[there], points.weight[there]
     deviations = np.sqrt(components.marginal_covariances([feature])[:, 0, 0])
     used = components.weights > 0.0
     means = components.means[:, feature]
@@ -81,7 +83,7 @@ def draw_marginal(components: Components, points: Points, feature: int, ax: Axes
     if len(values):
         n_bins = int(np.clip(np.sqrt(len(values)), 10, 60))
         within = pad_limits(float(values.min()), float(values.max()))
-        ax.hist(values, bins=n_bins, range=within, density=True, color="0.85")
+        ax.hist(values, bins=n_bins, range=within, weights=weight, density=True, color="0.85")
     # An even grid for the picture, and a fine one around each mean for components that are narrow.
     near = means[used, None] + deviations[used, None] * np.linspace(-6.0, 6.0, 121)
     at = np.unique(np.concatenate([np.linspace(low, high, 400), near.ravel()]))

@@ -263,8 +263,9 @@ def gaussian_kl(
 
     .. math:: \tfrac12 \left( e^d - 1 - d + (\mu - m)^2 e^{-s} \right),
 
-    see [1]_, appendix B, for :math:`m = s = 0`. Differentiable in all five tensors, any number of
-    times. Sums are accumulated in float64.
+    see [1]_, appendix B, for :math:`m = s = 0`. `free_bits` is a floor for each dimension of each
+    sample; that of [2]_ is for the average over the minibatch. Differentiable in all five tensors,
+    any number of times. Sums are accumulated in float64.
 
     References
     ----------

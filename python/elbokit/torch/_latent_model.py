@@ -295,8 +295,19 @@ class LatentModel(nn.Module):
         -------
         VAELossOutput
             `loss`, `reconstruction` and `kl`.
+
+        Raises
+        ------
+        TypeError, ValueError
+            As for `loss`.
         """
         decoded, mu, scale, z = output
+        check_is_tensor("x", x)
+        if x.dtype == torch.uint8:  # bytes or numbers: `encode` does not guess either
+            raise TypeError(
+                "`x` has dtype torch.uint8, expected what the model was given, such as "
+                "vae.as_input(x)"
+            )
         mask = None if mask is None else present(mask, x)
         moments = self.prior.moments()
         # Exact types: a subclass may compute something else.
@@ -329,13 +340,13 @@ class LatentModel(nn.Module):
         if weight is not None:
             check_tensors(decoded=decoded, weight=weight)
             check_weight(weight, len(x))
+            weight = weight.to(dtype)
             reconstruction, kl, charged = (
-                reduced(weight.to(dtype) * rows, reduction)
-                for rows in (reconstruction, kl, charged)
+                reduced(weight * rows, reduction) for rows in (reconstruction, kl, charged)
             )
         beta = beta.to(dtype) if isinstance(beta, Tensor) else beta
         capacity = capacity.to(dtype) if isinstance(capacity, Tensor) else capacity
-        charged = drawn_to(charged, capacity, len(x), reduction)
+        charged = drawn_to(charged, capacity, len(x), reduction, weight)
         return VAELossOutput(reconstruction + beta * charged, reconstruction, kl)
 
     def _reconstruction(

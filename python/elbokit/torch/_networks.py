@@ -117,7 +117,13 @@ def check_activation(activation: object) -> None:
 
 
 def _made(activation: Activation) -> nn.Module:
-    layer: object = activation()
+    try:
+        layer: object = activation()
+    except TypeError as error:
+        raise TypeError(
+            f"`activation` cannot be called without arguments ({error}), expected a function that "
+            "returns a torch.nn.Module, such as torch.nn.ReLU"
+        ) from error
     if not isinstance(layer, nn.Module):
         kind = type(layer).__name__
         raise TypeError(f"`activation` returned {kind}, expected a torch.nn.Module")

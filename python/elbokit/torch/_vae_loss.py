@@ -66,11 +66,25 @@ def check_options(
     return beta, check_non_negative("free_bits", free_bits)
 
 
-def drawn_to(charged: Tensor, capacity: float | Tensor | None, n: int, reduction: str) -> Tensor:
-    """Return how far the KL of `n` samples is from `capacity`; without one, the KL."""
+def drawn_to(
+    charged: Tensor,
+    capacity: float | Tensor | None,
+    n: int,
+    reduction: str,
+    weight: Tensor | None = None,
+) -> Tensor:
+    """Return how far the KL of `n` samples is from `capacity`; without one, the KL.
+
+    Each sample brings its weight of the capacity, as of its terms.
+    """
     if capacity is None:
         return charged
-    return (charged - (capacity * n if reduction == "sum" else capacity)).abs()
+    if reduction == "none":
+        aim = capacity if weight is None else weight * capacity
+    else:
+        total = n if weight is None else weight.sum()
+        aim = capacity * (total if reduction == "sum" else total / n)
+    return (charged - aim).abs()
 
 
 def _check_operands(
@@ -151,7 +165,8 @@ def vae_loss(
         Average over the batch, sum, or one value per sample.
     capacity : float or Tensor of shape (), optional
         KL per sample, in nats, that the loss draws the KL to: it charges ``beta * |kl - capacity|``
-        [4]_; of the sum over n samples, ``beta * |sum - n * capacity|``.
+        [4]_; of the sum over n samples, ``beta * |sum - n * capacity|``. With a `weight` each
+        sample brings its weight of it.
     prior_mu, prior_logvar : Tensor broadcasting to the shape of `mu`, optional
         Means and log-variances of the prior; each is 0 if not given.
     weight : Tensor of shape (n_samples,), optional
@@ -190,7 +205,8 @@ def vae_loss(
         + \beta \sum_j \max\left( \tfrac12 (e^{v_j} - 1 - v_j + \mu_j^2),\ \lambda \right)
 
     for logits :math:`l`, targets :math:`t`, log-variances :math:`v` and `free_bits`
-    :math:`\lambda`: the negative of the bound [1]_ for :math:`\beta = 1, \lambda = 0`. Sums are
+    :math:`\lambda`: the negative of the bound [1]_ for :math:`\beta = 1, \lambda = 0`. The floor is
+    for each dimension of each sample; that of [3]_ is for the average over the minibatch. Sums are
     accumulated in float64.
 
     References
@@ -252,7 +268,7 @@ def vae_loss(
     )
     loss, reconstruction, kl = output[:3]
     if by_hand:
-        charged = drawn_to(loss, capacity, logits.shape[0], reduction)
+        charged = drawn_to(loss, capacity, logits.shape[0], reduction, weight)
         loss = reconstruction + beta * charged
     if statistics is not None:
         statistics.update(output[-2], output[-1], logits.shape[0])
@@ -270,6 +286,8 @@ class VAELoss(nn.Module):
         The least KL that each latent dimension of each sample is charged.
     reduction : {"batchmean", "sum", "none"}
         Average over the batch, sum, or one value per sample.
+    capacity, target_scale, logvar_range
+        As for `vae_loss`.
 
     Raises
     ------
@@ -278,13 +296,37 @@ class VAELoss(nn.Module):
     """
 
     def __init__(
-        self, beta: float = 1.0, free_bits: float = 0.0, reduction: str = "batchmean"
+        self,
+        beta: float = 1.0,
+        free_bits: float = 0.0,
+        reduction: str = "batchmean",
+        *,
+        capacity: float | None = None,
+        target_scale: float = 1.0,
+        logvar_range: tuple[float | None, float | None] | None = None,
     ) -> None:
         super().__init__()
-        self.beta, self.free_bits = check_options(beta, free_bits, reduction)
+        self.beta, self.free_bits = check_options(
+            beta, free_bits, reduction, capacity, target_scale
+        )
         self.reduction = reduction
+        self.capacity = capacity
+        self.target_scale = target_scale
+        self.logvar_range = logvar_range
 
-    def forward(self, logits: Tensor, target: Tensor, mu: Tensor, logvar: Tensor) -> VAELossOutput:
+    def forward(
+        self,
+        logits: Tensor,
+        target: Tensor,
+        mu: Tensor,
+        logvar: Tensor,
+        *,
+        prior_mu: Tensor | None = None,
+        prior_logvar: Tensor | None = None,
+        weight: Tensor | None = None,
+        mask: Tensor | None = None,
+        statistics: VAEStatistics | None = None,
+    ) -> VAELossOutput:
         """Return `vae_loss` of the arguments with the module's options."""
         return vae_loss(
             logits,
@@ -294,8 +336,20 @@ class VAELoss(nn.Module):
             beta=self.beta,
             free_bits=self.free_bits,
             reduction=self.reduction,
+            capacity=self.capacity,
+            prior_mu=prior_mu,
+            prior_logvar=prior_logvar,
+            weight=weight,
+            mask=mask,
+            target_scale=self.target_scale,
+            logvar_range=self.logvar_range,
+            statistics=statistics,
         )
 
     def extra_repr(self) -> str:
         """Return the options, for ``repr``."""
-        return f"beta={self.beta}, free_bits={self.free_bits}, reduction={self.reduction!r}"
+        shown = f"beta={self.beta}, free_bits={self.free_bits}, reduction={self.reduction!r}"
+        for name, usual in (("capacity", None), ("target_scale", 1.0), ("logvar_range", None)):
+            value = getattr(self, name)
+            shown += "" if value == usual else f", {name}={value!r}"
+        return shown
