@@ -8,6 +8,7 @@ import math
 import pickle
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import distributions, nn
@@ -264,6 +265,29 @@ def test_convolutional_networks(shape: Any, likelihood: str, batch_norm: bool) -
     assert vae.log_likelihood(x, 3).shape == (5,)
     with pytest.raises(ValueError, match=r"`x` has shape .*, expected \(n_samples, "):
         vae.encode(x[:, :, :, :-1])
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("covariance_type", ["diag", "full"])
+def test_mixture_prior_as_an_estimator(covariance_type: str, dtype: torch.dtype) -> None:
+    prior = GaussianMixturePrior(4, 3, covariance_type)
+    with torch.no_grad():
+        for parameter in prior.parameters():
+            parameter.normal_()
+    prior, z = prior.to(dtype), torch.randn(20, 3)
+    mixture = prior.to_mixture()
+    rtol = 1e-9 if dtype == torch.float64 else 1e-4
+    expected = prior.log_prob(z).detach().double().numpy()
+    np.testing.assert_allclose(mixture.score_samples(z.numpy().astype(float)), expected, rtol=rtol)
+    again = (
+        GaussianMixturePrior(4, 3, covariance_type)
+        .double()
+        .set_parameters(
+            *(torch.from_numpy(a) for a in (mixture.weights_, mixture.means_)),
+            torch.from_numpy(mixture.precisions_cholesky_),
+        )
+    )
+    np.testing.assert_allclose(again.log_prob(z).detach(), expected, rtol=rtol)
 
 
 @pytest.mark.parametrize("posterior", POSTERIORS)

@@ -17,6 +17,7 @@ from elbokit.torch._noise import standard_normal
 from elbokit.torch._reduction import widened
 
 if TYPE_CHECKING:
+    from elbokit import GaussianMixture
     from elbokit.torch._vae import VAE
 
 __all__ = ["GaussianMixturePrior", "LearnedPrior", "Prior", "StandardPrior"]
@@ -244,6 +245,34 @@ class GaussianMixturePrior(Prior):
             precisions_cholesky = precisions_cholesky.diagonal(dim1=1, dim2=2)
         self.log_diagonal.copy_(precisions_cholesky.log())
         return self
+
+    @torch.no_grad()
+    def to_mixture(self) -> GaussianMixture:
+        """Return the prior as an estimator: for clusters of latent points, pictures, samples.
+
+        Returns
+        -------
+        elbokit.GaussianMixture
+            In float64, on the CPU. ``to_mixture().predict(mu)`` says to which component the latent
+            means of data belong.
+        """
+        from elbokit import GaussianMixture
+
+        weights, means, factors = (
+            each.double().cpu()
+            for each in (self.weight_logits, self.means, self.precisions_cholesky)
+        )
+        if self.covariance_type == "diag":
+            covariances = factors.square().reciprocal()
+        else:
+            inverses = torch.linalg.inv(factors)  # of U, for a precision U Uᵀ
+            covariances = inverses.mT @ inverses
+        return GaussianMixture.from_parameters(
+            torch.softmax(weights, 0).numpy(),
+            means.numpy(),
+            covariances.numpy(),
+            self.covariance_type,
+        )
 
     @property
     def weights(self) -> Tensor:
