@@ -7,6 +7,7 @@ import pickle
 import numpy as np
 import pytest
 from sklearn.base import clone
+from sklearn.model_selection import GridSearchCV
 
 from elbokit import GaussianMixture, MixturePrior, ops, set_num_threads
 from elbokit.mixture._em_steps import em_steps
@@ -339,3 +340,28 @@ def test_weights_of_any_size_count_beside_the_prior(rng, size):
     share = 1.0 / (1.0 + weight.sum(dtype=np.longdouble))
     expected = average + float(share) * (5.0 - average)
     np.testing.assert_allclose(gm.fit(X, sample_weight=weight).means_[0], expected, rtol=1e-9)
+
+
+def test_fields_are_parameters_for_searches(rng):
+    X, prior = clusters(rng, 90, 2, 2), MixturePrior(mean_precision=0.5)
+    gm = GaussianMixture(2, prior=prior, random_state=0)
+    assert gm.get_params()["prior__mean_precision"] == 0.5
+    assert "prior__mean_precision" not in gm.get_params(deep=False)
+    assert "prior__mean_precision" not in GaussianMixture().get_params()
+    changed = clone(gm).set_params(prior__mean_precision=2.0, tol=1e-5)
+    assert changed.prior == MixturePrior(mean_precision=2.0)
+    assert changed.tol == 1e-5
+    assert prior.mean_precision == 0.5
+    both = clone(gm).set_params(prior=MixturePrior(3.0), prior__mean_precision=1.0)
+    assert both.prior == MixturePrior(3.0, mean_precision=1.0)
+    grid = {"prior__mean_precision": [0.01, 50.0], "n_components": [1, 2]}
+    search = GridSearchCV(gm, grid, cv=2).fit(X)
+    best = GaussianMixture(random_state=0).set_params(
+        n_components=search.best_params_["n_components"],
+        prior=MixturePrior(mean_precision=search.best_params_["prior__mean_precision"]),
+    )
+    np.testing.assert_array_equal(search.best_estimator_.means_, best.fit(X).means_)
+    with pytest.raises(ValueError, match="`prior__strength` is no parameter, expected one of"):
+        gm.set_params(prior__strength=1.0)
+    with pytest.raises(ValueError, match="a field of `prior`, which is None, expected a Mixture"):
+        GaussianMixture().set_params(prior__mean_precision=1.0)

@@ -41,6 +41,12 @@ def test_latent_map_draws_each_class() -> None:
     assert middles == {"1": (5.0, 5.0), "7": (1.0, 0.0)}
 
 
+def test_latent_map_of_what_a_model_returns() -> None:
+    torch = pytest.importorskip("torch")
+    ax = latent_map(torch.randn(6, 2, requires_grad=True), torch.arange(6) % 2)
+    assert len(ax.collections) == 2
+
+
 def test_latent_map_errors() -> None:
     with pytest.raises(ValueError, match=r"`z` has shape \(4, 3\), expected \(n_samples, 2\)"):
         latent_map(np.zeros((4, 3)), np.zeros(4))

@@ -38,6 +38,7 @@ from elbokit.mixture._parameters import precisions_from_cholesky, require_repres
 from elbokit.mixture._partial import PartialMixin
 from elbokit.mixture._penalty import weight_unit
 from elbokit.mixture._prior import MixturePrior
+from elbokit.mixture._prior_parameters import PriorParametersMixin
 from elbokit.mixture._problems import Problems
 from elbokit.mixture._restarts import summary
 from elbokit.mixture._stepwise import StepwiseEM
@@ -52,7 +53,9 @@ def _defaults(constructor: Callable[..., None]) -> dict[str, Any]:
     return {p.name: p.default for p in inspect.signature(constructor).parameters.values()}
 
 
-class GaussianMixture(StepwiseEM, PartialMixin, ConversionMixin, FittedGaussianMixture):
+class GaussianMixture(
+    PriorParametersMixin, StepwiseEM, PartialMixin, ConversionMixin, FittedGaussianMixture
+):
     """Mixture of Gaussians, fitted by expectation-maximisation.
 
     Parameters, attributes, methods and random draws are those of

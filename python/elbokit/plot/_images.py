@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from elbokit._arrays import as_numpy
 from elbokit.plot._figure import new_figure
 
 if TYPE_CHECKING:
@@ -142,7 +143,7 @@ def latent_map(
     ValueError
         The points are not of shape (n_samples, 2), or the labels are not one for each.
     """
-    points, classes = np.asarray(z), np.asarray(labels)
+    points, classes = (np.asarray(as_numpy(a, name)) for a, name in ((z, "z"), (labels, "labels")))
     if points.ndim != 2 or points.shape[1] != 2:
         raise ValueError(f"`z` has shape {points.shape}, expected (n_samples, 2)")
     if classes.shape != points.shape[:1]:
