@@ -239,6 +239,21 @@ def test_errors_name_the_argument(change, error, match):
         fit_mixtures(**arguments)
 
 
+def assert_the_others_are_as_alone(fit, fitted, X, k, offsets, weight):
+    """The data sets that are `fitted` are so as without the others."""
+    kept = np.repeat(fitted, np.diff(offsets))
+    alone = fit_mixtures(
+        X[kept],
+        k,
+        offsets=np.cumsum([0, *np.diff(offsets)[fitted]]),
+        sample_weight=None if weight is None else weight[kept],
+        random_state=0,
+    )
+    for name, got, want in zip(fit._fields, fit, alone, strict=True):
+        assert len(got) == len(fitted)
+        assert_array_equal(got[fitted], want, err_msg=name)
+
+
 @pytest.mark.parametrize("weighted", [False, True])
 def test_too_few_samples(weighted, rng):
     """Such a data set leaves the others alone; a row of weight zero is none."""
@@ -253,16 +268,7 @@ def test_too_few_samples(weighted, rng):
     fit = fit_mixtures(X, 3, offsets=offsets, sample_weight=weight, random_state=0)
     assert_array_equal(fit.status[enough], ops.FitStatus.OK)
     assert_array_equal(fit.status[~enough], ops.FitStatus.TOO_FEW_SAMPLES)
-    kept = np.repeat(enough, np.diff(offsets))
-    alone = fit_mixtures(
-        X[kept],
-        3,
-        offsets=np.cumsum([0, *np.diff(offsets)[enough]]),
-        sample_weight=None if weight is None else weight[kept],
-        random_state=0,
-    )
-    for name, got, want in zip(fit._fields, fit, alone, strict=True):
-        assert_array_equal(got[enough], want, err_msg=name)
+    assert_the_others_are_as_alone(fit, enough, X, 3, offsets, weight)
     for name in (*PARAMETERS, "lower_bound"):
         assert np.isnan(getattr(fit, name)[~enough]).all()
     assert not fit.converged[~enough].any()
@@ -280,17 +286,7 @@ def test_data_sets_without_rows(weighted, rng):
         there[5] = False
     fit = fit_mixtures(X, 2, offsets=offsets, sample_weight=weight, random_state=0)
     assert_array_equal(fit.status[~there], ops.FitStatus.TOO_FEW_SAMPLES)
-    kept = np.repeat(there, np.diff(offsets))
-    alone = fit_mixtures(
-        X[kept],
-        2,
-        offsets=np.cumsum([0, *np.diff(offsets)[there]]),
-        sample_weight=None if weight is None else weight[kept],
-        random_state=0,
-    )
-    for name, got, want in zip(fit._fields, fit, alone, strict=True):
-        assert len(got) == 8
-        assert_array_equal(got[there], want, err_msg=name)
+    assert_the_others_are_as_alone(fit, there, X, 2, offsets, weight)
     assert np.isnan(fit.means[~there]).all()
 
 
