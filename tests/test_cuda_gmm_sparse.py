@@ -115,8 +115,7 @@ def test_what_does_not_fit_is_told(matrix_units: torch.device, bad: str) -> None
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, 3e19, -3e38])
-@pytest.mark.parametrize("k", [64, 70, 129])
-@pytest.mark.parametrize("rows", [7, 64])
+@pytest.mark.parametrize(("k", "rows"), [(64, 7), (64, 64), (70, 64), (129, 64)])
 def test_rows_without_bounds(matrix_units: torch.device, bad: float, k: int, rows: int) -> None:
     """All components may matter to them, but not those that only fill the units' tiles."""
     X, *parameters = mixture(256, 16, k, "diag", 3.0)
