@@ -2,14 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from elbokit import reference
+from elbokit import _cuda_library, reference
 from elbokit.torch._cuda import _gmm_kernels as kernels
+
+CHUNK_BYTES = 24 << 20  # of the kernels, unless a test asks for others
+
+
+@contextmanager
+def chunks_of(kind: str) -> Iterator[None]:
+    """Run with all rows in "one chunk", or with as few of them in each as there may be."""
+    library = _cuda_library.cuda_kernels()
+    library.set_gmm_chunk_bytes(CHUNK_BYTES if kind == "one chunk" else 1)
+    try:
+        yield
+    finally:
+        library.set_gmm_chunk_bytes(CHUNK_BYTES)
 
 
 def parameters(device: torch.device, operands: tuple[Tensor, ...], kind: str) -> Any:

@@ -11,7 +11,7 @@ import torch
 from elbokit import _cuda_library, reference
 from elbokit.torch import _cpu, _cuda
 from elbokit.torch._cuda import _gmm_kernels as kernels
-from gmm_kernel_checks import check, drawn, near, parameters
+from gmm_kernel_checks import CHUNK_BYTES, check, chunks_of, drawn, near, parameters
 from gmm_torch_cases import COVARIANCE_TYPES, mixture
 from gpu import SCHEDULES, emulated_kernels, emulation
 
@@ -33,16 +33,13 @@ SHAPES = [
     (40, 530, 5),
     (33, 1030, 5),
 ]
-BYTES = 24 << 20
 
 
 @pytest.fixture(params=["one chunk", "chunks"])
 def chunks(request: pytest.FixtureRequest, gpu: torch.device) -> Iterator[None]:
     """Run with all rows in a chunk, and with 256 in one."""
-    library = _cuda_library.cuda_kernels()
-    library.set_gmm_chunk_bytes(BYTES if request.param == "one chunk" else 1)
-    yield
-    library.set_gmm_chunk_bytes(BYTES)
+    with chunks_of(request.param):
+        yield
 
 
 @pytest.mark.parametrize("kind", COVARIANCE_TYPES)
@@ -136,7 +133,7 @@ def test_batches_and_strides(gpu: torch.device, kind: str) -> None:
             assert torch.equal(a, b)
     library.set_gmm_chunk_bytes(2 * 256 * 3 * 8)  # two mixtures at a time
     several = kernels.statistics(x.to(gpu), None, given)
-    library.set_gmm_chunk_bytes(BYTES)
+    library.set_gmm_chunk_bytes(CHUNK_BYTES)
     for m in range(5):
         exact = reference.gmm_statistics(
             *(t[m].numpy() for t in (x, weights, means, factors)), kind

@@ -9,13 +9,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from elbokit import _cuda_library, reference
+from elbokit import reference
 from elbokit.torch._cuda import _gmm_kernels as kernels
-from gmm_kernel_checks import check, drawn, near, parameters
+from gmm_kernel_checks import check, chunks_of, drawn, near, parameters
 from gmm_torch_cases import mixture
 from gpu import SCHEDULES, emulation
 
-BYTES = 24 << 20
 KINDS = ("full", "tied")
 
 # Rows, components, features: around the units' sixteens of features and eights of rows, a block's
@@ -40,10 +39,8 @@ SHAPES = [
 
 @pytest.fixture(params=["one chunk", "chunks"])
 def chunks(request: pytest.FixtureRequest, matrix_units: torch.device) -> Iterator[None]:
-    library = _cuda_library.cuda_kernels()
-    library.set_gmm_chunk_bytes(BYTES if request.param == "one chunk" else 1)
-    yield
-    library.set_gmm_chunk_bytes(BYTES)
+    with chunks_of(request.param):
+        yield
 
 
 @pytest.mark.parametrize("kind", KINDS)

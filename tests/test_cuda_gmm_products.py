@@ -8,21 +8,19 @@ import numpy as np
 import pytest
 import torch
 
-from elbokit import _cuda_library, ops
+from elbokit import ops
 from gmm_attempts import fits_as_on_the_cpu, mixture, sums_of
+from gmm_kernel_checks import chunks_of
 from gpu import SCHEDULES, emulation
 
 # Around the steps of the matrix units, their tiles of rows, components and features.
 SHAPES = [(1, 16, 64), (65, 17, 65), (127, 40, 129), (200, 64, 70), (140, 65, 257), (129, 200, 64)]
-CHUNK_BYTES = 24 << 20
 
 
 @pytest.fixture(params=["one chunk", "many chunks"])
 def chunks(request: pytest.FixtureRequest, matrix_units: torch.device) -> Iterator[torch.device]:
-    library = _cuda_library.cuda_kernels()
-    library.set_gmm_chunk_bytes(CHUNK_BYTES if request.param == "one chunk" else 1)
-    yield matrix_units
-    library.set_gmm_chunk_bytes(CHUNK_BYTES)
+    with chunks_of(request.param):
+        yield matrix_units
 
 
 def agree(ours: list[torch.Tensor], theirs: ops.GmmStatistics) -> None:

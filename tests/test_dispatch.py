@@ -79,6 +79,7 @@ def test_number_of_threads(restore_threads: None) -> None:
     code = "import elbokit; print(elbokit.get_num_threads())"
     assert run(code, ELBOKIT_NUM_THREADS="5").stdout.strip() == "5"
     assert run(code, ELBOKIT_NUM_THREADS="", OMP_NUM_THREADS="4").stdout.strip() == "4"
+    assert run(code, ELBOKIT_NUM_THREADS=" +04,2").stdout.strip() == "4"
     for value in ("abc", "0", "-3"):
         found = run(code, ELBOKIT_NUM_THREADS=value, OMP_NUM_THREADS="4")
         assert found.stdout.strip() == "4"

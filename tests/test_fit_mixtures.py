@@ -290,6 +290,18 @@ def test_data_sets_without_rows(weighted, rng):
     assert np.isnan(fit.means[~there]).all()
 
 
+def test_errors_number_the_rows_as_given(rng):
+    X, weight = rng.standard_normal((60, 2)), np.repeat([0.0, 1.0, 1.0], 20)
+    X[47] = np.nan
+    with pytest.raises(ValueError, match="`X` has NaN or infinity in row 47"):
+        fit_mixtures(X, 2, offsets=[0, 20, 20, 40, 60], sample_weight=weight, random_state=0)
+    weight[51] = np.inf
+    with pytest.raises(ValueError, match="`sample_weight` has NaN or infinity in row 51"):
+        fit_mixtures(X, 2, offsets=[0, 20, 20, 40, 60], sample_weight=weight, random_state=0)
+    with pytest.raises(ValueError, match="`sample_weight` is zero for all samples of mixture 0"):
+        fit_mixtures(X, 2, offsets=[0, 20, 60], sample_weight=np.zeros(60), random_state=0)
+
+
 def test_integers_and_booleans(rng):
     X, there = rng.integers(0, 50, (60, 2)), rng.random(60) > 0.3
     options = {"offsets": [0, 30, 60], "random_state": 0}

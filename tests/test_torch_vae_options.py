@@ -109,6 +109,16 @@ def test_capacity(capacity: Any, free_bits: float) -> None:
     check({"capacity": capacity, "beta": 3.0, "free_bits": free_bits}, expected, [])
 
 
+@pytest.mark.parametrize("reduction", ["batchmean", "sum", "none"])
+@pytest.mark.parametrize("weight", [None, torch.zeros(0)])
+def test_capacity_of_an_empty_batch(reduction: str, weight: Any) -> None:
+    empty = torch.zeros(0, 3)
+    options = {"reduction": reduction, "weight": weight}
+    loss = vae_loss(empty, empty, empty, empty, capacity=1.0, **options).loss
+    expected = vae_loss(empty, empty, empty, empty, **options).loss
+    torch.testing.assert_close(loss, expected, equal_nan=True)
+
+
 @pytest.mark.parametrize("name", ["beta", "capacity"])
 def test_the_loss_has_the_dtype_of_its_operands(name: str) -> None:
     given = [x.float() for x in operands()]

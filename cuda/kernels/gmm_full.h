@@ -16,18 +16,18 @@ inline constexpr int kUnitFeatures = 16;
 // features, of each the high parts, then the low ones. Lane (g, t) has features 4 t .. 4 t + 3.
 inline constexpr int kUnitParts = 4;
 
-// Whether a plan's logits are made by make_full_logits.
+// Whether the kernels below serve a plan.
 bool full_suits_units(const GmmPlan& plan, bool wide, const Device& device);
 
-// (factors, full_steps, 2, kUnitParts, 32 lanes): for each pair of sixteens of coordinates, the
-// sixteens of features down to the diagonal.
 ELBOKIT_INLINE int full_sixteens(const GmmPlan& plan) {
   return static_cast<int>((plan.d + kUnitFeatures - 1) / kUnitFeatures);
 }
+// For each pair of sixteens of coordinates, the sixteens of features down to the diagonal.
 ELBOKIT_INLINE std::int64_t full_steps(const GmmPlan& plan) {
   const std::int64_t sixteens = full_sixteens(plan), pairs = (sixteens + 1) / 2;
   return pairs * (pairs + 1) - sixteens % 2;
 }
+// (factors, full_steps, 2, kUnitParts, 32 lanes)
 ELBOKIT_INLINE std::int64_t full_fragments(const GmmPlan& plan) {
   return plan.factors() * full_steps(plan) * 2 * kUnitParts * kWarp;
 }

@@ -10,8 +10,8 @@ namespace elbokit::cuda {
 namespace {
 
 constexpr int kMostWarps = kMostUnitTiles;
-constexpr int kListed = kWarp * kWarp;
-constexpr int kUnitRows = 8;  // of a product
+constexpr int kListed = kWarp * kWarp;  // of at least four warps: see kWords
+constexpr int kUnitRows = 8;            // of a product
 constexpr int kMostBatch = 4 * kUnitRows;
 constexpr int kBatches = 3;  // in shared memory: one in use, the next two on their way
 // Rows of a warp that the units sum up, which cut off, and that are then summed up in float.

@@ -2,11 +2,12 @@
 // that sum them up in floats (gmm_scatter.cu) and on the matrix units (gmm_full_scatter.cu).
 #pragma once
 
+#include "common/slices.h"
 #include "kernels/gmm_sums.h"
 
 namespace elbokit::cuda {
 
-// Rows of a list that each lane has.
+// Rows of a list that each lane has: a list is of 32 for each of a block's warps at most.
 inline constexpr int kWords = 8;
 
 template <class T>
@@ -80,12 +81,8 @@ struct ScatterBlock {
     }
     block_barrier();
     const int mine = lane < words ? count_bits(found[lane]) : 0;
-    int sum = mine;  // of the words so far
-    for (int step = 1; step < kWarp; step *= 2) {
-      const int other = shuffle(sum, lane < step ? lane : lane - step);
-      if (lane >= step) sum += other;
-    }
-    const int before = sum - mine, total = shuffle(sum, kWarp - 1);
+    const int through = warp_running_sum(mine), before = through - mine;
+    const int total = shuffle(through, kWarp - 1);
 #pragma unroll
     for (int u = 0; u < kWords; ++u) {
       const int word = warp_index() + u * warps;

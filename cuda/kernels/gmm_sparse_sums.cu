@@ -1,5 +1,5 @@
 // The sums over the rows of each component, and what becomes of them.
-#include "common/reduce.h"
+#include "common/slices.h"
 #include "kernels/gmm_sparse_model.h"
 
 namespace elbokit::cuda {
@@ -30,13 +30,9 @@ ELBOKIT_DEVICE int expand(const SparseShape& shape, const SparseMemory& memory, 
   if (warp_index() == 0) {
     const std::int64_t at = begin + lane_index();
     std::uint64_t word = at < end ? memory.column_masks[k * shape.blocks() + at] : 0;
-    int mine = count_bits(word), start = mine;
-    for (int step = 1; step < kWarp; step *= 2) {
-      const int before = shuffle(start, (lane_index() - step) & (kWarp - 1));
-      if (lane_index() >= step) start += before;
-    }
-    if (lane_index() == kWarp - 1) *list.length = start;
-    start -= mine;
+    const int mine = count_bits(word), through = warp_running_sum(mine);
+    int start = through - mine;
+    if (lane_index() == kWarp - 1) *list.length = through;
     for (; word; word &= word - 1)
       list.row[start++] = static_cast<std::uint16_t>(lane_index() * kSparseRows + lowest_bit(word));
   }

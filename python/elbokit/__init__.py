@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import re
 import warnings
 from typing import TYPE_CHECKING, Any
 
@@ -41,7 +42,7 @@ __all__ = [
 ]  # without plot and torch: a star must not import them, nor hide torch itself
 
 _threads = os.environ.get("ELBOKIT_NUM_THREADS")
-if _threads and not (_threads.strip().isdecimal() and int(_threads) > 0):
+if _threads and not re.match(r"\s*\+?0*[1-9]", _threads):  # as the core reads it
     warnings.warn(
         f"the environment variable ELBOKIT_NUM_THREADS is {_threads!r}, expected a number of "
         "threads, at least 1; it is ignored",

@@ -217,7 +217,11 @@ def check_fit_options(tol: Any, max_iter: Any, reg_covar: Any) -> tuple[float, i
 
 
 def check_fit_weight(
-    sample_weight: Any, shape: tuple[int, ...], offsets: npt.NDArray[np.int64] | None
+    sample_weight: Any,
+    shape: tuple[int, ...],
+    offsets: npt.NDArray[np.int64] | None,
+    *,
+    zeros: bool = False,
 ) -> npt.NDArray[np.float64] | None:
     """Return the weights in float64, the largest of each mixture in [0.5, 1).
 
@@ -227,6 +231,8 @@ def check_fit_weight(
     shape : tuple of int
         (..., n_samples), or (n_rows,) where ``offsets`` cut the rows.
     offsets : ndarray of shape (n_mixtures + 1,) or None
+    zeros : bool, default=False
+        Whether they may be all zero for some mixtures.
 
     Raises
     ------
@@ -252,7 +258,7 @@ def check_fit_weight(
         largest = weight.max(axis=1, keepdims=True)
     else:
         largest = np.maximum.reduceat(weight, offsets[:-1])
-    if not largest.all():
+    if not (largest.any() if zeros else largest.all()):
         raise ValueError(
             f"`sample_weight` is zero for all samples of mixture {int(np.argmin(largest))}, "
             "expected a positive sum"

@@ -77,7 +77,7 @@ def weight_of_copy(given: Array, scaled: Array, offsets: Integers | None = None)
     """
     rows, cut = (given, 0) if offsets is None else (given[0], offsets[:-1])
     whole = rows == np.rint(rows)
-    with np.errstate(over="ignore"):
+    with np.errstate(over="ignore", invalid="ignore"):  # of 0 / 0, a problem without rows
         if offsets is None:
             counted = whole.all(axis=1) & (rows.sum(axis=1) <= MOST_COPIES)
             scale = scaled.max(axis=1) / given.max(axis=1)

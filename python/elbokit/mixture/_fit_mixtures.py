@@ -130,11 +130,10 @@ def fit_mixtures(
     if 0 in batch:
         raise ValueError(f"`X` has shape {rows.shape}, expected at least one data set")
     cut = None if offsets is None else _check_offsets(offsets, rows)
-    there = None if cut is None else _with_rows(cut, sample_weight, len(rows))
-    if cut is not None and there is not None and not there.all():
-        kept = np.repeat(there, np.diff(cut))
-        rows, cut = rows[kept], np.concatenate([[0], np.cumsum(np.diff(cut)[there])])
-        sample_weight = None if sample_weight is None else as_weights(sample_weight)[kept]
+    there: npt.NDArray[np.bool_] | None = None  # which data sets have rows
+    if cut is not None:
+        there = np.diff(cut) > 0
+        cut = np.concatenate([cut[:1], cut[1:][there]])
     problems = _weighted(rows, cut, sample_weight)
     check_count("n_components", n_components)
     check_count("n_init", n_init)
@@ -148,6 +147,9 @@ def fit_mixtures(
         require_finite(rows, "X")  # k-means finds out by itself
     rng = as_random_state(random_state)
     fitted = problems if enough.all() else problems.those(enough)
+    if there is not None:
+        there[there] = enough
+        enough = there
     best: FitOutcome | None = None
     for _ in range(n_init):
         starts = starting_parameters(
@@ -162,8 +164,7 @@ def fit_mixtures(
         if (starts.status == FitStatus.OVERFLOW).any():
             require_finite(rows, "X")
         if best is None:
-            numbers = np.arange(len(enough)) if there is None else np.flatnonzero(there)
-            _warn_of_few_clusters(starts.n_clusters, int(n_components), numbers[enough])
+            _warn_of_few_clusters(starts.n_clusters, int(n_components), np.flatnonzero(enough))
         fit = run_all(
             fitted, starts, covariance_type, tol=tol, reg_covar=reg_covar, max_iter=max_iter
         )
@@ -171,10 +172,8 @@ def fit_mixtures(
     assert best is not None
     if not enough.all():
         best = _spread(best, enough)
-    if there is not None and not there.all():
-        best = _spread(best, there)
     single = not batch and cut is None
-    leading = batch if there is None else (len(there),)
+    leading = batch if cut is None else (len(enough),)
     return as_gmm_fit(best, leading, single, covariance_type, "X", returns_like(X))
 
 
@@ -205,19 +204,6 @@ def _check_choices(**given: Any) -> None:
             raise ValueError(f"`{name}` is {value!r}, expected one of {expected}")
 
 
-def _with_rows(
-    cut: npt.NDArray[np.int64], sample_weight: Any, n_rows: int
-) -> npt.NDArray[np.bool_]:
-    """Tell which data sets have rows, of a weight above zero; all where none has."""
-    count: npt.NDArray[Any] = np.ones(n_rows, np.int64)
-    if sample_weight is not None:
-        given = as_weights(sample_weight)
-        if given.shape == (n_rows,):  # else an error, later
-            count = given != 0
-    there = np.diff(np.concatenate([[0], np.cumsum(count)])[cut]) > 0
-    return there if there.any() else np.ones_like(there)
-
-
 def _check_offsets(offsets: Any, rows: FloatArray) -> npt.NDArray[np.int64]:
     if rows.ndim != 2:
         raise ValueError(
@@ -230,7 +216,7 @@ def _weighted(
     rows: FloatArray, offsets: npt.NDArray[np.int64] | None, sample_weight: Any
 ) -> Problems:
     """Return the problems without their rows of weight zero, which take no part in the draws."""
-    weight = check_fit_weight(sample_weight, rows.shape[:-1], offsets)
+    weight = check_fit_weight(sample_weight, rows.shape[:-1], offsets, zeros=offsets is not None)
     d = rows.shape[-1]
     X = rows[None] if offsets is not None else rows.reshape(-1, *rows.shape[-2:])
     if weight is None:

@@ -19,13 +19,13 @@ from elbokit.torch._likelihoods import (
     Likelihood,
     check_decoded,
     check_takes_mask,
-    reduced,
 )
 from elbokit.torch._masks import given, present
 from elbokit.torch._networks import check_fits_parameters, first_weight, narrowed
 from elbokit.torch._parts import make_likelihood, make_posterior, make_prior
 from elbokit.torch._posteriors import DiagonalPosterior, Posterior
 from elbokit.torch._priors import Prior
+from elbokit.torch._reduction import reduced
 from elbokit.torch._vae_loss import VAELossOutput, check_options, drawn_to, vae_loss
 
 __all__ = ["LatentModel", "VAEOutput"]

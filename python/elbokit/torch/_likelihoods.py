@@ -22,6 +22,7 @@ from elbokit.torch._checks import (
 from elbokit.torch._gaussian_kl import BATCH_REDUCTIONS, clamped
 from elbokit.torch._gaussian_loss import gaussian_loss
 from elbokit.torch._noise import standard_normal
+from elbokit.torch._reduction import reduced
 
 __all__ = [
     "BernoulliLikelihood",
@@ -30,15 +31,7 @@ __all__ = [
     "Likelihood",
     "check_decoded",
     "check_takes_mask",
-    "reduced",
 ]
-
-
-def reduced(rows: Tensor, reduction: str) -> Tensor:
-    """Reduce one number for each sample: "none", "sum" or "batchmean"."""
-    if reduction == "none":
-        return rows
-    return rows.sum() if reduction == "sum" else rows.sum() / len(rows)
 
 
 def check_decoded(decoded: object, x: Tensor, axis: tuple[int, ...] = ()) -> None:

@@ -14,6 +14,7 @@ __all__ = [
     "gaussian_order",
     "loss_scale",
     "loss_shape",
+    "reduced",
     "reduced_shape",
     "saved_dtype",
     "spread",
@@ -80,6 +81,13 @@ def spread(grad: Tensor, shape: Sequence[int], reduction: str) -> Tensor:
     if reduction in ("mean", "batchmean"):
         return scaled_sum(grad, shape, reduction)
     return grad
+
+
+def reduced(rows: Tensor, reduction: str) -> Tensor:
+    """Reduce one number for each sample: "none", "sum" or "batchmean"."""
+    if reduction == "none":
+        return rows
+    return rows.sum() if reduction == "sum" else rows.sum() / len(rows)
 
 
 def reduced_shape(shape: Sequence[int], dim: Sequence[int], keepdim: bool) -> tuple[int, ...]:

@@ -20,6 +20,7 @@ from elbokit.torch._checks import (
 )
 from elbokit.torch._gaussian_kl import BATCH_REDUCTIONS, MEAN_HINT, both_of_prior, clamped
 from elbokit.torch._plain import PLAIN_REDUCTIONS
+from elbokit.torch._reduction import reduced
 from elbokit.torch._statistics import VAEStatistics
 from elbokit.torch._transforms import apply_of
 from elbokit.torch._vae_terms import VAETerms, direct_vae_terms, plain_vae_terms
@@ -79,11 +80,10 @@ def drawn_to(
     """
     if capacity is None:
         return charged
-    if reduction == "none":
-        aim = capacity if weight is None else weight * capacity
+    if weight is None:
+        aim = capacity * n if reduction == "sum" else capacity
     else:
-        total = n if weight is None else weight.sum()
-        aim = capacity * (total if reduction == "sum" else total / n)
+        aim = capacity * reduced(weight, reduction)
     return (charged - aim).abs()
 
 
